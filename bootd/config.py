@@ -1,0 +1,115 @@
+"""The one settings table: bootd.toml, its types and its defaults. Bytes in, settings out."""
+
+import tomllib
+from typing import Annotated
+
+import msgspec
+
+from bootd.errors import Exit, OperatorError
+from bootd.netboot.labels import BUILT_IN, NAME, Label, LabelKind
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Server(_Table, frozen=True):
+    interface: str = ""  # "" = the only interface that is up and has an IPv4 address
+    address: str = ""  # "" = the first IPv4 address of that interface
+    state_dir: str = "/var/lib/bootd"
+    run_dir: str = "/run/bootd"  # the operators' socket and the lock of the daemon
+    boot_dir: str = ""  # loaders, stage1, stage2; "" = state_dir/boot
+    http_port: Port = 7467
+    bulk_port: Port = 7468  # large files, served by the worker process
+
+
+class Dhcp(_Table, frozen=True):
+    proxy: bool = True
+    client_prefixes: tuple[str, ...] = ("PXEClient", "HTTPClient")  # option 60
+
+
+class Tftp(_Table, frozen=True):
+    port: Port = 69
+    max_sessions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1024
+    max_sessions_per_client: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
+
+
+class Boot(_Table, frozen=True):
+    default: str = "local"  # the default label until `bootd label set-default` says otherwise
+    prompt_seconds: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0  # 0 = boot the label at once
+    console: str = ""  # appended to every stage command line, e.g. "console=ttyS0,115200"
+
+
+class Session(_Table, frozen=True):
+    silence_seconds: Seconds = 8.0  # a member not heard of for so long is lost
+    ready_seconds: Seconds = 60.0  # a node that has its plan must be ready within
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5  # failed attempts of a node before it is parked
+
+
+class LabelTable(_Table, frozen=True):
+    name: str
+    kind: LabelKind = LabelKind.STAGE
+    title: str = ""
+    append: str = ""
+    kernel: str = ""
+    initrd: str = ""
+
+
+class NodeTable(_Table, frozen=True):
+    mac: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
+    label: str = ""
+
+
+class Settings(_Table, frozen=True):
+    server: Server = Server()
+    dhcp: Dhcp = Dhcp()
+    tftp: Tftp = Tftp()
+    boot: Boot = Boot()
+    session: Session = Session()
+    label: tuple[LabelTable, ...] = ()
+    node: tuple[NodeTable, ...] = ()
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """The built-in labels, with the file's own added or put in their place."""
+        table = {label.name: label for label in BUILT_IN}
+        for own in self.label:
+            table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
+        return table
+
+
+def parse(text: str, source: str = "bootd.toml") -> Settings:
+    """Settings from TOML; `OperatorError` (exit code CONFIG) names the path of a key that is wrong."""
+    try:
+        settings = msgspec.convert(tomllib.loads(text), Settings)
+    except tomllib.TOMLDecodeError as error:
+        raise OperatorError(f"{source}: {error}", "mend the TOML syntax", Exit.CONFIG) from None
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"{source}: {error}", "see the settings in the README", Exit.CONFIG) from None
+    _check(settings, source)
+    return settings
+
+
+def _check(settings: Settings, source: str) -> None:
+    labels = settings.labels
+    for label in settings.label:
+        if not NAME.match(label.name):
+            raise OperatorError(
+                f"{source}: label name {label.name!r}", "use letters, digits, '_', '-', '.'", Exit.CONFIG
+            )
+        if label.kind is LabelKind.KERNEL and not label.kernel:
+            raise OperatorError(f"{source}: label {label.name} has no kernel", "set kernel = PATH", Exit.CONFIG)
+    wanted = {settings.boot.default, *(node.label for node in settings.node if node.label)}
+    for name in sorted(wanted - labels.keys()):
+        raise OperatorError(
+            f"{source}: label {name!r} is not defined", f"known labels: {', '.join(labels)}", Exit.CONFIG
+        )
+    for key in ("mac", "name"):
+        values = [getattr(node, key).lower() for node in settings.node]
+        for value in values:
+            if values.count(value) > 1:
+                raise OperatorError(f"{source}: two [[node]] with {key} {value}", "name each once", Exit.CONFIG)

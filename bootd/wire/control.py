@@ -1,0 +1,239 @@
+"""Control messages between nodes and the coordinator: JSON objects tagged with ``type``.
+
+Nodes send them up as the body of ``POST /node/v1/...``; the coordinator sends them down as the data of
+server-sent events. Frozen dataclasses; sizes in bytes, rates in bytes per second, times in seconds.
+``decode`` accepts unknown fields (a newer peer may send more) and refuses everything else that does not fit
+with `PeerProtocolError`.
+"""
+
+import json
+import types
+import typing
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, TypeVar, Union
+
+from bootd.wire.errors import PeerProtocolError
+
+MAX_MESSAGE = 1 << 20
+MAX_STRING = 8192
+MAX_ITEMS = 4096
+MAX_INTEGER = (1 << 63) - 1
+
+
+class MemberState(Enum):
+    """Where a member of a session stands, as it says itself."""
+
+    WAITING = "waiting"  # joined, no plan yet
+    PREPARING = "preparing"  # plan received: checking the target, or (head) digesting the source
+    READY = "ready"  # target open, listening for a successor
+    RECEIVING = "receiving"
+    VERIFYING = "verifying"  # all durable, reading back
+    VERIFIED = "verified"  # read back and matched
+    FINISHING = "finishing"  # making the disk bootable, about to reboot
+    REBOOTING = "rebooting"  # last report before the reboot
+    REFUSED = "refused"  # the gate said no: nothing was written
+    FAILED = "failed"  # reason says why
+    PARKED = "parked"  # gave up after bounded retries; nothing more happens without an operator
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk as the node sees it. ``table_digest`` covers the present partition table (hex)."""
+
+    name: str  # kernel name, "vda"
+    size: int
+    sector: int  # logical sector, bytes
+    serial: str
+    wwn: str
+    model: str
+    transport: str  # "virtio", "sata", "nvme", "usb", "iscsi", ""
+    removable: bool
+    excluded: str  # "" when eligible, else why not: "mounted", "raid member", "multipath", "usb", ...
+    table_digest: str
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a deploy will do to which disk. The agent re-checks all of it right before the first write."""
+
+    session: str
+    node: str
+    image_root: str  # BLAKE3-256 over the manifest, hex: the image's identity
+    image_size: int
+    chunk_size: int
+    disk: Disk
+
+
+# --- up: node to coordinator -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Join:
+    """A node in stage2 asks for work."""
+
+    node: str  # boot MAC, lower case, colons
+    uuid: str
+    arch: str  # "x86_64"
+    firmware: str  # "bios" or "uefi"
+    address: str  # own IPv4 address, for neighbours to dial
+    session: str  # kaopt=, or ""
+    method: str  # "ka", "dolly", "dollyC": the method word of the boot label
+    memory: int
+    disks: tuple[Disk, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """State of a member, at least once a second: it is the heartbeat too."""
+
+    node: str
+    session: str
+    state: MemberState
+    epoch: int = 0
+    port: int = 0  # where this member listens for its successor; 0 before READY
+    total: int = 0  # bytes of the source
+    written: int = 0  # accepted by the kernel
+    durable: int = 0  # after fdatasync
+    verified: int = 0  # read back and matched
+    rate: int = 0  # bytes received per second, over the last second
+    sent: int = 0  # bytes sent to successors
+    reason: str = ""  # for REFUSED, FAILED, PARKED: one sentence
+    trouble: str = ""  # about a neighbour: "predecessor 52:54:..: connection refused"
+
+
+# --- down: coordinator to node -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wait:
+    """No session wants this node yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Open the target that the plan names, listen, report READY."""
+
+    plan: Plan
+    token: str  # join token of the session, hex; proves membership on every link
+
+
+@dataclass(frozen=True)
+class Arrange:
+    """Place in the chain from this epoch on. The head has no predecessor."""
+
+    session: str
+    epoch: int
+    predecessor: Address | None
+    predecessor_node: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The session is over for this member. action: "reboot", "stay" (remain in stage2), "exit" (head)."""
+
+    session: str
+    action: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop writing, close the target, stay in stage2 with the reason shown."""
+
+    session: str
+    reason: str
+
+
+Message = Join | Report | Wait | Prepare | Arrange | Finish | Cancel
+_TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
+MessageT = TypeVar("MessageT")
+
+
+def encode(message: Message) -> bytes:
+    """One line of JSON, UTF-8, without a newline."""
+    value = _plain(message)
+    return json.dumps({"type": type(message).__name__.lower(), **value}, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Message:
+    """The message in ``data``; `PeerProtocolError` names the field that does not fit."""
+    if len(data) > MAX_MESSAGE:
+        raise PeerProtocolError(f"control message of {len(data)} bytes, at most {MAX_MESSAGE} allowed")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PeerProtocolError(f"control message is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PeerProtocolError("control message is not a JSON object")
+    kind = value.get("type")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise PeerProtocolError(f"control message of unknown type {str(kind)[:40]!r}")
+    message: Message = _build(_TYPES[kind], value, kind)
+    return message
+
+
+def decode_as(wanted: type[MessageT], data: bytes) -> MessageT:
+    """Like `decode`, and refuses every other type of message."""
+    message = decode(data)
+    if not isinstance(message, wanted):
+        raise PeerProtocolError(f"expected {wanted.__name__.lower()}, got {type(message).__name__.lower()}")
+    return message
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def _build(kind: type[Any], value: dict[str, Any], path: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for field in fields(kind):
+        if field.name in value:
+            arguments[field.name] = _convert(hints[field.name], value[field.name], f"{path}.{field.name}")
+    try:
+        return kind(**arguments)
+    except TypeError:
+        missing = [field.name for field in fields(kind) if field.name not in value]
+        raise PeerProtocolError(f"{path}: missing {', '.join(missing)}") from None
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        inner = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _convert(inner[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, list) or len(value) > MAX_ITEMS:
+            raise PeerProtocolError(f"{path}: expected a list of at most {MAX_ITEMS}")
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{path}[]") for item in value)
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER:
+            return value
+    elif hint is str:
+        if isinstance(value, str) and len(value) <= MAX_STRING:
+            return value
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise PeerProtocolError(f"{path}: unknown value {str(value)[:40]!r}") from None
+    elif isinstance(value, dict):
+        return _build(hint, value, path)
+    raise PeerProtocolError(f"{path}: expected {getattr(hint, '__name__', hint)}")
