@@ -70,7 +70,7 @@ def build(
         if not cached.exists():
             progress("building the golden disk")
             with tempfile.TemporaryDirectory(prefix="golden-", dir=cache) as work:
-                _make(Path(work) / "disk.raw", Path(work), kernel, version, size, payload)
+                _make(Path(work) / "disk.raw", kernel, size, payload)
                 (Path(work) / "disk.raw").rename(cached)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -85,7 +85,8 @@ def kernel_version(kernel: Path) -> str:
     return found[0]
 
 
-def _make(disk: Path, work: Path, kernel: Path, version: str, size: int, payload: int) -> None:
+def _make(disk: Path, kernel: Path, size: int, payload: int) -> None:
+    work, version = disk.parent, kernel_version(kernel)
     root_size = size - _ROOT_OFFSET - _TAIL
     with disk.open("wb") as file:
         file.truncate(size)
@@ -96,12 +97,9 @@ def _make(disk: Path, work: Path, kernel: Path, version: str, size: int, payload
     tree = work / "root"
     golden_root.make_root(tree, kernel, version, initrd, payload)
     root = work / "root.ext4"
-    _run(
-        "mke2fs",
-        ["mke2fs", "-q", "-t", "ext4", "-d", str(tree), "-U", ROOT_UUID, "-L", "golden-root"]
-        + ["-E", f"hash_seed={ROOT_UUID},lazy_itable_init=0,root_owner=0:0"]
-        + ["-O", "^orphan_file,^metadata_csum_seed", "-m", "0", str(root), f"{root_size // 1024}k"],
-    )
+    options = ["-U", ROOT_UUID, "-L", "golden-root", "-m", "0", "-O", "^orphan_file,^metadata_csum_seed"]
+    options += ["-E", f"hash_seed={ROOT_UUID},lazy_itable_init=0,root_owner=0:0"]
+    _run("mke2fs", ["mke2fs", "-q", "-t", "ext4", "-d", str(tree), *options, str(root), f"{root_size // 1024}k"])
     bios, efi = work / "bios.cfg", work / "efi.cfg"
     bios.write_text(_BIOS_CONFIGURATION)
     efi.write_text(_EFI_CONFIGURATION)
@@ -145,7 +143,7 @@ def _esp(work: Path, loader: Path) -> Path:
         "-C",
         str(image),
     ]
-    _run("mkfs.vfat", [*command, str(_ESP[1] // 1024)])
+    _run("mkfs.vfat", [*command, "-C", str(image), str(_ESP[1] // 1024)])
     os.utime(loader, (315619200, 315619200))  # 1980-01-02: FAT knows no earlier year
     _run("mmd", ["mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT"])
     _run("mcopy", ["mcopy", "-m", "-i", str(image), str(loader), "::/EFI/BOOT/BOOTX64.EFI"])

@@ -71,6 +71,7 @@ mount -t tmpfs tmpfs /tmp
 hostname -F /etc/hostname
 """
 
+_FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "boot", "dev", "proc", "sys", "run", "tmp", "root", "srv")
 _APPLETS = (
     "bin/sh bin/login bin/mount bin/umount bin/hostname bin/cat bin/ls bin/dd bin/echo bin/ps bin/sync "
     "bin/dmesg bin/uname bin/grep sbin/init sbin/getty sbin/reboot sbin/poweroff usr/bin/sha256sum usr/bin/cmp"
@@ -112,7 +113,7 @@ def make_initrd(out: Path, work: Path, kernel: Path, version: str) -> None:
 
 def make_root(tree: Path, kernel: Path, version: str, initrd: Path, payload: int) -> None:
     """The root file system below ``tree``; ``payload`` bytes of /srv/payload make the clone carry real data."""
-    for folder in "bin sbin usr/bin usr/sbin etc boot dev proc sys run tmp root srv".split():
+    for folder in _FOLDERS:
         (tree / folder).mkdir(parents=True)
     shutil.copyfile(busybox(), tree / "bin/busybox")
     (tree / "bin/busybox").chmod(0o755)
