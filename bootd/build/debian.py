@@ -1,0 +1,131 @@
+"""Debian packages for the stages: resolve, download, unpack. Needs apt and dpkg on the building machine."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootd.build.cache import Cache, digest_of, file_digest
+from bootd.errors import Exit, OperatorError
+
+APT_LISTS = Path("/var/lib/apt/lists")
+APT_SOURCES = Path("/etc/apt")
+APT_STATUS = Path("/var/lib/dpkg/status")
+_QUIET = ("-o", "APT::Sandbox::User=root", "-q")
+_URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One binary package as the archive offers it now."""
+
+    name: str
+    file: str  # as apt names it on disk
+    size: int  # bytes
+    sha256: str
+
+
+def run(command: Sequence[str], *, package: str, cwd: Path | None = None, data: bytes | None = None) -> bytes:
+    """The standard output of a program; `OperatorError` names the Debian package that has a missing program."""
+    try:
+        done = subprocess.run(command, cwd=cwd, input=data, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise OperatorError(f"{command[0]} is not installed", f"apt-get install {package}", Exit.INPUT) from None
+    if done.returncode != 0:
+        tail = done.stderr.decode(errors="replace").strip().splitlines()[-5:]
+        raise OperatorError(f"{shlex.join(command[:4])} failed ({done.returncode}): " + " / ".join(tail))
+    return done.stdout
+
+
+def archive_state() -> str:
+    """A digest that changes whenever ``apt-get update`` or an edit of the sources may change an answer."""
+    lines = []
+    for folder in (APT_LISTS, APT_SOURCES, APT_SOURCES / "sources.list.d", APT_SOURCES / "preferences.d"):
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path.is_file() and path.name != "lock":
+                state = path.stat()
+                lines.append(f"{path} {state.st_size} {state.st_mtime_ns}")
+    return digest_of("\n".join(lines))
+
+
+def resolve(names: Sequence[str], cache: Cache) -> tuple[Package, ...]:
+    """What the archive offers under these names, in their order.
+
+    Kept in the cache until the package lists change, since apt needs about a second to answer.
+    """
+    wanted = sorted(set(names))
+    key = digest_of(archive_state(), *wanted)
+    entry = cache.get("resolved", key, lambda path: _resolve_to(path, wanted), keep=8)
+    found = {}
+    for line in entry.read_text().splitlines():
+        name, file, size, sha256 = line.split("\t")
+        found[name] = Package(name, file, int(size), sha256)
+    return tuple(found[name] for name in names)
+
+
+def _resolve_to(path: Path, names: Sequence[str]) -> None:
+    try:
+        output = run(["apt-get", *_QUIET, "--print-uris", "download", *names], package="apt").decode()
+    except OperatorError as error:
+        raise OperatorError(
+            f"Debian packages cannot be resolved: {error.message}",
+            "run `apt-get update`; bootd builds its stages on Debian 12 (bookworm)",
+            Exit.INPUT,
+        ) from None
+    found = {}
+    for match in _URI.finditer(output):
+        found[match["file"].split("_", 1)[0]] = match
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise OperatorError(
+            f"Debian packages not found: {', '.join(missing)}", "run `apt-get update` on Debian 12", Exit.INPUT
+        )
+    path.write_text(
+        "".join(f"{name}\t{m['file']}\t{m['size']}\t{m['sha256']}\n" for name, m in sorted(found.items()))
+    )
+
+
+def kernel_name(cache: Cache) -> str:
+    """The package that ``linux-image-amd64`` stands for now, for example ``linux-image-6.1.0-51-amd64``."""
+
+    def look(path: Path) -> None:
+        output = run(["apt-cache", "depends", "--important", "linux-image-amd64"], package="apt").decode()
+        match = re.search(r"Depends: (linux-image-6\.1\.\S+)", output)
+        if match is None:
+            raise OperatorError(
+                "no Debian kernel 6.1 in the package lists", "run `apt-get update` on Debian 12", Exit.INPUT
+            )
+        path.write_text(match[1])
+
+    return cache.get("kernel-name", digest_of(archive_state()), look).read_text()
+
+
+def fetch(package: Package, cache: Cache) -> Path:
+    """The package file, downloaded once and checked against the archive's SHA-256."""
+    return cache.get("deb", package.sha256, lambda path: _download(package, path), keep=64)
+
+
+def _download(package: Package, path: Path) -> None:
+    folder = path.parent
+    run(["apt-get", *_QUIET, "download", package.name], package="apt", cwd=folder)
+    found = list(folder.glob("*.deb"))
+    if len(found) != 1 or file_digest(found[0]) != package.sha256:
+        raise OperatorError(
+            f"{package.name}: the downloaded file is not the one in the package lists", "run `apt-get update`"
+        )
+    shutil.move(found[0], path)
+
+
+def unpack(names: Sequence[str], cache: Cache) -> Path:
+    """A folder with the files of these packages, unpacked over each other; no maintainer script runs."""
+    packages = resolve(names, cache)
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        for package in packages:
+            run(["dpkg-deb", "--extract", str(fetch(package, cache)), str(path)], package="dpkg")
+
+    return cache.get("unpacked", digest_of(*(package.sha256 for package in packages)), make, keep=6)
