@@ -1,0 +1,59 @@
+# `make demo` and `make test` are all that a fresh Debian 12 machine needs: both install what is missing first.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV := build/venv
+RUN := $(VENV)/bin/python
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+FIRMWARE ?= both
+NODES ?= 2
+IMAGE ?=
+KILL ?=
+
+.PHONY: help setup packages lint test test-unit test-netns test-vm demo clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: packages $(VENV)/.done ## install Debian packages and the virtual environment
+
+packages:
+	@missing=$$(grep -v '^#' packages.txt | while read -r name; do \
+	    dpkg-query -W -f='$${Status}' "$$name" 2>/dev/null | grep -q 'install ok installed' || echo "$$name"; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "setup: installing Debian packages:" $$missing; \
+	    $(ROOT) apt-get update -q && \
+	    $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+
+$(VENV)/.done: pyproject.toml constraints.txt | packages
+	@echo "setup: virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+lint: setup ## ruff and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint ## every tier: unit and property, network namespaces, virtual machines
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-netns
+	@$(MAKE) --no-print-directory test-vm
+
+test-unit: setup ## unit and property tests: no root, under a minute
+	$(VENV)/bin/pytest -q tests/unit tests/property
+
+test-netns: setup ## real clients and servers in network namespaces (root)
+	$(ROOT) $(VENV)/bin/pytest -q tests/netns
+
+test-vm: setup ## real firmware in QEMU, software emulation (root)
+	$(ROOT) $(VENV)/bin/pytest -q tests/vm
+
+demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios|uefi|both NODES=n IMAGE=path
+	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \
+	    $(if $(IMAGE),--image $(IMAGE)) $(if $(KILL),--kill $(KILL))
+
+clean: ## remove everything built, the cache too
+	rm -rf build
