@@ -5,8 +5,6 @@ made as files of their own and copied to their offsets, because not every kernel
 devices.
 """
 
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +12,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bootd.build.cache import Cache, digest_of
+from bootd.build.modules import kernel_image, kernel_tree, kernel_version
 from tests.lab import golden_root, grub
 from tests.lab.errors import LabError
 
@@ -49,7 +49,6 @@ _EFI_CONFIGURATION = _BIOS_CONFIGURATION
 def build(
     path: Path,
     cache: Path,
-    kernel: Path,
     *,
     size: int = DEFAULT_SIZE,
     payload: int = DEFAULT_PAYLOAD,
@@ -57,43 +56,38 @@ def build(
 ) -> None:
     """Write the golden disk to ``path`` (``size`` bytes), from ``cache`` when the same was built before.
 
-    ``kernel`` is an unpacked Debian kernel package (boot/, lib/modules/ with modules.dep).
+    ``payload`` bytes of it are incompressible. The kernel is Debian's newest, as the stages have it.
     """
     if size % MIB or size < _ROOT_OFFSET + payload + 24 * MIB:
         raise LabError("golden disk", "size", f"{size} bytes are too few for {payload} bytes of payload")
-    version = kernel_version(kernel)
-    key = _key(kernel, version, size, payload)
-    cached = cache / f"golden-{key}.raw"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "golden.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not cached.exists():
-            progress("building the golden disk")
-            with tempfile.TemporaryDirectory(prefix="golden-", dir=cache) as work:
-                _make(Path(work) / "disk.raw", kernel, size, payload)
-                (Path(work) / "disk.raw").rename(cached)
+    grub.check_installed()
+    store = Cache(cache)
+    kernel = kernel_tree(store)
+
+    def make(target: Path) -> None:
+        progress("building the golden disk")
+        _make(target, kernel, size, payload)
+
+    image = store.get("golden", _key(kernel, size, payload), make)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    _run("copy", ["cp", "--sparse=always", str(cached), str(path)])
+    _run("copy", ["cp", "--sparse=always", str(image), str(path)])
 
 
-def kernel_version(kernel: Path) -> str:
-    """Release of the one kernel below ``kernel``."""
-    found = sorted(path.name.removeprefix("vmlinuz-") for path in kernel.glob("boot/vmlinuz-*"))
-    if len(found) != 1:
-        raise LabError("golden disk", "kernel", f"{len(found)} kernels in {kernel}, one expected")
-    return found[0]
+def _make(target: Path, kernel: Path, size: int, payload: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="golden-") as work:
+        _assemble(Path(work), kernel, size, payload)
+        shutil.copyfile(Path(work) / "disk.raw", target)
 
 
-def _make(disk: Path, kernel: Path, size: int, payload: int) -> None:
-    work, version = disk.parent, kernel_version(kernel)
+def _assemble(work: Path, kernel: Path, size: int, payload: int) -> None:
+    disk, version = work / "disk.raw", kernel_version(kernel)
     root_size = size - _ROOT_OFFSET - _TAIL
     with disk.open("wb") as file:
         file.truncate(size)
     _partition(disk, root_size)
 
-    initrd = work / "initrd.img"
-    golden_root.make_initrd(initrd, work, kernel, version)
+    initrd = golden_root.make_initrd(kernel, version)
     tree = work / "root"
     golden_root.make_root(tree, kernel, version, initrd, payload)
     root = work / "root.ext4"
@@ -129,20 +123,7 @@ def _partition(disk: Path, root_size: int) -> None:
 
 def _esp(work: Path, loader: Path) -> Path:
     image = work / "esp.fat"
-    command = [
-        "mkfs.vfat",
-        "--invariant",
-        "-F",
-        "16",
-        "-s",
-        "1",
-        "-i",
-        "B007D001",
-        "-n",
-        "GOLDEN-ESP",
-        "-C",
-        str(image),
-    ]
+    command = ["mkfs.vfat", "--invariant", "-F", "16", "-s", "1", "-i", "B007D001", "-n", "GOLDEN-ESP"]
     _run("mkfs.vfat", [*command, "-C", str(image), str(_ESP[1] // 1024)])
     os.utime(loader, (315619200, 315619200))  # 1980-01-02: FAT knows no earlier year
     _run("mmd", ["mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT"])
@@ -150,16 +131,13 @@ def _esp(work: Path, loader: Path) -> Path:
     return image
 
 
-def _key(kernel: Path, version: str, size: int, payload: int) -> str:
+def _key(kernel: Path, size: int, payload: int) -> str:
     """Digest of everything that the disk is made of."""
-    digest = hashlib.sha256(f"{version} {size} {payload}\n".encode())
     sources = [Path(module.__file__ or "") for module in (golden_root, grub)]
-    for path in [Path(__file__), *sources, kernel / f"boot/vmlinuz-{version}", golden_root.busybox()]:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for target in ("i386-pc", "x86_64-efi"):
-        listing = grub.GRUB_LIBRARY / target / "kernel.img"
-        digest.update(listing.read_bytes() if listing.exists() else b"missing")
-    return digest.hexdigest()[:24]
+    parts: list[str | Path] = [f"{size} {payload}", Path(__file__), *sources, kernel_image(kernel)]
+    parts.append(golden_root.busybox())
+    parts += [grub.GRUB_LIBRARY / target / "kernel.img" for target in grub.TARGETS]
+    return digest_of(*parts)
 
 
 def _run(step: str, command: Sequence[str], text: str | None = None) -> None:

@@ -13,8 +13,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-import zstandard
-
+from bootd.build.initramfs import Archive, compress
 from tests.lab.errors import LabError
 
 HOST = "golden"
@@ -89,29 +88,26 @@ def busybox() -> Path:
     return Path(path)
 
 
-def make_initrd(out: Path, work: Path, kernel: Path, version: str) -> None:
+def make_initrd(kernel: Path, version: str) -> bytes:
     """``kernel`` is an unpacked kernel package with modules.dep; ``version`` its release."""
-    tree = work / "initrd"
-    for folder in ("bin", "dev", "proc", "sys", "root", "modules"):
-        (tree / folder).mkdir(parents=True)
-    shutil.copyfile(busybox(), tree / "bin/busybox")
-    (tree / "bin/busybox").chmod(0o755)
-    (tree / "bin/sh").symlink_to("busybox")
+    archive = Archive()
+    for folder in ("dev", "proc", "sys", "root"):
+        archive.add_folder(folder)
+    archive.add_file("bin/busybox", busybox().read_bytes(), 0o755)
+    archive.add_link("bin/sh", "busybox")
+    archive.add_file("init", _INIT.encode(), 0o755)
     loaded: set[str] = set()
     for row, names in (("first", FIRST_MODULES), ("more", MORE_MODULES)):
         wanted = [path for name in names for path in _with_dependencies(kernel, version, name)]
         fresh = [path for path in dict.fromkeys(wanted) if path.name not in loaded]
         for path in fresh:
-            shutil.copyfile(path, tree / "modules" / path.name)
+            archive.add_file(f"modules/{path.name}", path.read_bytes())
         loaded.update(path.name for path in fresh)
-        (tree / "modules" / row).write_text("".join(f"{path.name}\n" for path in fresh))
-    (tree / "init").write_text(_INIT)
-    (tree / "init").chmod(0o755)
-    archive = _archive(tree)
-    out.write_bytes(zstandard.ZstdCompressor(level=12).compress(archive))
+        archive.add_file(f"modules/{row}", "".join(f"{path.name}\n" for path in fresh).encode())
+    return compress(archive.finish())
 
 
-def make_root(tree: Path, kernel: Path, version: str, initrd: Path, payload: int) -> None:
+def make_root(tree: Path, kernel: Path, version: str, initrd: bytes, payload: int) -> None:
     """The root file system below ``tree``; ``payload`` bytes of /srv/payload make the clone carry real data."""
     for folder in _FOLDERS:
         (tree / folder).mkdir(parents=True)
@@ -121,7 +117,7 @@ def make_root(tree: Path, kernel: Path, version: str, initrd: Path, payload: int
         link = tree / applet
         link.symlink_to(os.path.relpath(tree / "bin/busybox", link.parent))
     shutil.copyfile(kernel / f"boot/vmlinuz-{version}", tree / "boot/vmlinuz")
-    shutil.copyfile(initrd, tree / "boot/initrd.img")
+    (tree / "boot/initrd.img").write_bytes(initrd)
     files = {
         "etc/inittab": _INITTAB,
         "etc/rc": _RC,
@@ -162,15 +158,3 @@ def _with_dependencies(kernel: Path, version: str, name: str) -> list[Path]:
         raise LabError("golden disk", f"module {name}", done.stderr.strip())
     lines = [line.split() for line in done.stdout.splitlines()]
     return [Path(words[1]) for words in lines if words and words[0] == "insmod"]
-
-
-def _archive(tree: Path) -> bytes:
-    """``tree`` as a newc cpio archive, sorted, with times and owners set to nothing."""
-    names = sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
-    for path in tree.rglob("*"):
-        os.utime(path, (0, 0), follow_symlinks=False)
-    command = ["cpio", "--quiet", "--reproducible", "-o", "-H", "newc", "-R", "0:0"]
-    done = subprocess.run(command, cwd=tree, input="\n".join(names).encode(), capture_output=True, timeout=60)
-    if done.returncode:
-        raise LabError("golden disk", "cpio", done.stderr.decode(errors="replace"))
-    return done.stdout

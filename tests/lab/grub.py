@@ -14,6 +14,7 @@ from tests.lab.errors import LabError
 
 SECTOR = 512
 GRUB_LIBRARY = Path("/usr/lib/grub")
+TARGETS = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin"}  # and the package of each
 
 _KERNEL_SECTOR = 0x5C  # boot.img: 64-bit LBA of the first sector of the core image
 _DRIVE_CHECK = 0x66  # boot.img: a jump that grub-install replaces with two no-operations on hard disks
@@ -23,6 +24,13 @@ _BLOCK_LIST = SECTOR - 12  # diskboot.img, the core's first sector: u64 start, u
 _COMMON = ("part_gpt", "ext2", "search_fs_uuid", "linux", "boot", "minicmd")
 _BIOS_MODULES = (*_COMMON, "biosdisk")
 _EFI_MODULES = (*_COMMON, "fat", "part_msdos")
+
+
+def check_installed() -> None:
+    """`LabError` names the package that is missing."""
+    for target, package in TARGETS.items():
+        if not (GRUB_LIBRARY / target / "kernel.img").exists():
+            raise LabError("golden disk", "GRUB", f"{GRUB_LIBRARY / target} is missing: install {package}")
 
 
 def bios_images(work: Path, configuration: Path) -> tuple[bytes, bytes]:
@@ -60,9 +68,6 @@ def place_on_disk(sector0: bytes, boot: bytes, core: bytes, first: int, sectors:
 
 def _mkimage(target: str, out: Path, configuration: Path, modules: Sequence[str], prefix: str) -> None:
     library = GRUB_LIBRARY / target
-    if not (library / "moddep.lst").exists():
-        package = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin"}[target]
-        raise LabError("golden disk", "GRUB", f"{library} is missing: install {package}")
     command = ["grub-mkimage", "-O", target, "-d", str(library), "-p", prefix, "-c", str(configuration)]
     done = subprocess.run([*command, "-o", str(out), *modules], capture_output=True, text=True, timeout=60)
     if done.returncode:
