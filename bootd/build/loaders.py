@@ -106,7 +106,7 @@ def build_local(cache: Cache, progress: Progress) -> tuple[Path, str]:
     def make(path: Path) -> None:
         progress("boot loaders: local.efi with grub-mkimage")
         with tempfile.TemporaryDirectory() as work:
-            # `normal` runs $prefix/grub.cfg; a script given with -c would meet the rescue parser: no `for`, no `if`.
+            # `normal` runs $prefix/grub.cfg. A script given with -c meets the rescue parser: no `for`, no `if`.
             disk = Path(work) / "memdisk.tar"
             with tarfile.open(disk, "w") as archive:
                 entry = tarfile.TarInfo("bootd/grub.cfg")
