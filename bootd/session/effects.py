@@ -1,0 +1,150 @@
+"""What the coordinator wants done: values that the daemon carries out in order. Nothing here does anything.
+
+Times are monotonic seconds, given by the caller; wall-clock time is added by the journal when it writes.
+"""
+
+from dataclasses import dataclass
+
+from bootd.errors import Exit
+from bootd.wire.control import Join, Message
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a session ended, or stands, for one node. ``ok`` only when it verified every byte and finished."""
+
+    node: str  # MAC
+    name: str
+    ok: bool
+    standing: str  # value of `states.Standing`
+    reason: str  # one sentence, never empty
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """End of a session: a verdict per node and the exit code for scripts."""
+
+    session: str
+    state: str  # value of `states.SessionState`
+    reason: str
+    code: Exit
+    verdicts: tuple[Verdict, ...]
+
+
+# --- records for the journal -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """All of a node that survives a restart."""
+
+    mac: str
+    name: str  # given by an operator at run time; "" when from the configuration or made from the MAC
+    token: str  # boot token, hex
+    label: str  # set by an operator; "" = none
+    once: str  # for the next boot only; "" = none
+    automatic: str  # set by a session that ended for the node; "" = none
+    parked: str  # reason; "" = not parked
+    attempts: int  # failed attempts in its last session
+    join: Join | None  # the last inventory
+
+
+@dataclass(frozen=True)
+class ForgottenNode:
+    mac: str
+
+
+@dataclass(frozen=True)
+class DefaultLabel:
+    label: str
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """All of a session that survives a restart. Tokens do not: its heads and links die with the daemon."""
+
+    id: str
+    name: str
+    source: str
+    source_size: int
+    nodes: tuple[str, ...]  # MACs; () = any
+    selector: str
+    expect: int
+    label: str
+    after: str
+    state: str  # value of `states.SessionState`
+    reason: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Who did what. Only ever added."""
+
+    who: str
+    what: str  # verb: "deploy", "cancel", "set-label", ...
+    detail: str
+
+
+Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | AuditRecord
+
+
+# --- effects -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    """Put ``message`` on the event stream of ``node`` (a MAC, or ``head-SESSION``), if it listens.
+
+    A node that does not listen now gets what is then in force when it connects: `Coordinator.commands_for`.
+    """
+
+    node: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class StartHead:
+    """Start the worker that sends ``source``."""
+
+    session: str
+    node: str  # "head-SESSION"
+    source: str  # path
+    join_token: str  # hex
+    node_token: str  # hex, for its requests
+
+
+@dataclass(frozen=True)
+class StopHead:
+    """End the worker of ``session``, if it runs."""
+
+    session: str
+
+
+@dataclass(frozen=True)
+class PolicyChanged:
+    """A boot policy changed. ``node`` is a MAC, or "" for the default label; ``label`` "" = back to default."""
+
+    node: str
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Write ``record`` to the journal before anything that follows it in the list is carried out."""
+
+    record: Record
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a log or a timeline. ``node`` and ``session`` may be ""."""
+
+    kind: str
+    node: str
+    session: str
+    text: str
+
+
+Effect = Send | StartHead | StopHead | PolicyChanged | Persist | Event
