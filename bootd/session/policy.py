@@ -1,0 +1,53 @@
+"""Which label a node boots next: one pure decision, asked whenever a boot configuration is rendered.
+
+Order: a parked node gets the rescue system; then the one-shot label; then what an operator set for this node;
+then the label of an open session that still wants it; then what its last session left (``local`` after a clone);
+then the default. What an operator says about one node outranks a session, so ``label set local --node srv``
+protects a machine from every session that takes ``any``.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+RESCUE = "rescue"
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Choice:
+    label: str
+    why: str  # for people: "one-shot", "session demo", ...
+
+
+def choose_label(
+    *,
+    parked: str,
+    once: str,
+    label: str,
+    session: tuple[str, str] | None,
+    automatic: str,
+    default: str,
+    known: Collection[str],
+) -> Choice:
+    """The label to boot, always one of ``known`` (which holds ``local``).
+
+    ``session`` is (label, name) of the open session that wants the node, or None. A label that is not defined
+    any more is passed over, and the reason says so.
+    """
+    candidates = [
+        Choice(RESCUE if parked else "", f"parked: {parked}"),
+        Choice(once, "one-shot"),
+        Choice(label, "set for this node"),
+        Choice(session[0] if session else "", f"session {session[1]}" if session else ""),
+        Choice(automatic, "left by its last session"),
+        Choice(default, "default"),
+    ]
+    gone: list[str] = []
+    for choice in candidates:
+        if not choice.label:
+            continue
+        if choice.label in known:
+            missing = f" (label {', '.join(gone)} is not defined)" if gone else ""
+            return Choice(choice.label, choice.why + missing)
+        gone.append(choice.label)
+    return Choice(LOCAL, f"label {', '.join(gone)} is not defined" if gone else "no default")
