@@ -37,6 +37,7 @@ class Console:
         self._position = 0  # counted from the first character of all: everything before has been matched
         self._ended = False
         self._started = 0.0
+        self.changed: threading.Event | None = None  # set whenever there is new output, if given
 
     @property
     def pid(self) -> int:
@@ -150,6 +151,8 @@ class Console:
                         self._dropped += len(self._text) - _KEPT
                         self._text = self._text[-_KEPT:]
                     self._changed.notify_all()
+                if self.changed is not None:
+                    self.changed.set()
         stream.close()
         with self._changed:
             self._ended = True
