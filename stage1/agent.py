@@ -43,13 +43,13 @@ def main() -> int:
     try:
         with open("/proc/cmdline") as stream:
             options = parse(stream.read())
-        attempt = Attempt(options)
+        arrival = Arrival(options)
         try:
-            attempt.run(for_method(options.method, options.dolly_timeout))
+            arrival.run(policy_of(options))
         finally:
-            lease = attempt.lease
+            lease = arrival.lease
         mount_stage2()
-        write_handover(options, attempt.lease)
+        write_handover(options, arrival.lease)
     except (CommandLineError, ParkedError, OSError, MountError) as error:
         say(f"parked: {error}")
         if options is not None and lease is not None:
@@ -59,8 +59,20 @@ def main() -> int:
     return 0
 
 
-class Attempt:
-    """What has been reached so far; a new try goes on from there."""
+def policy_of(options: BootOptions) -> RetryPolicy:
+    """Tries, time-out and words of the boot label's method. ``dolly_timeout`` is dolly's alone, as it was."""
+    if options.method == "dolly":
+        return for_method("dolly", options.dolly_timeout)
+    return for_method("ka" if options.method == "ka" else "http")
+
+
+def spread_of(node: str) -> float:
+    """A number in [0, 1) that differs from node to node, so that a room does not knock all at once."""
+    return int(node.rpartition(":")[2], 16) / 256
+
+
+class Arrival:
+    """What this node has reached so far: network, parts of stage2. A new try goes on from there."""
 
     def __init__(self, options: BootOptions) -> None:
         self.options = options
@@ -70,23 +82,20 @@ class Attempt:
     def run(self, policy: RetryPolicy) -> None:
         """Network and stage2, in as many tries as the method has; `ParkedError` after the last."""
         reason = ""
-        tries = 0
-        for delay in policy.delays():
-            if delay:
-                time.sleep(delay)
-            tries += 1
+        for attempt in policy.attempts(spread_of(self.options.node)):
+            time.sleep(attempt.delay)
             try:
-                self._try(policy.timeout)
+                self._try(attempt.timeout)
             except FAILURES as error:
                 reason = str(error) or type(error).__name__
-                say(f"{policy.message}: {reason} (try {tries} of {policy.tries})")
+                say(f"{policy.message}: {reason} (try {attempt.number} of {attempt.of})")
             else:
                 return
-        raise ParkedError(f"{policy.message} in {tries} tries: {reason}")
+        raise ParkedError(f"{policy.message} in {policy.tries} tries: {reason}")
 
-    def _try(self, timeout: float | None) -> None:
-        """One try. With a time-out (dolly) a server that is not there yet is looked for until it is over."""
-        end = time.monotonic() + (timeout or 0.0)
+    def _try(self, timeout: float) -> None:
+        """One try: a server that does not answer yet is looked for until ``timeout`` seconds are over."""
+        end = time.monotonic() + timeout
         if self.lease is None:
             self.lease = bring_up(wait_for_interface(self.options), self.options.static)
             say(f"network {self.lease.address}")

@@ -14,7 +14,7 @@ METHODS = ("ka", "dolly", "nfs", "http")
 METHOD_WORDS = {"kamethod": "ka", "dollymethod": "dolly", "dollyCmethod": "dollyC"}
 # Set the older tools' RAM disk and text mode; stage1 has neither, so they are read and passed over.
 IGNORED_KEYS = frozenset({"hostname", "domain", "dns"})
-MAX_TIMEOUT = 86_400  # seconds
+MAX_TIMEOUT = 3600  # seconds
 MAX_LENGTH = 4096  # the kernel keeps at most COMMAND_LINE_SIZE bytes, 2048 on x86
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")

@@ -26,18 +26,8 @@ LIBRARIES = (
     "ld-linux-x86-64.so.2",
     *("libc.so.6", "libm.so.6", "libresolv.so.2", "libz.so.1", "libexpat.so.1", "libcrypto.so.3"),
 )
-# Files and systems that stage2 arrives in, then network cards: those that boot rooms have, by maker.
-MODULES = (
-    *("squashfs", "loop", "overlay", "virtio_pci", "virtio_net", "virtio_mmio"),
-    *("e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice", "e100"),
-    *("r8169", "8139cp", "8139too", "tg3", "bnx2", "bnx2x", "bnxt_en", "b44"),
-    *("vmxnet3", "hv_netvsc", "xen-netfront", "ena", "gve", "pcnet32", "ne2k-pci", "tulip", "via-rhine"),
-    *("via-velocity", "forcedeth", "atl1", "atl1c", "atl1e", "atl2", "alx", "skge", "sky2", "sis900", "jme"),
-    *("mlx4_en", "mlx5_core", "be2net", "qede", "cxgb4", "enic", "atlantic", "sfc"),
-    *("xhci_pci", "r8152", "ax88179_178a", "asix", "cdc_ether", "cdc_ncm", "smsc95xx"),
-    # link layers that some of these load by name
-    *("realtek", "broadcom", "marvell", "smsc"),
-)
+# What stage2 arrives in, then the network cards.
+MODULES = ("squashfs", "loop", "overlay", *modules.NETWORK)
 # What the agent and its interpreter import, now and when something goes wrong. A test holds this list to the agent.
 STANDARD_LIBRARY = """
     __future__ _collections_abc _weakrefset abc ast bisect codecs collections/__init__ collections/abc contextlib

@@ -64,6 +64,8 @@ class Cache:
 
     @staticmethod
     def _make(folder: Path, entry: Path, make: Callable[[Path], None]) -> None:
+        for left in folder.glob(".making-*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
         try:
             make(work / "entry")

@@ -12,6 +12,17 @@ from bootd.build.cache import Cache, digest_of
 from bootd.build.debian import fetch, kernel_name, resolve, run
 from bootd.errors import Exit, OperatorError
 
+# Network cards that rooms have, by maker, and the link layers that some of them load by name.
+NETWORK = (
+    *("virtio_pci", "virtio_net", "virtio_mmio", "vmxnet3", "hv_netvsc", "xen-netfront", "ena", "gve"),
+    *("e100", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice"),
+    *("r8169", "8139cp", "8139too", "tg3", "bnx2", "bnx2x", "bnxt_en", "b44"),
+    *("pcnet32", "ne2k-pci", "tulip", "via-rhine", "via-velocity", "forcedeth", "sis900", "skge", "sky2"),
+    *("atl1", "atl1c", "atl1e", "atl2", "alx", "jme", "atlantic"),
+    *("mlx4_en", "mlx5_core", "be2net", "qede", "cxgb4", "enic", "sfc"),
+    *("xhci_pci", "ehci_pci", "r8152", "ax88179_178a", "asix", "cdc_ether", "cdc_ncm", "smsc95xx"),
+    *("realtek", "broadcom", "marvell", "smsc"),
+)
 _INDEXES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 
 
