@@ -113,7 +113,8 @@ def site_files(wheels: tuple[str, ...] = WHEELS) -> Iterator[tuple[str, bytes]]:
             )
         for file in sorted(files, key=str):
             name = file.as_posix()
-            if ".." in file.parts or file.parts[0].endswith((".dist-info", ".libs")):
+            # zstandard's cffi backend is for PyPy and half of stage2's size.
+            if ".." in file.parts or file.parts[0].endswith((".dist-info", ".libs")) or "cffi" in file.name:
                 continue
             content = Path(str(file.locate()))
             if file in fitting:
