@@ -1,0 +1,228 @@
+"""Network rooms for tests: namespaces on one bridge, processes inside them, and nothing left behind.
+
+    with Room("dhcp", "server", "client") as room:
+        room.address("server", "10.9.0.2/24")
+        daemon = room.start("server", ["dnsmasq", ...])
+        daemon.wait_for(r"sockets bound")
+
+Every name becomes a namespace with one interface ``eth0``, plugged into a bridge in a namespace of its own, so
+nothing shows on this machine's network and several rooms may exist at once. Leaving the room ends its processes
+and removes its namespaces, also after a failure; what a killed run left is swept away by the next room.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+_PREFIX = "bootd-test"
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-\d+-[a-z0-9]+\Z")
+_KEPT = 1 << 20  # characters of output kept per process
+
+
+class RoomError(AssertionError):
+    """What the room could not do, with the last lines of the process concerned."""
+
+
+class Process:
+    """A program in a namespace; its standard output and error are collected, and waited on by pattern."""
+
+    def __init__(self, who: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.who = who
+        self._changed = threading.Condition()
+        self._text = ""
+        self._position = 0
+        self._open = True
+        self._popen = subprocess.Popen(
+            # The kernel ends the program when this process dies, whatever ends it.
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else {**os.environ, **environment},
+        )
+        threading.Thread(target=self._read, name=f"output of {who}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def output(self) -> str:
+        """Everything printed so far."""
+        with self._changed:
+            return self._text
+
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def wait_for(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
+        """The next match of ``pattern`` in the output, after the one waited for before."""
+        compiled = re.compile(pattern)
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                found = compiled.search(self._text, self._position)
+                if found:
+                    self._position = found.end()
+                    return found
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._open:
+                    why = f"nothing matched {pattern!r} in {seconds:.0f} s" if self._open else "it ended"
+                    raise RoomError(f"{self.who}: {why}; its output ends:\n{self._text[-2000:]}")
+                self._changed.wait(left)
+
+    def send(self, text: str) -> None:
+        """Write to its standard input."""
+        if self._popen.stdin is not None:
+            self._popen.stdin.write(text.encode())
+            self._popen.stdin.flush()
+
+    def wait(self, seconds: float = 10.0) -> int:
+        """Exit status, once it ends by itself and its output has been read."""
+        try:
+            status = self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise RoomError(f"{self.who}: still running after {seconds:.0f} s:\n{self.output[-2000:]}") from None
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, 5.0)
+        return status
+
+    def signal(self, number: int) -> None:
+        if self.running():
+            self._popen.send_signal(number)
+
+    def stop(self, seconds: float = 5.0) -> int:
+        """SIGTERM, and SIGKILL after ``seconds``; the exit status."""
+        self.signal(signal.SIGTERM)
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            return self._popen.wait(seconds)
+        finally:
+            if self._popen.stdin is not None:
+                self._popen.stdin.close()
+
+    def _read(self) -> None:
+        stream = self._popen.stdout
+        while stream is not None and (piece := stream.read1(65536)):  # type: ignore[attr-defined]
+            with self._changed:
+                self._text += piece.decode("utf-8", "replace")
+                excess = len(self._text) - _KEPT
+                if excess > 0:
+                    self._text = self._text[excess:]
+                    self._position = max(0, self._position - excess)
+                self._changed.notify_all()
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        if stream is not None:
+            stream.close()
+
+
+class Room:
+    """A bridge and the namespaces on it; a context manager."""
+
+    _count = 0
+
+    def __init__(self, *names: str) -> None:
+        """``names`` of the namespaces, lower-case letters and digits, ten at most each."""
+        Room._count += 1
+        base = f"{_PREFIX}-{os.getpid()}-{Room._count}"
+        self._namespaces = {name: f"{base}-{name}" for name in names}
+        self._switch = f"{base}-switch"
+        self._processes: list[Process] = []
+
+    def __enter__(self) -> "Room":
+        sweep()
+        try:
+            self._run(["ip", "netns", "add", self._switch])
+            self._ip(self._switch, "link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+            self._ip(self._switch, "link set switch up")
+            for name, namespace in self._namespaces.items():
+                self._run(["ip", "netns", "add", namespace])
+                self._ip(namespace, "link set lo up")
+                self._ip(self._switch, f"link add name {name} type veth peer name eth0 netns {namespace}")
+                self._ip(self._switch, f"link set dev {name} master switch up")
+                self._ip(namespace, "link set eth0 up")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._processes:
+            self._processes.pop().stop()
+        for namespace in (*self._namespaces.values(), self._switch):
+            subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, timeout=20)
+
+    def namespace(self, name: str) -> str:
+        """The full name, for ``ip netns exec`` or `setns`."""
+        return self._namespaces[name]
+
+    def path(self, name: str) -> Path:
+        """The file that ``setns`` wants."""
+        return Path("/run/netns") / self._namespaces[name]
+
+    def address(self, name: str, cidr: str) -> None:
+        """Give ``eth0`` of ``name`` an address, as ``10.9.0.2/24``."""
+        broadcast = "brd + " if "/" in cidr else ""
+        self._ip(self._namespaces[name], f"address add {cidr} {broadcast}dev eth0")
+
+    def mac(self, name: str, mac: str | None = None) -> str:
+        """The MAC address of ``eth0``; set first when ``mac`` is given."""
+        namespace = self._namespaces[name]
+        if mac is not None:
+            self._ip(namespace, f"link set eth0 address {mac}")
+        return self.run(name, ["cat", "/sys/class/net/eth0/address"]).strip()
+
+    def link(self, name: str, up: bool) -> None:
+        """Plug ``name`` into the switch, or pull its cable."""
+        self._ip(self._switch, f"link set dev {name} {'up' if up else 'down'}")
+
+    def limit(self, name: str, megabits: float) -> None:
+        """What ``name`` receives at most, in megabits per second."""
+        rate = f"{int(megabits * 1000)}kbit"
+        arguments = f"qdisc replace dev {name} root tbf rate {rate} burst 128k latency 100ms"
+        self._run(["ip", "netns", "exec", self._switch, "tc", *arguments.split()])
+
+    def run(self, name: str, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
+        """Standard output of a program that ends by itself, run in the namespace."""
+        return self._run(self._inside(name, command), seconds, check)
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        """A program in the namespace, ended with the room."""
+        process = Process(f"{command[0]} in {name}", self._inside(name, command), environment)
+        self._processes.append(process)
+        return process
+
+    def _inside(self, name: str, command: Sequence[str]) -> list[str]:
+        # `ip netns exec` would mount /sys anew, too: that is what makes /sys/class/net the namespace's own.
+        return ["ip", "netns", "exec", self._namespaces[name], *command]
+
+    def _ip(self, namespace: str, arguments: str) -> None:
+        self._run(["ip", "-n", namespace, *arguments.split()])
+
+    def _run(self, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        if check and done.returncode:
+            raise RoomError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-800:]}")
+        return done.stdout
+
+
+def sweep() -> None:
+    """Delete the namespaces of rooms whose process is dead; their programs died with it."""
+    listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=20).stdout
+    for line in listing.splitlines():
+        found = _NAME.match(line.split()[0]) if line.split() else None
+        if found and not Path(f"/proc/{found.group(1)}").exists():
+            subprocess.run(["ip", "netns", "delete", found.group(0)], capture_output=True, timeout=20)
