@@ -1,0 +1,121 @@
+"""Blocking TCP sockets that carry frames: deadlines, stalls, and a way to be woken from another thread.
+
+Time-outs are set in the kernel (SO_RCVTIMEO, SO_SNDTIMEO), so one system call can take in a whole chunk.
+"""
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from bootd.wire.errors import PeerProtocolError
+from bootd.wire.frames import Decoder, Frame
+
+_TICK = 0.1  # seconds; how soon a dial notices that it is no longer wanted
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+
+class PeerSilentError(Exception):
+    """No byte came, or none was taken, within the deadline."""
+
+
+def dial(host: str, port: int, timeout: float, wanted: Callable[[], bool]) -> socket.socket:
+    """A connected socket; `OSError` when refused or after ``timeout`` seconds, or when no longer ``wanted``."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    connection = socket.socket(family, kind, protocol)
+    try:
+        connection.setblocking(False)
+        connection.connect_ex(address)
+        _await_connection(connection, timeout, wanted)
+        connection.setblocking(True)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _await_connection(connection: socket.socket, timeout: float, wanted: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + timeout
+    poller = select.poll()
+    poller.register(connection, select.POLLOUT)
+    while not poller.poll(_TICK * 1000):
+        if not wanted():
+            raise ConnectionAbortedError("no longer wanted")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer within {timeout:g} s")
+    code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+class FrameSocket:
+    """A connected socket and the decoder of what it brings. One thread reads and writes; any may `interrupt`."""
+
+    def __init__(self, connection: socket.socket, decoder: Decoder) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self._silence = 0.0
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        _set_timeout(connection, socket.SO_SNDTIMEO, 1.0)
+
+    def receive(self, silence: float, deadline: float | None = None) -> Frame | None:
+        """The next frame; None when the peer has closed between frames.
+
+        `PeerSilentError` after ``silence`` seconds without a byte, or at ``deadline`` (monotonic) whatever comes.
+        """
+        if silence != self._silence:
+            _set_timeout(self._connection, socket.SO_RCVTIMEO, silence)
+            self._silence = silence
+        while True:
+            buffer = self._decoder.buffer()
+            try:
+                count = self._connection.recv_into(buffer, len(buffer), socket.MSG_WAITALL)
+            except BlockingIOError:
+                raise PeerSilentError(f"silent for {silence:g} s") from None
+            if count == 0:
+                if self._decoder.inside_frame:
+                    raise PeerProtocolError("connection closed inside a frame")
+                return None
+            frame = self._decoder.advance(count)
+            if frame is not None:
+                return frame
+            if deadline is not None and time.monotonic() > deadline:
+                raise PeerSilentError("too slow to say who it is")
+
+    def send(self, data: bytes, payload: bytes | memoryview = b"", *, patience: float) -> None:
+        """All of ``data`` and ``payload``; `PeerSilentError` when none is taken for ``patience`` seconds."""
+        parts = [memoryview(data), memoryview(payload)]
+        taken = time.monotonic()
+        while parts:
+            try:
+                count = self._connection.sendmsg(parts)
+            except BlockingIOError:
+                if time.monotonic() - taken >= patience:
+                    raise PeerSilentError(f"takes nothing for {patience:g} s") from None
+                continue
+            taken = time.monotonic()
+            while parts and count >= len(parts[0]):
+                count -= len(parts.pop(0))
+            if parts:
+                parts[0] = parts[0][count:]
+
+    def interrupt(self) -> None:
+        """Ends whatever another thread is waiting for on this socket."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # not connected any more, which is what was asked for
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
+    whole = int(seconds)
+    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))

@@ -1,0 +1,193 @@
+"""Where a member reads and writes its chunks: a block device, a file, or a read-only source.
+
+Offsets and lengths in bytes. Buffers begin at a page boundary (see buffers.py). Errors are `OSError` as the kernel
+gives them; `StoreError` when the thing itself cannot serve.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import threading
+from typing import Protocol
+
+_BLKSSZGET = 0x1268  # logical sector size of a block device, linux/fs.h
+_PAGE = mmap.PAGESIZE
+
+
+class StoreError(Exception):
+    """This source or target cannot be used; the text says why."""
+
+
+class Store(Protocol):
+    """What a member needs of its disk. Methods may be called from several threads at once."""
+
+    size: int
+    writable: bool
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``."""
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        """Write all of ``buffer``; afterwards the kernel has it."""
+
+    def sync(self) -> None:
+        """Everything written before is on stable storage when this returns."""
+
+    def read_back(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from the medium, not from the page cache."""
+
+    def close(self) -> None:
+        """Give up what the store opened itself."""
+
+
+def read_exactly(descriptor: int, offset: int, buffer: memoryview) -> None:
+    """`os.preadv` until ``buffer`` is full; `OSError` (EIO) at the end of the file."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, f"ends at byte {offset + done}")
+        done += count
+
+
+def write_exactly(descriptor: int, offset: int, buffer: memoryview) -> None:
+    """`os.pwritev` until all of ``buffer`` is written."""
+    done = 0
+    while done < len(buffer):
+        count = os.pwritev(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done += count
+
+
+class BlockStore:
+    """A block device by a descriptor that is already open for reading and writing, and stays the caller's.
+
+    I/O is direct (O_DIRECT is switched on here). The image may end inside a sector: the rest of that sector keeps
+    what it holds. ``size``: bytes of the image; the device may be larger.
+    """
+
+    writable = True
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISBLK(status.st_mode):
+            raise StoreError("the target is not a block device")
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        if end < size:
+            raise StoreError(f"the target has {end} bytes, the image needs {size}")
+        self.size = size
+        self._descriptor = descriptor
+        self.sector = struct.unpack("i", fcntl.ioctl(descriptor, _BLKSSZGET, struct.pack("i", 0)))[0]
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        except OSError as error:
+            raise StoreError(f"the target cannot be written directly: {error.strerror}") from None
+        self._tail_lock = threading.Lock()
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        whole = len(buffer) - len(buffer) % self.sector
+        read_exactly(self._descriptor, offset, buffer[:whole])
+        if whole < len(buffer):
+            with mmap.mmap(-1, _PAGE) as scratch, memoryview(scratch) as view, view[: self.sector] as block:
+                read_exactly(self._descriptor, offset + whole, block)
+                buffer[whole:] = block[: len(buffer) - whole]
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        whole = len(buffer) - len(buffer) % self.sector
+        write_exactly(self._descriptor, offset, buffer[:whole])
+        if whole < len(buffer):
+            with (
+                self._tail_lock,
+                mmap.mmap(-1, _PAGE) as scratch,
+                memoryview(scratch) as view,
+                view[: self.sector] as block,
+            ):
+                read_exactly(self._descriptor, offset + whole, block)
+                block[: len(buffer) - whole] = buffer[whole:]
+                write_exactly(self._descriptor, offset + whole, block)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def read_back(self, offset: int, buffer: memoryview) -> None:
+        self.read(offset, buffer)
+
+    def close(self) -> None:
+        """The descriptor is the caller's."""
+
+
+class FileStore:
+    """A regular file of ``size`` bytes, made when it is missing."""
+
+    writable = True
+
+    def __init__(self, path: str, size: int) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            os.close(self._descriptor)
+            raise StoreError(f"{path} is not a regular file")
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
+        self.size = size
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        read_exactly(self._descriptor, offset, buffer)
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        write_exactly(self._descriptor, offset, buffer)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def read_back(self, offset: int, buffer: memoryview) -> None:
+        """Drops the clean pages of the range first; a file system without a medium (tmpfs) has only those."""
+        os.posix_fadvise(self._descriptor, offset, len(buffer), os.POSIX_FADV_DONTNEED)
+        read_exactly(self._descriptor, offset, buffer)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class SourceStore:
+    """A regular file or block device that the head reads."""
+
+    writable = False
+
+    def __init__(self, path: str) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise StoreError(f"cannot open {path}: {error.strerror}") from None
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            os.close(descriptor)
+            raise StoreError(f"{path} is neither a regular file nor a block device")
+        self.size = os.lseek(descriptor, 0, os.SEEK_END)
+        self._descriptor = descriptor
+        if self.size == 0:
+            os.close(descriptor)
+            raise StoreError(f"{path} is empty")
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        read_exactly(self._descriptor, offset, buffer)
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        raise OSError(errno.EROFS, f"a source is never written: {len(buffer)} bytes at {offset}")
+
+    def sync(self) -> None:
+        """Nothing was written."""
+
+    def read_back(self, offset: int, buffer: memoryview) -> None:
+        self.read(offset, buffer)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
