@@ -1,6 +1,8 @@
 """The one settings table: bootd.toml, its types and its defaults. Bytes in, settings out."""
 
+import ipaddress
 import tomllib
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -10,6 +12,12 @@ from bootd.netboot.labels import BUILT_IN, NAME, Label, LabelKind
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+
+DEFAULT_PATH = Path("/etc/bootd/bootd.toml")
+MAX_BYTES = 4 << 20  # a settings file; more is a mistake in the path
+MAX_SOCKET_PATH = 107  # bytes, sockaddr_un of Linux
+SOCKET_NAME = "bootd.sock"
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,12 +82,45 @@ class Settings(_Table, frozen=True):
     node: tuple[NodeTable, ...] = ()
 
     @property
+    def boot_dir(self) -> Path:
+        """Where the boot artefacts are."""
+        return Path(self.server.boot_dir or Path(self.server.state_dir) / "boot")
+
+    @property
+    def socket_path(self) -> Path:
+        """The operators' socket."""
+        return Path(self.server.run_dir) / SOCKET_NAME
+
+    @property
     def labels(self) -> dict[str, Label]:
         """The built-in labels, with the file's own added or put in their place."""
         table = {label.name: label for label in BUILT_IN}
         for own in self.label:
             table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
         return table
+
+
+def load(path: Path | None) -> tuple[Settings, str]:
+    """Settings and where they come from: ``path``, else `DEFAULT_PATH` if it is there, else the defaults.
+
+    `OperatorError` (CONFIG) when the file cannot be read or is wrong.
+    """
+    if path is None:
+        if not DEFAULT_PATH.exists():
+            return parse("", "defaults"), "defaults"
+        path = DEFAULT_PATH
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OperatorError(f"{path}: {reason}", "name a settings file that can be read", Exit.CONFIG) from None
+    except UnicodeDecodeError as error:
+        raise OperatorError(f"{path}: not UTF-8 at byte {error.start}", "save it as UTF-8", Exit.CONFIG) from None
+    if len(data) > MAX_BYTES:
+        raise OperatorError(f"{path}: larger than {MAX_BYTES} bytes", "this is no settings file", Exit.CONFIG)
+    return parse(text, str(path)), str(path)
 
 
 def parse(text: str, source: str = "bootd.toml") -> Settings:
@@ -95,6 +136,7 @@ def parse(text: str, source: str = "bootd.toml") -> Settings:
 
 
 def _check(settings: Settings, source: str) -> None:
+    _check_server(settings, source)
     labels = settings.labels
     for label in settings.label:
         if not NAME.match(label.name):
@@ -113,3 +155,34 @@ def _check(settings: Settings, source: str) -> None:
         for value in values:
             if values.count(value) > 1:
                 raise OperatorError(f"{source}: two [[node]] with {key} {value}", "name each once", Exit.CONFIG)
+
+
+def _check_server(settings: Settings, source: str) -> None:
+    server = settings.server
+    if server.address:
+        try:
+            ipaddress.IPv4Address(server.address)
+        except ValueError:
+            raise OperatorError(
+                f"{source}: server.address {server.address!r} is not an IPv4 address",
+                "write it as 192.0.2.1, or leave it out",
+                Exit.CONFIG,
+            ) from None
+    for key in ("state_dir", "run_dir", "boot_dir"):
+        value = getattr(server, key)
+        if (value or key != "boot_dir") and not Path(value).is_absolute():
+            raise OperatorError(
+                f"{source}: server.{key} {value!r} is not an absolute path", "begin it with /", Exit.CONFIG
+            )
+    if len(str(settings.socket_path).encode()) > MAX_SOCKET_PATH:
+        raise OperatorError(
+            f"{source}: server.run_dir is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes",
+            "choose a shorter run_dir",
+            Exit.CONFIG,
+        )
+    if server.http_port == server.bulk_port:
+        raise OperatorError(
+            f"{source}: server.http_port and server.bulk_port are both {server.http_port}",
+            "give each a port of its own",
+            Exit.CONFIG,
+        )
