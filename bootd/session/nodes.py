@@ -177,6 +177,11 @@ def default_name(mac: str) -> str:
     return "node-" + mac.replace(":", "")
 
 
+def plain_name(text: str) -> bool:
+    """Whether ``text`` may name a node or a session: letters, digits and inner dashes, at most 63."""
+    return _NAME.match(text) is not None
+
+
 def parse_hosts(text: str) -> tuple[str, ...] | None:
     """The names and MACs of a host set, or None for ``any``. No name twice, in the order written.
 

@@ -1,0 +1,528 @@
+"""The coordinator: routes what nodes, heads and operators say to sessions, and answers with effects. Sans-IO.
+
+Every method that changes something takes ``now`` (monotonic seconds) and returns the effects to carry out, in
+order. Operators' mistakes raise `OperatorError`; a peer's nonsense raises `PeerProtocolError` before anything
+changes. Methods without ``now`` only read.
+
+What a refused node does: it stays in stage2 and shows the reason; its boot policy is not touched, for nothing was
+written. It is judged again when it joins with other disks. An open session keeps pulling it into stage2 (which
+waits, it never reboots by itself), at most ``Limits.attempts`` times; a session that has ended does not.
+"""
+
+import hmac
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from bootd.errors import Exit, OperatorError
+from bootd.session import nodes, policy, restart
+from bootd.session.effects import (
+    AuditRecord,
+    DefaultLabel,
+    Effect,
+    Event,
+    ForgottenNode,
+    NodeRecord,
+    Outcome,
+    Persist,
+    PolicyChanged,
+    Send,
+    SessionRecord,
+)
+from bootd.session.member import Image
+from bootd.session.nodes import Node, Registry
+from bootd.session.plan import Limits
+from bootd.session.request import SessionRequest, checked
+from bootd.session.session import Session
+from bootd.session.states import RESUMABLE, SessionState, Standing
+from bootd.wire.control import Cancel, Finish, Join, MemberState, Message, Report, Wait
+
+MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
+HEAD = "head-"
+
+
+@dataclass(frozen=True)
+class BootChoice:
+    """What a node boots next, and the token that its kernel command line must carry."""
+
+    mac: str
+    label: str
+    why: str
+    token: str  # "" for a node that is not known: then ``label`` is "local"
+
+
+# Reports that need no answer when they are about a session that is over.
+_SILENT = (
+    MemberState.FINISHING,
+    MemberState.REBOOTING,
+    MemberState.REFUSED,
+    MemberState.FAILED,
+    MemberState.PARKED,
+)
+
+
+class Coordinator:
+    """Nodes, sessions, boot policy. ``draw(n)`` gives n random bytes in hex, as `secrets.token_hex` does.
+
+    ``names`` and ``node_labels`` are by MAC, from the configuration; ``head_host`` is the address that nodes dial.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: Collection[str],
+        default_label: str,
+        names: Mapping[str, str],
+        node_labels: Mapping[str, str],
+        head_host: str,
+        draw: Callable[[int], str],
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.default_label = default_label
+        self.nodes = Registry(names, draw)
+        self.sessions: dict[str, Session] = {}
+        self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
+        self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
+        self._labels = frozenset(labels) | {policy.LOCAL}
+        self._node_labels = {mac.lower(): label for mac, label in node_labels.items()}
+        self._head_host = head_host
+        self._draw = draw
+        for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
+            self.nodes.add(mac)
+
+    # --- boot --------------------------------------------------------------------------------------------
+
+    def boot_choice(self, mac: str, now: float) -> tuple[BootChoice, list[Effect]]:
+        """What the node with ``mac`` boots now; to be asked whenever a boot configuration is rendered for it.
+
+        A new MAC becomes a node with a token of its own. Using a one-shot label starts the time in which the
+        same boot may ask for it again.
+        """
+        known, effects = self._admit(mac)
+        if known is None:
+            return BootChoice(mac, policy.LOCAL, "not a MAC, or too many nodes", ""), []
+        known.seen = now
+        if known.once and known.once_until and now > known.once_until:
+            effects += self._use_up(known, "one-shot label used")
+        choice = self.choice(known.mac)
+        if known.once and choice.label == known.once and not known.once_until:
+            known.once_until = now + self.limits.once
+        return BootChoice(known.mac, choice.label, choice.why, known.token), effects
+
+    def choice(self, mac: str) -> policy.Choice:
+        """The label that ``mac`` would boot next, and why."""
+        node = self.nodes.get(mac)
+        if node is None:
+            return policy.choose_label(
+                parked="",
+                once="",
+                label=self._node_labels.get(mac, ""),
+                session=None,
+                automatic="",
+                default=self.default_label,
+                known=self._labels,
+            )
+        session = next(iter(self._wanting(node, boot=True)), None)
+        return policy.choose_label(
+            parked=node.parked,
+            once=node.once,
+            label=node.label or self._node_labels.get(mac, ""),
+            session=(session.plan.label, session.title) if session else None,
+            automatic=node.automatic,
+            default=self.default_label,
+            known=self._labels,
+        )
+
+    def check_token(self, node: str, token: str) -> bool:
+        """Whether ``token`` is that of ``node`` (a MAC, or ``head-SESSION`` while its session is open)."""
+        expected = ""
+        if node.startswith(HEAD):
+            session = self.sessions.get(node.removeprefix(HEAD))
+            expected = session.plan.head_token if session else ""
+        elif (known := self.nodes.get(node)) is not None:
+            expected = known.token
+        return bool(expected) and hmac.compare_digest(expected.encode(), token.encode())
+
+    # --- nodes and heads ---------------------------------------------------------------------------------
+
+    def join(self, message: Join, now: float) -> list[Effect]:
+        """A node in stage2 asks for work. `PeerProtocolError` for a MAC or an address that is none."""
+        nodes.checked_join(message)
+        node, effects = self._admit(message.node)
+        if node is None:
+            return [Event("ignored", message.node, "", "too many nodes")]
+        node.join, node.seen, node.heard, node.told = message, now, now, ""
+        if node.once:
+            effects += self._use_up(node, "one-shot label used")
+        effects += [
+            Persist(node.record()),
+            Event("joined", node.mac, "", f"{message.address}, {message.firmware}, {len(message.disks)} disks"),
+        ]
+        return self._close(effects + self._place(node, now, joined=True))
+
+    def report(self, message: Report, now: float) -> list[Effect]:
+        """A node's or a head's state: progress and heartbeat."""
+        if message.node.startswith(HEAD):
+            session = self.sessions.get(message.node.removeprefix(HEAD))
+            if session is None:
+                return [Send(message.node, Finish(message.session, "exit"))]
+            before = session.state
+            effects = session.head_reported(message, now)
+            return self._close(effects, session if session.state is not before else None)
+        node = self.nodes.get(message.node)
+        if node is None:
+            return [Event("ignored", message.node, message.session, "report of a node that is not known")]
+        node.seen = node.heard = now
+        if message.session:
+            return self._close(self._session_report(node, message, now))
+        if message.state in (MemberState.PARKED, MemberState.FAILED):
+            return self._gave_up(node, message)
+        return self._close(self._place(node, now, joined=False))
+
+    def manifest(self, session: str, root: str, size: int, chunk_size: int, now: float) -> list[Effect]:
+        """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
+        known = self.sessions.get(session)
+        if known is None:
+            return []
+        effects = known.manifest(Image(root, size, chunk_size), now)
+        return self._close(effects + self._gather(known, now))
+
+    def head_ended(self, session: str, reason: str, now: float) -> list[Effect]:
+        """The process of a head has ended; ``reason`` is one sentence. Harmless after the session's end."""
+        known = self.sessions.get(session)
+        return self._close(known.head_ended(reason, now)) if known else []
+
+    def commands_for(self, node: str) -> list[Message]:
+        """Everything in force for ``node`` (a MAC or ``head-SESSION``): to be sent when it connects."""
+        if node.startswith(HEAD):
+            session = self.sessions.get(node.removeprefix(HEAD))
+            return session.commands_for(node) if session else [Finish(node.removeprefix(HEAD), "exit")]
+        known = self.nodes.get(node)
+        if known is None:
+            return [Wait("this node is not known here")]
+        if known.session in self.sessions:
+            return self.sessions[known.session].commands_for(node)
+        for session in reversed(self.sessions.values()):
+            member = session.members.get(node)
+            if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED}:
+                return session.commands_for(node)
+        return [Wait(known.told)] if known.told else []
+
+    def tick(self, now: float) -> list[Effect]:
+        """Applies every deadline; to be called about twice a second."""
+        effects: list[Effect] = []
+        for session in list(self.sessions.values()):
+            effects += session.tick(now)
+        return self._close(effects)
+
+    # --- operators: sessions -----------------------------------------------------------------------------
+
+    def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
+        """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
+        self._check_label(request.label)
+        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw)
+        session = Session(
+            plan,
+            expect=expect,
+            start_now=request.start_now,
+            head_host=self._head_host,
+            limits=self.limits,
+            now=now,
+        )
+        self.sessions[session.id] = session
+        for mac in plan.nodes or ():
+            self.nodes.add(mac)
+        detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
+        effects: list[Effect] = [
+            Persist(session.record(self.nodes.name)),
+            Persist(AuditRecord(who, "deploy", detail)),
+            Event("created", "", session.id, detail),
+            *session.start_head(),
+        ]
+        return session.id, effects + self._gather(session, now)
+
+    def set_expect(self, session: str, expect: int, who: str, now: float) -> list[Effect]:
+        known = self._waiting(session)
+        if expect < 1:
+            raise OperatorError(f"cannot expect {expect} nodes", "say a number from 1", Exit.USAGE)
+        audit: list[Effect] = [Persist(AuditRecord(who, "expect", f"{known.id} {expect}"))]
+        return self._close(audit + known.set_expect(expect, now), known)
+
+    def start_now(self, session: str, who: str, now: float) -> list[Effect]:
+        """Starts as soon as at least one node is ready and none is being prepared."""
+        known = self._waiting(session)
+        audit: list[Effect] = [Persist(AuditRecord(who, "start-now", known.id))]
+        return self._close(audit + known.set_start_now(now), known)
+
+    def cancel(self, session: str, reason: str, who: str, now: float) -> list[Effect]:
+        known = self.find_session(session)
+        if not known.open:
+            raise OperatorError(
+                f"session {known.title} is {known.state.value}", "only an open session can be cancelled"
+            )
+        audit: list[Effect] = [Persist(AuditRecord(who, "cancel", f"{known.id} {reason}"))]
+        return self._close(audit + known.cancel(reason or f"cancelled by {who}", now))
+
+    def find_session(self, text: str) -> Session:
+        """The session with this id or name (the latest of that name); `OperatorError` when there is none."""
+        for session in reversed(self.sessions.values()):
+            if text and text in (session.id, session.plan.name):
+                return session
+        raise OperatorError(f"no session {text!r}", "see bootd state", Exit.USAGE)
+
+    def outcome(self, session: str) -> Outcome | None:
+        """How the session ended; None while it goes on. `OperatorError` when there is none."""
+        record = self.past.get(session) or next(
+            (past for past in reversed(self.past.values()) if past.name == session and session), None
+        )
+        try:
+            known = self.find_session(session)
+        except OperatorError:
+            if record is None:
+                raise
+            return restart.outcome(record)
+        return known.outcome(self.nodes.name) if known.ended else None
+
+    # --- operators: nodes and labels ---------------------------------------------------------------------
+
+    def set_default_label(self, label: str, who: str) -> list[Effect]:
+        self._check_label(label)
+        self.default_label = label
+        return [
+            Persist(DefaultLabel(label)),
+            Persist(AuditRecord(who, "set-default", label)),
+            PolicyChanged("", label, f"set by {who}"),
+        ]
+
+    def set_label(self, node: str, label: str, once: bool, who: str) -> list[Effect]:
+        """Sets the label of the next boot (``once``) or of every boot of a node, given by name or MAC."""
+        self._check_label(label)
+        known = self._operators_node(node)
+        if once:
+            known.once, known.once_until = label, 0.0
+        else:
+            known.label = label
+        detail = f"{known.mac} {label}{' once' if once else ''}"
+        return self._policy_set(known, label, AuditRecord(who, "set-label", detail))
+
+    def clear_label(self, node: str, who: str) -> list[Effect]:
+        """Back to what the configuration, a session or the default says."""
+        known = self._operators_node(node)
+        known.label = known.once = known.automatic = ""
+        known.once_until = 0.0
+        return self._policy_set(known, "", AuditRecord(who, "clear-label", known.mac))
+
+    def name_node(self, mac: str, name: str, who: str) -> list[Effect]:
+        known = self.nodes.rename(self.nodes.find(mac), name)
+        return [Persist(known.record()), Persist(AuditRecord(who, "name", f"{known.mac} {name}"))]
+
+    def unpark(self, node: str, who: str, now: float) -> list[Effect]:
+        """The node may be tried again, with all its attempts."""
+        known = self._operators_node(node)
+        if not known.parked:
+            raise OperatorError(f"{known.name} is not parked", "see bootd node list")
+        known.parked, known.attempts = "", 0
+        for session in self.sessions.values():
+            member = session.members.get(known.mac)
+            if member is not None and member.standing is Standing.PARKED and session.open:
+                member.standing, member.attempts = Standing.FAILED, 0
+        effects = self._policy_set(known, "", AuditRecord(who, "unpark", known.mac))
+        if known.present(now, self.limits.silence):
+            effects += self._place(known, now, joined=True)
+        return self._close(effects)
+
+    # --- restart -----------------------------------------------------------------------------------------
+
+    def restore(
+        self, records: Iterable[NodeRecord], default_label: str, sessions: Iterable[SessionRecord]
+    ) -> list[Effect]:
+        """Takes over what the journal kept. ``default_label`` "" = none kept.
+
+        A session that had not ended failed with the daemon that ran it: its head and its tokens are gone. Nodes
+        that still work for it are told to stop when they report.
+        """
+        for node_record in records:
+            self.nodes.restore(node_record)
+        if default_label:
+            self.default_label = default_label
+        effects: list[Effect] = []
+        for record in sessions:
+            kept = restart.settle(record)
+            if kept is not record:
+                effects += [Persist(kept), Event(kept.state, "", kept.id, kept.reason)]
+                effects += restart.unfinished(kept, self.nodes)
+            self.past[kept.id] = kept
+        while len(self.past) > MAX_ENDED_SESSIONS:
+            del self.past[next(iter(self.past))]
+        return effects
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _admit(self, mac: str) -> tuple[Node | None, list[Effect]]:
+        """The node with ``mac``, made if need be; None when it is no MAC or there is no room for it."""
+        normal = nodes.normal_mac(mac)
+        room, idle = self.nodes.room_for(normal)
+        if not normal or not room:
+            return None, []
+        effects: list[Effect] = []
+        if idle is not None:
+            self.nodes.forget(idle.mac)
+            effects.append(Persist(ForgottenNode(idle.mac)))
+        new = self.nodes.get(normal) is None
+        node = self.nodes.add(normal)
+        if new or node.seen is None:
+            effects.append(Persist(node.record()))
+        return node, effects
+
+    def _place(self, node: Node, now: float, joined: bool) -> list[Effect]:
+        """Gives a node in stage2 to the one session that wants it, or tells it why it waits.
+
+        ``joined``: it asks for work; else it is only alive, and a session that knows it already is not asked
+        again, so that a failure is followed by a new attempt only when the node itself begins one.
+        """
+        if node.join is None:
+            return []
+        if node.session and not joined:
+            return []
+        if node.parked:
+            return self._wait(node, f"parked: {node.parked}; to try again: bootd node unpark {node.name}")
+        wanting = self._wanting(node, boot=False)
+        if node.session in self.sessions:
+            wanting = [self.sessions[node.session]]
+        if not wanting:
+            named = f"named {node.join.session} is open" if node.join.session else "wants this node"
+            if not joined and any(node.mac in session.members for session in self.sessions.values()):
+                return []
+            return self._wait(node, f"no session {named}")
+        if len(wanting) > 1:
+            titles = ", ".join(session.title for session in wanting)
+            return self._wait(node, f"{len(wanting)} sessions want this node: {titles}; choose with kaopt=")
+        session = wanting[0]
+        if not joined and node.mac in session.members:
+            return []
+        if session.image is None and node.told and not joined:
+            return []
+        return session.offer(node, now)
+
+    def _wanting(self, node: Node, boot: bool) -> list[Session]:
+        """The sessions that want the node: those it names by kaopt=, else those that name it, else ``any``."""
+        wants = [s for s in self.sessions.values() if (s.wants_boot(node) if boot else s.wants(node))]
+        chosen = node.join.session if node.join is not None and not boot else ""
+        if chosen:
+            return [session for session in wants if chosen in (session.id, session.plan.name)]
+        return [session for session in wants if session.plan.nodes is not None] or wants
+
+    def _gather(self, session: Session, now: float) -> list[Effect]:
+        """Offers the session to every node that is up and free."""
+        effects: list[Effect] = []
+        for node in self.nodes:
+            if not session.open:
+                break
+            if (
+                node.present(now, self.limits.silence)
+                and not node.session
+                and session in self._wanting(node, False)
+            ):
+                node.told = ""
+                effects += self._place(node, now, joined=False)
+        return effects
+
+    def _session_report(self, node: Node, message: Report, now: float) -> list[Effect]:
+        session = self.sessions.get(message.session)
+        if session is not None:
+            return session.reported(message, now)
+        if message.state in _SILENT:
+            return []
+        past = self.past.get(message.session)
+        reason = past.reason if past else "no such session here"
+        return [Send(node.mac, Cancel(message.session, reason))]
+
+    def _gave_up(self, node: Node, message: Report) -> list[Effect]:
+        """A node without a session says that it has failed or will try no more."""
+        reason = message.reason or message.state.value
+        if message.state is not MemberState.PARKED or node.parked == reason:
+            return []
+        node.parked = reason
+        return [
+            PolicyChanged(node.mac, policy.RESCUE, reason),
+            Persist(node.record()),
+            Event("parked", node.mac, "", reason),
+        ]
+
+    def _wait(self, node: Node, reason: str) -> list[Effect]:
+        if node.told == reason:
+            return []
+        node.told = reason
+        return [Send(node.mac, Wait(reason))]
+
+    def _use_up(self, node: Node, why: str) -> list[Effect]:
+        node.once, node.once_until = "", 0.0
+        return [Persist(node.record()), PolicyChanged(node.mac, node.label, why)]
+
+    def _close(self, effects: list[Effect], changed: Session | None = None) -> list[Effect]:
+        """Adds what follows from sessions that changed state or ended, and forgets the oldest ended ones."""
+        moved = {effect.session for effect in effects if isinstance(effect, Event) and effect.session}
+        if changed is not None:
+            moved.add(changed.id)
+        for session in [self.sessions[id_] for id_ in sorted(moved) if id_ in self.sessions]:
+            if session.ended and session.id not in self._settled:
+                self._settled.add(session.id)
+                effects += self._after(session)
+            effects.append(Persist(session.record(self.nodes.name)))
+        ended = [session.id for session in self.sessions.values() if session.ended]
+        for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
+            del self.sessions[id_]
+            self._settled.discard(id_)
+        return effects
+
+    def _after(self, session: Session) -> list[Effect]:
+        """Boot policy at the end of a session.
+
+        When it cloned at least one node and the default label still is its own, the default becomes ``local``.
+        A node whose disk it may have left half written does not follow: it keeps coming up in stage2, where it
+        waits and shows why, until it is cloned or an operator decides.
+        """
+        done = any(member.standing is Standing.DONE for member in session.members.values())
+        effects: list[Effect] = []
+        for member in session.members.values():
+            if member.phases.arranged is not None and member.standing not in (Standing.DONE, Standing.REFUSED):
+                member.node.automatic = session.plan.label
+                effects += [
+                    PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),
+                    Persist(member.node.record()),
+                ]
+        if done and session.plan.flip_default and self.default_label == session.plan.label:
+            self.default_label = policy.LOCAL
+            why = f"session {session.title} has ended"
+            effects += [Persist(DefaultLabel(policy.LOCAL)), PolicyChanged("", policy.LOCAL, why)]
+        return effects
+
+    def _new_id(self) -> str:
+        for _ in range(16):
+            id_ = self._draw(4)
+            if id_ not in self.sessions and id_ not in self.past:
+                return id_
+        raise OperatorError("no free session id was drawn in 16 tries", "try again")
+
+    def _waiting(self, text: str) -> Session:
+        session = self.find_session(text)
+        if session.state not in (SessionState.PREPARING, SessionState.WAITING):
+            raise OperatorError(
+                f"session {session.title} is {session.state.value}", "this can be changed only while it waits"
+            )
+        return session
+
+    def _operators_node(self, text: str) -> Node:
+        return self.nodes.add(self.nodes.find(text))
+
+    def _policy_set(self, node: Node, label: str, audit: AuditRecord) -> list[Effect]:
+        return [
+            Persist(node.record()),
+            Persist(audit),
+            PolicyChanged(node.mac, label, f"{audit.what} by {audit.who}"),
+        ]
+
+    def _check_label(self, label: str) -> None:
+        if label not in self._labels:
+            known = ", ".join(sorted(self._labels))
+            raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)

@@ -1,0 +1,75 @@
+"""What an operator asks of a new session, checked against the nodes and the sessions there are."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bootd.errors import Exit, OperatorError
+from bootd.session import nodes, selector
+from bootd.session.nodes import Registry
+from bootd.session.plan import SessionPlan
+from bootd.session.session import Session
+
+MAX_OPEN_SESSIONS = 64
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What ``bootd deploy`` asks for. The source has been opened and measured by the daemon."""
+
+    source: str  # path
+    source_size: int  # bytes
+    nodes: str  # host set: "any", "lab[3-5],lab9", MACs
+    disk: str  # selector
+    expect: int = 0  # 0 = as many as are named
+    start_now: bool = False  # start with whoever is ready first
+    label: str = "kamethod"
+    name: str = ""
+    after: str = "reboot"  # or "stay"
+    flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
+
+
+def checked(
+    request: SessionRequest, registry: Registry, sessions: Iterable[Session], id_: str, draw: Callable[[int], str]
+) -> tuple[SessionPlan, int]:
+    """The plan and the number of nodes to expect; `OperatorError` says what is wrong and what to do.
+
+    A node is in one open session at most, so two sessions never write one disk.
+    """
+    open_sessions = [session for session in sessions if not session.ended]
+    if len(open_sessions) >= MAX_OPEN_SESSIONS:
+        raise OperatorError(f"{MAX_OPEN_SESSIONS} sessions are open", "wait for one, or cancel it", Exit.BUSY)
+    if request.after not in ("reboot", "stay"):
+        raise OperatorError(f"after: {request.after!r}", "say reboot or stay", Exit.USAGE)
+    if request.source_size < 1:
+        raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
+    if request.name and not nodes.plain_name(request.name):
+        raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
+    chosen = selector.parse(request.disk)
+    wanted = registry.resolve(request.nodes)
+    for session in open_sessions:
+        if request.name and request.name in (session.plan.name, session.id):
+            raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
+        for mac in sorted((wanted or frozenset()) & (session.plan.nodes or frozenset())):
+            text = f"{registry.name(mac)} is in the open session {session.title}"
+            raise OperatorError(text, "wait for it, or cancel it", Exit.BUSY)
+    if request.expect < 0 or (wanted is not None and request.expect > len(wanted)):
+        known = "any number" if wanted is None else str(len(wanted))
+        text = f"cannot expect {request.expect} nodes of {known}"
+        raise OperatorError(text, "say a number from 1 to the number of nodes", Exit.USAGE)
+    if wanted is None and not request.expect and not request.start_now:
+        hint = "add --expect N, or --start-now to begin with the first that is ready"
+        raise OperatorError("'any' does not say how many nodes to wait for", hint, Exit.USAGE)
+    plan = SessionPlan(
+        id=id_,
+        name=request.name,
+        source=request.source,
+        source_size=request.source_size,
+        nodes=wanted,
+        selector=chosen,
+        label=request.label,
+        after=request.after,
+        join_token=draw(32),
+        head_token=draw(16),
+        flip_default=request.flip_default,
+    )
+    return plan, request.expect or len(wanted or ()) or 1

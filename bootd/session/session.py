@@ -1,0 +1,575 @@
+"""One session: nodes gather, get a plan, form the chain, verify, finish. Sans-IO; every method returns effects.
+
+A session starts when enough nodes are ready. Nodes that were refused, failed or were lost count towards
+``expect``: an operator who clones a room unattended wants the rest of it cloned. A node that fails, falls silent
+or stalls is named and left out, and the chain closes behind it under the next epoch. A node that comes back joins
+at the tail, until its attempts are used up; then it is parked. Nothing counts as cloned before it reported every
+byte verified and then confirmed the end.
+"""
+
+from collections.abc import Callable
+
+from bootd.session import outcome
+from bootd.session.deadlines import Late, Remedy, find_late, find_stall
+from bootd.session.effects import (
+    Effect,
+    Event,
+    Outcome,
+    Persist,
+    PolicyChanged,
+    Send,
+    SessionRecord,
+    StartHead,
+    StopHead,
+)
+from bootd.session.member import Chain, Image, Member, Phases, by_address
+from bootd.session.nodes import Node
+from bootd.session.plan import Limits, SessionPlan
+from bootd.session.policy import LOCAL, RESCUE
+from bootd.session.selector import Refusal, choose
+from bootd.session.states import (
+    ENDED,
+    OPEN,
+    REPORTED,
+    RESUMABLE,
+    SessionState,
+    Standing,
+    follow,
+)
+from bootd.wire.control import (
+    Address,
+    Arrange,
+    Cancel,
+    Finish,
+    MemberState,
+    Message,
+    Plan,
+    Prepare,
+    Report,
+    Wait,
+)
+
+
+class Session:
+    """Use through `Coordinator`, which routes messages and holds the nodes."""
+
+    def __init__(
+        self, plan: SessionPlan, *, expect: int, start_now: bool, head_host: str, limits: Limits, now: float
+    ) -> None:
+        self.plan = plan
+        self.expect = expect
+        self.start_now = start_now
+        self.state = SessionState.PREPARING
+        self.reason = ""
+        self.image: Image | None = None
+        self.members: dict[str, Member] = {}
+        self.chain = Chain()
+        self.head_node = f"head-{plan.id}"
+        self.head_report: Report | None = None
+        self.head_heard: float | None = None
+        self.times: dict[SessionState, float] = {SessionState.PREPARING: now}
+        self._head_host = head_host
+        self._head: Address | None = None
+        self._limits = limits
+        self._empty_since: float | None = None
+
+    # --- what others ask ---------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+    @property
+    def title(self) -> str:
+        return self.plan.name or self.plan.id
+
+    @property
+    def open(self) -> bool:
+        """Whether a node may still come."""
+        return self.state in OPEN
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def created(self) -> float:
+        return self.times[SessionState.PREPARING]
+
+    def wants(self, node: Node) -> bool:
+        """Whether ``node`` is to be cloned by this session.
+
+        ``any`` leaves alone a node that some session cloned since this one began.
+        """
+        if not self.open:
+            return False
+        member = self.members.get(node.mac)
+        if member is not None and member.standing in (Standing.DONE, Standing.PARKED):
+            return False
+        if self.plan.nodes is not None:
+            return node.mac in self.plan.nodes
+        return node.cloned is None or node.cloned < self.created
+
+    def wants_boot(self, node: Node) -> bool:
+        """Whether ``node`` should boot this session's label: `wants`, but no more once it was refused too often."""
+        member = self.members.get(node.mac)
+        return self.wants(node) and (member is None or member.refusals < self._limits.attempts)
+
+    def commands_for(self, mac: str) -> list[Message]:
+        """Everything in force for one of the session's nodes, or for its head, in order."""
+        if mac == self.head_node:
+            if self.state is SessionState.RUNNING:
+                return [Arrange(self.id, self.chain.epoch, None, "")]
+            return [] if self.open else [Finish(self.id, "exit")]
+        member = self.members.get(mac)
+        if member is None:
+            return []
+        if not member.live:
+            return [] if member.standing is Standing.DONE else [Cancel(self.id, member.reason)]
+        if member.phases.finish is not None:
+            return [Finish(self.id, self.plan.after)]
+        messages: list[Message] = []
+        if member.disk is not None and self.image is not None:
+            messages.append(self._prepare(member))
+        if member.arranged is not None:
+            messages.append(member.arranged)
+        return messages
+
+    def outcome(self, name: Callable[[str], str]) -> Outcome:
+        """The verdicts as they stand; final once `ended`. ``name`` gives the name of a MAC."""
+        return outcome.judge(
+            self.id,
+            state=self.state,
+            reason=self.reason,
+            members=self.members,
+            wanted=self.plan.nodes or (),
+            name=name,
+        )
+
+    def record(self, name: Callable[[str], str]) -> SessionRecord:
+        judged = self.outcome(name)
+        return SessionRecord(
+            id=self.id,
+            name=self.plan.name,
+            source=self.plan.source,
+            source_size=self.plan.source_size,
+            nodes=tuple(sorted(self.plan.nodes or ())),
+            selector=self.plan.selector.text,
+            expect=self.expect,
+            label=self.plan.label,
+            after=self.plan.after,
+            state=self.state.value,
+            reason=self.reason,
+            verdicts=judged.verdicts,
+        )
+
+    # --- head --------------------------------------------------------------------------------------------
+
+    def start_head(self) -> list[Effect]:
+        plan = self.plan
+        return [StartHead(plan.id, self.head_node, plan.source, plan.join_token, plan.head_token)]
+
+    def manifest(self, image: Image, now: float) -> list[Effect]:
+        """The head has digested its source. A second, different manifest ends the session."""
+        if self.ended or self.state is SessionState.FINISHING:
+            return []
+        if self.image is not None:
+            if image == self.image:
+                return []
+            return self.fail("the head sent a second manifest that differs from the first", now)
+        if image.size < 1 or image.size != self.plan.source_size:
+            return self.fail(
+                f"the source has {image.size} bytes now, it had {self.plan.source_size} when the session began", now
+            )
+        self.image = image
+        return [self._event("manifest", "", f"source digested: {image.size} bytes, image {image.root[:16]}")]
+
+    def head_reported(self, report: Report, now: float) -> list[Effect]:
+        self.head_heard = now
+        if self.ended or self.state is SessionState.FINISHING:
+            return []
+        self.head_report = report
+        if report.state in (MemberState.FAILED, MemberState.REFUSED, MemberState.PARKED):
+            return self.fail(f"head: {report.reason or report.state.value}", now)
+        if report.state is MemberState.PREPARING or self.state is not SessionState.PREPARING:
+            return []
+        if self.image is None or not report.port:
+            return []
+        self._head = Address(self._head_host, report.port)
+        self._enter(SessionState.WAITING, now)
+        return self._start_if_complete(now)
+
+    def head_ended(self, reason: str, now: float) -> list[Effect]:
+        """The head's process is gone. It may be, once everybody is verified."""
+        if self.ended or self.state is SessionState.FINISHING:
+            return []
+        return self.fail(f"head: {reason}", now)
+
+    # --- members -----------------------------------------------------------------------------------------
+
+    def offer(self, node: Node, now: float) -> list[Effect]:
+        """``node``, which has just joined or is idle in stage2 and is wanted here, gets a plan or a reason.
+
+        A refused node is judged again only when its disks changed; one that failed is taken back in while it has
+        attempts left.
+        """
+        join = node.join
+        if join is None or self.image is None:
+            return self._tell(node, f"session {self.title} digests its source")
+        effects: list[Effect] = []
+        member = self.members.get(node.mac)
+        if member is not None and member.live:
+            if member.standing is Standing.PREPARING:
+                member.heard = now
+                return [Send(node.mac, message) for message in self.commands_for(node.mac)]
+            if member.standing is Standing.FINISHING:
+                return self._done(member, "verified and finished, then back in stage2", now)
+            effects += self._drop(member, Standing.FAILED, "it restarted and joined again", now, replaced=True)
+        if member is not None and member.standing is Standing.PARKED:
+            return [*effects, *self._tell(node, f"parked: {node.parked}"), *self._settle(now)]
+        if not self.open:
+            text = f"session {self.title} is {self.state.value}"
+            return [*effects, *self._tell(node, text), *self._settle(now)]
+        disk = choose(join.disks, self.plan.selector, self.image.size)
+        if isinstance(disk, Refusal):
+            return [*effects, *self._refuse_by_selector(node, member, disk.reason, now)]
+        if member is not None and member.standing is Standing.REFUSED and member.disk == disk:
+            member.refusals += 1
+            return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
+        if member is None:
+            member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
+        member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
+        member.address, member.report, member.arranged, member.aside = None, None, None, False
+        member.accused_by.clear()
+        member.phases = Phases(planned=now)
+        node.session, node.told = self.id, ""
+        self._empty_since = None
+        effects.append(Send(node.mac, self._prepare(member)))
+        text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
+        return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
+
+    def reported(self, report: Report, now: float) -> list[Effect]:
+        """A report of a node about this session."""
+        member = self.members.get(report.node)
+        if member is None or self.ended:
+            return self._answer_stranger(report, member)
+        claimed = REPORTED.get(report.state)
+        if member.standing is Standing.LOST and claimed in (
+            Standing.READY,
+            Standing.RECEIVING,
+            Standing.VERIFYING,
+            Standing.VERIFIED,
+        ):
+            return self._wake(member, report, now)
+        if not member.live:
+            return self._answer_stranger(report, member)
+        member.heard = now
+        before = member.report
+        member.report = report
+        if before is None or report.durable > before.durable or report.verified > before.verified:
+            member.moved = now
+        if member.phases.durable is None and self.image and report.durable >= self.image.size:
+            member.phases.durable = now
+        if claimed is None:
+            return []
+        return self._move(member, claimed, report, now)
+
+    def _move(self, member: Member, claimed: Standing, report: Report, now: float) -> list[Effect]:
+        finishing = member.phases.finish is not None
+        started = self.state in (SessionState.RUNNING, SessionState.FINISHING)
+        if not started and claimed in (Standing.RECEIVING, Standing.VERIFYING, Standing.VERIFIED):
+            return self._drop(member, Standing.FAILED, f"it reported {claimed.value} before the start", now)
+        match claimed:
+            case Standing.FAILED | Standing.REFUSED | Standing.PARKED:
+                return self._drop(member, claimed, report.reason or f"it reported {claimed.value}", now)
+            case Standing.FINISHING | Standing.DONE if not finishing:
+                return self._drop(member, Standing.FAILED, "it left before it was told to finish", now)
+            case Standing.READY if member.address is None:
+                return self._became_ready(member, report, now)
+            case Standing.VERIFIED if not finishing:
+                return self._verified(member, report, now)
+            case Standing.DONE:
+                return self._done(member, "verified, then rebooted", now)
+        if finishing:
+            member.standing = Standing.FINISHING if claimed is Standing.FINISHING else member.standing
+            return self._done(member, "verified, stays in stage2", now) if self.plan.after == "stay" else []
+        if member.address is None:
+            return self._drop(member, Standing.FAILED, f"it reported {claimed.value} before it was ready", now)
+        if claimed is Standing.READY and member.standing is not Standing.PREPARING:
+            return []
+        if member.standing is not Standing.VERIFIED:
+            member.standing = claimed
+        return []
+
+    def _became_ready(self, member: Member, report: Report, now: float) -> list[Effect]:
+        join = member.node.join
+        if not 1 <= report.port <= 65535 or join is None:
+            return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
+        member.address = Address(join.address, report.port)
+        member.standing = Standing.READY
+        member.phases.ready = member.moved = now
+        effects: list[Effect] = [self._event("ready", member.node.mac, f"ready on {join.address}:{report.port}")]
+        if self.state is SessionState.RUNNING:
+            self.chain.append([member])
+            return [*effects, *self._arrange(f"{member.node.name} joined at the tail", now)]
+        return [*effects, *self._start_if_complete(now)]
+
+    def _verified(self, member: Member, report: Report, now: float) -> list[Effect]:
+        size = self.image.size if self.image else -1
+        if member.address is None or not report.verified == report.total == size:
+            text = f"it calls itself verified with {report.verified} of {report.total} bytes, the image has {size}"
+            return self._drop(member, Standing.FAILED, text, now)
+        if member.standing is Standing.VERIFIED:
+            return []
+        member.standing = Standing.VERIFIED
+        member.phases.verified = now
+        member.phases.durable = member.phases.durable or now
+        member.reason = f"verified {size} bytes"
+        return [self._event("verified", member.node.mac, member.reason), *self._finish_if_complete(now)]
+
+    def _done(self, member: Member, reason: str, now: float) -> list[Effect]:
+        member.standing = Standing.DONE
+        member.reason = reason
+        member.phases.ended = now
+        member.node.session, member.node.attempts, member.node.cloned = "", 0, now
+        effects: list[Effect] = [self._event("done", member.node.mac, reason), Persist(member.node.record())]
+        return [*effects, *self._end_if_complete(now)]
+
+    # --- trouble -----------------------------------------------------------------------------------------
+
+    def _drop(
+        self, member: Member, standing: Standing, reason: str, now: float, *, replaced: bool = False
+    ) -> list[Effect]:
+        """The session goes on without ``member``, which gets the reason; who follows it gets a new predecessor.
+
+        ``replaced``: a new process on the same node has joined, so there is nobody to cancel, and the session
+        must not be closed before the newcomer has been judged.
+        """
+        node = member.node
+        followed = member in self.chain
+        self.chain.remove(member)
+        member.standing, member.reason, member.phases.ended = standing, reason, now
+        member.aside = False
+        node.session = ""
+        effects: list[Effect] = []
+        if standing is Standing.REFUSED:
+            member.refusals += 1
+        else:
+            member.attempts += 1
+            node.attempts = member.attempts
+        effects.append(self._event(standing.value, node.mac, reason))
+        if standing is Standing.PARKED or member.attempts >= self._limits.attempts:
+            if standing is not Standing.PARKED:
+                reason = f"{member.attempts} attempts failed, the last one: {reason}"
+            member.standing, member.reason, node.parked = Standing.PARKED, reason, reason
+            effects += [
+                PolicyChanged(node.mac, RESCUE, reason),
+                self._event("parked", node.mac, reason),
+            ]
+        if member.phases.finish is not None and node.automatic == LOCAL:
+            node.automatic = ""
+            effects.append(PolicyChanged(node.mac, "", f"not finished: {reason}"))
+        effects.append(Persist(node.record()))
+        if not replaced:
+            effects.append(Send(node.mac, Cancel(self.id, reason)))
+        if followed and self.state is SessionState.RUNNING:
+            effects += self._arrange(f"{node.name} is {standing.value}", now)
+        return effects if replaced else [*effects, *self._settle(now)]
+
+    def _wake(self, member: Member, report: Report, now: float) -> list[Effect]:
+        """A lost member is heard again: the same process, with what it has. Its old epoch is void, so it gets a
+        new place, at the tail."""
+        if self.state not in (SessionState.WAITING, SessionState.RUNNING) or member.node.session:
+            return self._answer_stranger(report, member)
+        member.standing, member.heard, member.report, member.reason = Standing.PREPARING, now, None, ""
+        member.address, member.phases.ended, member.phases.planned = None, None, now
+        member.node.session = self.id
+        self._empty_since = None
+        effects: list[Effect] = [self._event("back", member.node.mac, "heard again after it was lost")]
+        return [*effects, *self._became_ready(member, report, now), *self.reported(report, now)]
+
+    def _refuse_by_selector(self, node: Node, member: Member | None, reason: str, now: float) -> list[Effect]:
+        again = member is not None and member.standing is Standing.REFUSED and member.reason == reason
+        if member is None:
+            member = self.members[node.mac] = Member(node, Standing.REFUSED, now)
+        member.standing, member.reason, member.heard, member.disk = Standing.REFUSED, reason, now, None
+        member.refusals += 1
+        member.phases.ended = now
+        effects = self._tell(node, f"session {self.title}: {reason}")
+        if again:
+            return effects
+        return [*effects, self._event("refused", node.mac, reason), *self._settle(now)]
+
+    def _answer_stranger(self, report: Report, member: Member | None) -> list[Effect]:
+        """A node that works for this session though it has no place in it is told to stop."""
+        if member is not None and member.standing is Standing.DONE:
+            return []
+        if report.state in (
+            MemberState.PREPARING,
+            MemberState.READY,
+            MemberState.RECEIVING,
+            MemberState.VERIFYING,
+            MemberState.VERIFIED,
+        ):
+            reason = (member.reason if member else "") or self.reason or "this session is over"
+            return [Send(report.node, Cancel(self.id, reason))]
+        return []
+
+    def _remedy(self, late: Late | None, now: float) -> list[Effect]:
+        if late is None:
+            return []
+        match late.remedy:
+            case Remedy.CONFIRM:
+                return self._done(late.member, late.reason, now)
+            case Remedy.SET_ASIDE:
+                late.member.aside = True
+                if late.accused is not None:
+                    late.accused.accused_by.add(late.member.node.mac)
+                return self._arrange(f"{late.member.node.name}: {late.reason}; the head feeds it", now)
+        return self._drop(late.member, late.standing, late.reason, now)
+
+    # --- the course of the session -----------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Applies every deadline. To be called about twice a second."""
+        if self.ended:
+            return []
+        effects: list[Effect] = []
+        if self.state is not SessionState.FINISHING:
+            since = self.created + self._limits.ready if self.head_heard is None else self.head_heard
+            if now - since > self._limits.silence:
+                return self.fail(f"head: silent for {self._limits.silence:g} s", now)
+        for member in list(self.members.values()):
+            if self.ended:
+                break
+            late = find_late(member, self._limits, now) if member.live else None
+            if late is None and self.state is SessionState.RUNNING:
+                late = find_stall(member, self.members, self._limits, now)
+            effects += self._remedy(late, now)
+        if not self.ended:
+            effects += self._settle(now)
+        return effects
+
+    def set_expect(self, expect: int, now: float) -> list[Effect]:
+        self.expect = expect
+        return self._settle(now)
+
+    def set_start_now(self, now: float) -> list[Effect]:
+        self.start_now = True
+        return self._settle(now)
+
+    def fail(self, reason: str, now: float) -> list[Effect]:
+        """The session is over and nobody in it is called cloned who had not confirmed the end before."""
+        return self._end(SessionState.FAILED, reason, now)
+
+    def cancel(self, reason: str, now: float) -> list[Effect]:
+        return self._end(SessionState.CANCELLED, reason, now)
+
+    def _settle(self, now: float) -> list[Effect]:
+        effects = self._start_if_complete(now)
+        effects += self._finish_if_complete(now)
+        effects += self._end_if_complete(now)
+        return effects + self._end_if_empty(now)
+
+    def _start_if_complete(self, now: float) -> list[Effect]:
+        if self.state is not SessionState.WAITING:
+            return []
+        members = self.members.values()
+        ready = [member for member in members if member.standing is Standing.READY]
+        settled = sum(1 for member in members if not member.live)
+        preparing = any(member.standing is Standing.PREPARING for member in members)
+        enough = len(ready) + settled >= self.expect or (self.start_now and not preparing)
+        if not ready or not enough:
+            return []
+        self._enter(SessionState.RUNNING, now)
+        self.chain.append(by_address(ready))
+        text = f"started with {len(ready)} of {self.expect} nodes" if self.expect else f"started with {len(ready)}"
+        return [self._event("started", "", text), *self._arrange("start", now)]
+
+    def _finish_if_complete(self, now: float) -> list[Effect]:
+        if self.state is not SessionState.RUNNING:
+            return []
+        live = [member for member in self.members.values() if member.live]
+        if not live or any(member.standing is not Standing.VERIFIED for member in live):
+            return []
+        self._enter(SessionState.FINISHING, now)
+        effects: list[Effect] = [Send(self.head_node, Finish(self.id, "exit")), StopHead(self.id)]
+        for member in live:
+            node = member.node
+            member.phases.finish = now
+            node.automatic, node.once, node.once_until = LOCAL, "", 0.0
+            effects += [
+                PolicyChanged(node.mac, LOCAL, f"cloned by session {self.title}"),
+                Persist(node.record()),
+                Send(node.mac, Finish(self.id, self.plan.after)),
+            ]
+        return [*effects, self._event("finishing", "", f"{len(live)} nodes verified")]
+
+    def _end_if_complete(self, now: float) -> list[Effect]:
+        if self.state is not SessionState.FINISHING or any(member.live for member in self.members.values()):
+            return []
+        done = sum(1 for member in self.members.values() if member.standing is Standing.DONE)
+        wanted = len(set(self.members) | set(self.plan.nodes or ()))
+        if done == 0:
+            return self._end(SessionState.FAILED, "no node confirmed the end", now)
+        state = SessionState.DONE if done == wanted else SessionState.PARTLY
+        return self._end(state, f"{done} of {wanted} nodes cloned", now)
+
+    def _end_if_empty(self, now: float) -> list[Effect]:
+        """Ends a session that nobody is left in, after giving those that may come back the time to do so."""
+        if self.state not in (SessionState.WAITING, SessionState.RUNNING):
+            return []
+        members = self.members.values()
+        enough = self.state is SessionState.RUNNING or len(members) >= max(1, self.expect)
+        if not members or any(member.live for member in members) or not enough:
+            self._empty_since = None
+            return []
+        if self._empty_since is None:
+            self._empty_since = now
+        hopeful = any(member.standing in RESUMABLE for member in members)
+        if hopeful and now - self._empty_since < self._limits.rejoin:
+            return []
+        return self.fail("no node is left that could be cloned", now)
+
+    def _end(self, state: SessionState, reason: str, now: float) -> list[Effect]:
+        if self.ended:
+            return []
+        self._enter(state, now)
+        self.reason = reason
+        effects: list[Effect] = [self._event(state.value, "", reason)]
+        for member in self.members.values():
+            if member.live:
+                member.standing, member.reason, member.phases.ended = Standing.CANCELLED, reason, now
+                member.node.session = ""
+                if member.phases.finish is not None:
+                    member.node.automatic = ""
+                effects += [Send(member.node.mac, Cancel(self.id, reason)), Persist(member.node.record())]
+        return [*effects, StopHead(self.id)]
+
+    # --- small parts -------------------------------------------------------------------------------------
+
+    def _arrange(self, why: str, now: float) -> list[Effect]:
+        if self._head is None or not len(self.chain):
+            return []
+        places = self.chain.arrange(self.id, self.head_node, self._head, now)
+        receivers = [self.head_node, *(member.node.mac for member in self.chain)]
+        effects: list[Effect] = [Send(node, place) for node, place in zip(receivers, places, strict=True)]
+        return [self._event("arranged", "", f"epoch {self.chain.epoch}: {why}"), *effects]
+
+    def _prepare(self, member: Member) -> Prepare:
+        image, disk = self.image, member.disk
+        if image is None or disk is None:
+            raise LookupError("a plan needs an image and a disk")
+        plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk)
+        return Prepare(plan, self.plan.join_token)
+
+    def _tell(self, node: Node, reason: str) -> list[Effect]:
+        node.told = reason
+        return [Send(node.mac, Wait(reason))]
+
+    def _enter(self, state: SessionState, now: float) -> None:
+        self.state = follow(self.state, state)
+        self.times[state] = now
+
+    def _event(self, kind: str, node: str, text: str) -> Event:
+        return Event(kind, node, self.id, text)
