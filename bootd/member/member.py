@@ -36,7 +36,7 @@ class Member:
         manifest: Manifest,
         store: Store,
         listen_host: str,
-        report: Callable[[Report], None],
+        report: Callable[[Report], object],
         is_head: bool,
         limits: Limits | None = None,
     ) -> None:

@@ -1,0 +1,237 @@
+"""The head of a ring as a process of its own: ``python -m bootd.member.head``, settings on standard input.
+
+One JSON line: server, node, token, session, join_token, source, host. It digests the source, hands the manifest to
+the daemon, serves, and ends on Finish, Cancel, or when standard input closes (the daemon is gone).
+
+Exit status: 0 ended as told, 1 failed (a report said why), 2 wrong settings.
+"""
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+from bootd.member.buffers import Slot
+from bootd.member.context import describe
+from bootd.member.control import ControlClient, ControlError
+from bootd.member.member import Member
+from bootd.member.store import SourceStore, StoreError
+from bootd.wire import manifest
+from bootd.wire.control import Arrange, Cancel, Finish, MemberState, Message, Report
+from bootd.wire.digest import digest
+from bootd.wire.errors import LocalProtocolError
+from bootd.wire.manifest import Manifest
+from bootd.wire.retry import for_method
+
+MAX_SETTINGS = 1 << 16
+REPORT_SECONDS = 1.0
+_log = logging.getLogger("bootd.member.head")
+
+
+class SettingsError(Exception):
+    """The line on standard input does not fit."""
+
+
+class HeadError(Exception):
+    """The head cannot go on; the text is the reason that the session shows."""
+
+
+class _Ended(Exception):  # noqa: N818 - not an error: the daemon went away while the source was being digested
+    pass
+
+
+@dataclass(frozen=True)
+class Settings:
+    server: str  # HOST:PORT of the control interface
+    node: str
+    token: str
+    session: str
+    join_token: str
+    source: str  # path
+    host: str  # address to listen on
+
+
+def parse_settings(line: bytes) -> Settings:
+    """Every field as a non-empty string, nothing else; `SettingsError` names what does not fit."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise SettingsError(f"settings are not JSON: {error}") from None
+    names = {field.name for field in fields(Settings)}
+    if not isinstance(value, dict) or value.keys() != names:
+        raise SettingsError(f"settings must be an object of {', '.join(sorted(names))}")
+    for name, item in value.items():
+        if not isinstance(item, str) or not item:
+            raise SettingsError(f"{name} must be a string that is not empty")
+    return Settings(**value)
+
+
+def digest_source(source: SourceStore, progress: Callable[[int], None]) -> Manifest:
+    """Reads all of ``source``; ``progress`` is called after each chunk with the bytes digested so far."""
+    chunk_size = manifest.suitable_chunk_size(source.size)
+    slot = Slot(chunk_size)
+
+    def digests() -> Iterator[bytes]:
+        for offset in range(0, source.size, chunk_size):
+            view = slot.memory[: min(chunk_size, source.size - offset)]
+            source.read(offset, view)
+            yield digest(view)
+            progress(offset + len(view))
+
+    return manifest.build(source.size, chunk_size, digests())
+
+
+class Head:
+    """One run of the head. ``ended`` is set from outside when standard input closes."""
+
+    def __init__(self, settings: Settings, client: ControlClient, ended: threading.Event) -> None:
+        self._settings = settings
+        self._client = client
+        self._ended = ended
+        self._inbox: queue.Queue[Message | HeadError | None] = queue.Queue(64)
+
+    def run(self) -> int:
+        """The exit status."""
+        try:
+            source = SourceStore(self._settings.source)
+        except StoreError as error:
+            return self._give_up(str(error))
+        try:
+            return self._serve(source, self._prepare(source))
+        except _Ended:
+            return 0
+        except HeadError as error:
+            return self._give_up(str(error))
+        finally:
+            source.close()
+
+    def end(self) -> None:
+        """Standard input has closed."""
+        self._ended.set()
+        self._client.close()
+        self._put(None)
+
+    def _prepare(self, source: SourceStore) -> Manifest:
+        reported = 0.0
+
+        def progress(done: int) -> None:
+            nonlocal reported
+            if self._ended.is_set():
+                raise _Ended
+            if time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                self._client.report(self._say(MemberState.PREPARING, source.size, written=done))
+
+        try:
+            image = digest_source(source, progress)
+        except OSError as error:
+            raise HeadError(f"reading {self._settings.source}: {describe(error)}") from None
+        except LocalProtocolError as error:
+            raise HeadError(f"{self._settings.source}: {error}") from None
+        self._retry(lambda: self._client.put_manifest(self._settings.session, image.encoded))
+        return image
+
+    def _serve(self, source: SourceStore, image: Manifest) -> int:
+        member = Member(
+            node=self._settings.node,
+            session=self._settings.session,
+            join_token=self._settings.join_token,
+            manifest=image,
+            store=source,
+            listen_host=self._settings.host,
+            report=self._client.report,
+            is_head=True,
+        )
+        try:
+            member.start()
+        except OSError as error:
+            raise HeadError(f"cannot listen on {self._settings.host}: {describe(error)}") from None
+        threading.Thread(target=self._listen, name="bootd-inbox", daemon=True).start()
+        try:
+            while (message := self._inbox.get()) is not None:
+                if isinstance(message, HeadError):
+                    member.stop(str(message))
+                    break
+                if isinstance(message, Arrange):
+                    member.arrange(message)
+                elif isinstance(message, Finish | Cancel) and message.session == self._settings.session:
+                    break
+        finally:
+            member.stop()
+            self._client.close()
+        return 1 if member.snapshot().state is MemberState.FAILED else 0
+
+    def _listen(self) -> None:
+        try:
+            for message in self._client.events():
+                self._put(message)
+        except ControlError as error:
+            self._put(HeadError(f"the daemon refuses the head: {error}"))
+
+    def _put(self, item: Message | HeadError | None) -> None:
+        while True:
+            try:
+                self._inbox.put(item, timeout=0.5)
+            except queue.Full:
+                if self._ended.is_set() and item is not None:
+                    return
+            else:
+                return
+
+    def _say(self, state: MemberState, total: int, *, written: int = 0, reason: str = "") -> Report:
+        return Report(
+            self._settings.node, self._settings.session, state, total=total, written=written, reason=reason
+        )
+
+    def _retry(self, request: Callable[[], None]) -> None:
+        problem = ControlError("never tried")
+        for attempt in for_method("http").attempts():
+            if self._ended.wait(attempt.delay):
+                raise _Ended
+            try:
+                request()
+            except ControlError as error:
+                problem = error
+                if error.is_final:
+                    break
+            else:
+                return
+        raise HeadError(f"handing over the manifest: {problem}")
+
+    def _give_up(self, reason: str) -> int:
+        _log.error("%s", reason)
+        for attempt in for_method("http").attempts():
+            if self._ended.wait(attempt.delay):
+                break
+            if self._client.report(self._say(MemberState.FAILED, 0, reason=reason)):
+                break
+        return 1
+
+
+def main() -> int:
+    """Entry point of the process."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        settings = parse_settings(sys.stdin.buffer.readline(MAX_SETTINGS))
+        client = ControlClient(settings.server, settings.node, settings.token)
+    except (SettingsError, ControlError) as error:
+        _log.error("%s", error)
+        return 2
+    head = Head(settings, client, threading.Event())
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        head.end()
+
+    threading.Thread(target=watch, name="bootd-stdin", daemon=True).start()
+    return head.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
