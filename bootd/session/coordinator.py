@@ -50,16 +50,6 @@ class BootChoice:
     token: str  # "" for a node that is not known: then ``label`` is "local"
 
 
-# Reports that need no answer when they are about a session that is over.
-_SILENT = (
-    MemberState.FINISHING,
-    MemberState.REBOOTING,
-    MemberState.REFUSED,
-    MemberState.FAILED,
-    MemberState.PARKED,
-)
-
-
 class Coordinator:
     """Nodes, sessions, boot policy. ``draw(n)`` gives n random bytes in hex, as `secrets.token_hex` does.
 
@@ -429,9 +419,16 @@ class Coordinator:
 
     def _session_report(self, node: Node, message: Report, now: float) -> list[Effect]:
         session = self.sessions.get(message.session)
+        if session is not None and not session.ended:
+            return session.reported(message, now)
+        if message.state in (
+            MemberState.REFUSED,
+            MemberState.FAILED,
+        ):  # idle in stage2: another session may want it
+            return self._place(node, now, joined=False)
         if session is not None:
             return session.reported(message, now)
-        if message.state in _SILENT:
+        if message.state in (MemberState.FINISHING, MemberState.REBOOTING, MemberState.PARKED):
             return []
         past = self.past.get(message.session)
         reason = past.reason if past else "no such session here"

@@ -125,7 +125,8 @@ class Session:
         if member is None:
             return []
         if not member.live:
-            return [] if member.standing is Standing.DONE else [Cancel(self.id, member.reason)]
+            quiet = member.standing is Standing.DONE or (member.standing is Standing.LOST and self.open)
+            return [] if quiet else [Cancel(self.id, member.reason)]
         if member.phases.finish is not None:
             return [Finish(self.id, self.plan.after)]
         messages: list[Message] = []
@@ -343,7 +344,8 @@ class Session:
         """The session goes on without ``member``, which gets the reason; who follows it gets a new predecessor.
 
         ``replaced``: a new process on the same node has joined, so there is nobody to cancel, and the session
-        must not be closed before the newcomer has been judged.
+        must not be closed before the newcomer has been judged. A lost member is not cancelled: should it be
+        heard again, it goes on with what it has.
         """
         node = member.node
         followed = member in self.chain
@@ -370,7 +372,7 @@ class Session:
             node.automatic = ""
             effects.append(PolicyChanged(node.mac, "", f"not finished: {reason}"))
         effects.append(Persist(node.record()))
-        if not replaced:
+        if not replaced and member.standing is not Standing.LOST:
             effects.append(Send(node.mac, Cancel(self.id, reason)))
         if followed and self.state is SessionState.RUNNING:
             effects += self._arrange(f"{node.name} is {standing.value}", now)

@@ -1,0 +1,229 @@
+"""The one writer of the daemon's state: SQLite, WAL, every write synchronous, so a killed daemon loses nothing
+that it has answered for.
+
+Use from one thread. Each `write` is one transaction; `batch` makes one of several. Wall-clock time (seconds since
+the epoch) is added here, for people: nothing decides on it.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bootd.errors import Exit, OperatorError
+from bootd.session.effects import (
+    AuditRecord,
+    DefaultLabel,
+    ForgottenNode,
+    NodeRecord,
+    Record,
+    SessionRecord,
+    Verdict,
+)
+from bootd.session.states import ENDED
+from bootd.wire.control import Join, decode_as, encode
+from bootd.wire.errors import PeerProtocolError
+
+SCHEMA = 1
+MAX_DETAIL = 8192  # characters of one audit detail
+
+_CREATE = """
+CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE node (
+    mac TEXT PRIMARY KEY, name TEXT NOT NULL, token TEXT NOT NULL, label TEXT NOT NULL, once TEXT NOT NULL,
+    automatic TEXT NOT NULL, parked TEXT NOT NULL, attempts INTEGER NOT NULL, inventory BLOB
+) STRICT;
+CREATE TABLE session (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, state TEXT NOT NULL,
+    ended INTEGER NOT NULL, created REAL NOT NULL, changed REAL NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER audit_is_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a start of the daemon takes over. ``default_label`` "" = none kept."""
+
+    nodes: tuple[NodeRecord, ...]
+    default_label: str
+    sessions: tuple[SessionRecord, ...]  # oldest first; every open one, and the latest that have ended
+
+
+@dataclass(frozen=True)
+class AuditLine:
+    time: float  # seconds since the epoch
+    who: str
+    what: str
+    detail: str
+
+
+class Journal:
+    """`OperatorError` from the constructor when the file cannot be used; from a write when the disk refuses it."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._migrate()
+        except sqlite3.Error as error:
+            self._database.close()
+            raise self._unusable(error) from None
+        except OperatorError:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        self._database.close()
+
+    def write(self, record: Record) -> None:
+        self.batch((record,))
+
+    def batch(self, records: Iterable[Record]) -> None:
+        """All of ``records`` or none of them are on the disk when this returns."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for record in records:
+                    self._put(record)
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+
+    def load(self, ended_sessions: int = 50) -> Saved:
+        """Everything that a restart needs; a record that cannot be read is an `OperatorError`, never skipped."""
+        try:
+            nodes = self._database.execute(
+                "SELECT mac, name, token, label, once, automatic, parked, attempts, inventory"
+                " FROM node ORDER BY mac"
+            ).fetchall()
+            label = self._database.execute("SELECT value FROM setting WHERE key = 'default_label'").fetchone()
+            sessions = self._database.execute(
+                "SELECT body FROM session WHERE ended = 0 OR number IN"
+                " (SELECT number FROM session WHERE ended = 1 ORDER BY number DESC LIMIT ?) ORDER BY number",
+                (ended_sessions,),
+            ).fetchall()
+            return Saved(
+                nodes=tuple(_node(*row) for row in nodes),
+                default_label=label[0] if label else "",
+                sessions=tuple(_session(row[0]) for row in sessions),
+            )
+        except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
+            raise self._unusable(error) from None
+
+    def audit(self, limit: int = 100) -> list[AuditLine]:
+        """The latest ``limit`` lines, oldest first."""
+        try:
+            rows = self._database.execute(
+                "SELECT time, who, what, detail FROM audit ORDER BY number DESC LIMIT ?", (limit,)
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+        return [AuditLine(*row) for row in reversed(rows)]
+
+    def _migrate(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise OperatorError(
+                f"{self._path} has schema {version}, this bootd knows {SCHEMA}",
+                "start the newer bootd that wrote it, or another server.state_dir",
+                Exit.CONFIG,
+            )
+        if version == 0:
+            # One transaction with the version in it: a start that is killed here leaves an empty file.
+            self._database.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
+
+    def _put(self, record: Record) -> None:
+        match record:
+            case NodeRecord():
+                self._put_node(record)
+            case ForgottenNode(mac):
+                self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
+            case DefaultLabel(label):
+                self._database.execute(
+                    "INSERT INTO setting VALUES ('default_label', ?)"
+                    " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    (label,),
+                )
+            case SessionRecord():
+                self._put_session(record)
+            case AuditRecord(who, what, detail):
+                self._database.execute(
+                    "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",
+                    (self._clock(), who, what, detail[:MAX_DETAIL]),
+                )
+
+    def _put_node(self, record: NodeRecord) -> None:
+        inventory = encode(record.join) if record.join is not None else None
+        self._database.execute(
+            "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.mac,
+                record.name,
+                record.token,
+                record.label,
+                record.once,
+                record.automatic,
+                record.parked,
+                record.attempts,
+                inventory,
+            ),
+        )
+
+    def _put_session(self, record: SessionRecord) -> None:
+        now = self._clock()
+        ended = int(record.state in {state.value for state in ENDED})
+        self._database.execute(
+            "INSERT INTO session (id, name, state, ended, created, changed, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET name = excluded.name, state = excluded.state, ended = excluded.ended,"
+            " changed = excluded.changed, body = excluded.body",
+            (record.id, record.name, record.state, ended, now, now, json.dumps(asdict(record))),
+        )
+
+    def _unusable(self, error: Exception) -> OperatorError:
+        return OperatorError(
+            f"cannot keep state in {self._path}: {error}",
+            "check server.state_dir: its owner, its free space, and that no other bootd uses it",
+            Exit.ERROR,
+        )
+
+
+def _node(*row: Any) -> NodeRecord:
+    mac, name, token, label, once, automatic, parked, attempts, inventory = row
+    return NodeRecord(
+        mac=mac,
+        name=name,
+        token=token,
+        label=label,
+        once=once,
+        automatic=automatic,
+        parked=parked,
+        attempts=attempts,
+        join=decode_as(Join, inventory) if inventory is not None else None,
+    )
+
+
+def _session(body: str) -> SessionRecord:
+    value = json.loads(body)
+    value["nodes"] = tuple(value["nodes"])
+    value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    return SessionRecord(**value)

@@ -1,0 +1,243 @@
+"""What operators see: sessions, nodes, counters and phases as plain dicts, lists, strings and numbers.
+
+Made for ``bootd state --json``, the watch and the API: sizes in bytes, rates in bytes per second, durations in
+seconds, null where something has not happened yet. Keys are only ever added.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from bootd.session.coordinator import Coordinator
+from bootd.session.effects import SessionRecord, Verdict
+from bootd.session.member import Member, Phases
+from bootd.session.nodes import Node
+from bootd.session.restart import outcome as past_outcome
+from bootd.session.session import Session
+from bootd.session.states import ENDED, LIVE, SessionState, Standing
+
+_COUNTERS = ("written", "durable", "verified", "rate", "sent")
+
+
+def view(coordinator: Coordinator, now: float) -> dict[str, Any]:
+    """Everything, oldest session first."""
+    return {
+        "default_label": coordinator.default_label,
+        "sessions": [view_past(record) for record in coordinator.past.values()]
+        + [view_session(session, coordinator.nodes.name, now) for session in coordinator.sessions.values()],
+        "nodes": [_node(coordinator, node, now) for node in coordinator.nodes],
+    }
+
+
+def view_session(session: Session, name: Callable[[str], str], now: float) -> dict[str, Any]:
+    """One session of this run of the daemon. ``ended`` tells whether ``outcome`` is final."""
+    outcome = session.outcome(name)
+    plan, image = session.plan, session.image
+    ready = sum(member.standing is Standing.READY for member in session.members.values())
+    report = session.head_report
+    return {
+        "id": session.id,
+        "name": plan.name,
+        "state": session.state.value,
+        "ended": session.ended,
+        "reason": session.reason,
+        "source": plan.source,
+        "source_size": plan.source_size,
+        "image_root": image.root if image else None,
+        "chunk_size": image.chunk_size if image else None,
+        "nodes": sorted(name(mac) for mac in plan.nodes) if plan.nodes is not None else "any",
+        "selector": plan.selector.text,
+        "label": plan.label,
+        "after": plan.after,
+        "expect": session.expect,
+        "start_now": session.start_now,
+        "joined": len(session.members),
+        "ready": ready,
+        "epoch": session.chain.epoch,
+        "head": {
+            "node": session.head_node,
+            "state": report.state.value if report else None,
+            "digested": (report.written if report and session.image is None else plan.source_size if image else 0),
+            "sent": report.sent if report else 0,
+        },
+        "seconds": _session_seconds(session, now),
+        "slowest_hop": _slowest_hop(session, name),
+        "members": [_member(session, member, name, now) for member in session.members.values()],
+        "outcome": {
+            "code": int(outcome.code) if session.ended else None,
+            "nodes": [_verdict(verdict) for verdict in outcome.verdicts],
+        },
+    }
+
+
+def view_past(record: SessionRecord) -> dict[str, Any]:
+    """A session of an earlier run: what the journal kept. Counters and phases went with the daemon."""
+    outcome = past_outcome(record)
+    return {
+        "id": record.id,
+        "name": record.name,
+        "state": record.state,
+        "ended": True,
+        "reason": record.reason,
+        "source": record.source,
+        "source_size": record.source_size,
+        "nodes": list(record.nodes) or "any",
+        "selector": record.selector,
+        "label": record.label,
+        "after": record.after,
+        "expect": record.expect,
+        "members": [],
+        "outcome": {"code": int(outcome.code), "nodes": [_verdict(verdict) for verdict in outcome.verdicts]},
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "node": verdict.node,
+        "name": verdict.name,
+        "ok": verdict.ok,
+        "state": verdict.standing,
+        "reason": verdict.reason,
+    }
+
+
+def _member(session: Session, member: Member, name: Callable[[str], str], now: float) -> dict[str, Any]:
+    report, disk = member.report, member.disk
+    place = member.arranged
+    source = _durable_of(session, place.predecessor_node) if place else 0
+    return {
+        "node": member.node.mac,
+        "name": name(member.node.mac),
+        "state": member.standing.value,
+        "reason": member.reason,
+        "trouble": report.trouble if report else "",
+        "disk": disk.name if disk else None,
+        "serial": disk.serial if disk else None,
+        "total": session.image.size if session.image else None,
+        **{counter: member.counter(counter) for counter in _COUNTERS},
+        "lag": max(0, source - member.counter("durable")) if member.live else 0,
+        "attempts": member.attempts,
+        "predecessor": place.predecessor_node if place else None,
+        "aside": member.aside,
+        "silent_seconds": round(now - member.heard, 1) if member.standing in LIVE else None,
+        "seconds": _member_seconds(member.phases, now),
+    }
+
+
+def _member_seconds(phases: Phases, now: float) -> dict[str, float | None]:
+    """How long each phase took, or has been going on: prepare (plan to ready), wait (for the others), transfer
+    (to the last durable byte), verify (read back), settle (waiting for the others' end), finish."""
+    marks = [
+        ("prepare", phases.planned, phases.ready),
+        ("wait", phases.ready, phases.arranged),
+        ("transfer", phases.arranged, phases.durable),
+        ("verify", phases.durable, phases.verified),
+        ("settle", phases.verified, phases.finish),
+        ("finish", phases.finish, phases.ended),
+    ]
+    seconds: dict[str, float | None] = {}
+    for key, begin, end in marks:
+        until = end if end is not None else phases.ended if phases.ended is not None else now
+        seconds[key] = None if begin is None else round(max(0.0, until - begin), 3)
+    return seconds
+
+
+def _session_seconds(session: Session, now: float) -> dict[str, float | None]:
+    """Durations of the session's phases: prepare (digest), waiting (nodes gather), transfer (to the last durable
+    byte of the last node), verify (from there to the last verified node), finish."""
+    times = session.times
+    ended = next((times[state] for state in ENDED if state in times), None)
+    running, finishing = times.get(SessionState.RUNNING), times.get(SessionState.FINISHING)
+    durable = [member.phases.durable for member in session.members.values() if member.live or _done(member)]
+    transferred = (
+        max(mark for mark in durable if mark is not None)
+        if durable and all(mark is not None for mark in durable)
+        else None
+    )
+    marks = [
+        ("prepare", session.created, times.get(SessionState.WAITING)),
+        ("waiting", times.get(SessionState.WAITING), running),
+        ("transfer", running, transferred),
+        ("verify", transferred if running is not None else None, finishing),
+        ("finish", finishing, ended),
+        ("total", session.created, ended),
+    ]
+    seconds: dict[str, float | None] = {}
+    for key, begin, end in marks:
+        until = end if end is not None else ended if ended is not None else now
+        seconds[key] = None if begin is None else round(max(0.0, until - begin), 3)
+    return seconds
+
+
+def _slowest_hop(session: Session, name: Callable[[str], str]) -> dict[str, Any] | None:
+    """Where bytes queue up: while they flow, the hop with most bytes waiting before it; afterwards, the one whose
+    transfer took longest."""
+    hops = [member for member in session.members.values() if member.arranged is not None]
+    if not hops:
+        return None
+
+    def weight(member: Member) -> tuple[float, float]:
+        place, phases = member.arranged, member.phases
+        waiting = 0.0
+        if place is not None and phases.durable is None:
+            waiting = _durable_of(session, place.predecessor_node) - member.counter("durable")
+        taken = phases.durable - phases.arranged if phases.durable and phases.arranged else 0.0
+        return waiting, taken
+
+    worst = max(hops, key=weight)
+    place = worst.arranged
+    source = place.predecessor_node if place else ""
+    taken = weight(worst)[1]
+    return {
+        "from": source if source == session.head_node else name(source),
+        "to": name(worst.node.mac),
+        "waiting": int(weight(worst)[0]),
+        "rate": int(worst.counter("durable") / taken) if taken else worst.counter("rate"),
+    }
+
+
+def _durable_of(session: Session, node: str) -> int:
+    """Bytes that ``node`` can give its successor for good: the head has all of them."""
+    member = session.members.get(node)
+    if member is not None:
+        return member.counter("durable")
+    return session.image.size if session.image and node == session.head_node else 0
+
+
+def _done(member: Member) -> bool:
+    return member.standing is Standing.DONE
+
+
+def _node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
+    choice = coordinator.choice(node.mac)
+    join = node.join
+    return {
+        "mac": node.mac,
+        "name": node.name,
+        "next_label": choice.label,
+        "why": choice.why,
+        "label": node.label or None,
+        "once": node.once or None,
+        "automatic": node.automatic or None,
+        "parked": node.parked or None,
+        "attempts": node.attempts,
+        "present": node.present(now, coordinator.limits.silence),
+        "seen_seconds": round(now - node.seen, 1) if node.seen is not None else None,
+        "waiting": (node.told or None) if not node.session else None,
+        "session": node.session or None,
+        "address": join.address if join else None,
+        "firmware": join.firmware if join else None,
+        "arch": join.arch if join else None,
+        "memory": join.memory if join else None,
+        "disks": [
+            {
+                "name": disk.name,
+                "size": disk.size,
+                "serial": disk.serial,
+                "wwn": disk.wwn,
+                "model": disk.model,
+                "transport": disk.transport,
+                "excluded": disk.excluded or None,
+            }
+            for disk in (join.disks if join else ())
+        ],
+    }
