@@ -23,6 +23,43 @@ class Label:
     initrd: str = ""
 
 
+_TITLE_FORBIDDEN = frozenset("$`\\\"'{}|&;<>#^")  # each is syntax to one of the loaders
+_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_.+~-]+(/[A-Za-z0-9_.+~-]+)*\Z")
+MAX_TITLE = 60  # characters: one line of a text console with its number before it
+MAX_APPEND = 1500  # the kernel takes 2048 characters in all; bootd adds its own words
+
+
+def problem(label: Label) -> str:
+    """Why ``label`` cannot be written into every loader's configuration, or "".
+
+    Titles: printable ASCII without the characters that a loader would interpret. Command lines: one line, without
+    what iPXE expands or splits at (``${``, ``&&``, ``||``, ``;`` as a word) and GRUB's single quote.
+    """
+    if not NAME.match(label.name):
+        return f"name {label.name!r}: use letters, digits, '_', '-', '.'"
+    if len(label.title) > MAX_TITLE:
+        return f"title is longer than {MAX_TITLE} characters"
+    for character in label.title:
+        if not " " <= character <= "~" or character in _TITLE_FORBIDDEN:
+            return f"title: {character!r} means something to a boot loader"
+    if len(label.append) > MAX_APPEND:
+        return f"append is longer than {MAX_APPEND} characters"
+    for character in label.append:
+        if not " " <= character <= "~" or character in "'`":
+            return f"append: {character!r} cannot be given to every boot loader"
+    if "${" in label.append:
+        return "append: '${' would be expanded by iPXE"
+    for word in label.append.split():
+        if word in ("&&", "||", ";") or word.startswith("#"):
+            return f"append: {word!r} would end the command in a boot loader"
+    for key, path in (("kernel", label.kernel), ("initrd", label.initrd)):
+        if path and not _PATH.match(path.lstrip("/")):
+            return f"{key}: {path!r} is not a plain path in the boot folder"
+    if label.kind is LabelKind.KERNEL and not label.kernel:
+        return "kernel is missing"
+    return ""
+
+
 _NETWORK = "interface:auto,network:dhcp"
 
 # The labels of the seeds, word for word where it matters: `automatic=` and the method word after `rescue`.

@@ -1,150 +1,204 @@
-"""One table of labels, rendered for pxelinux, iPXE and GRUB for the node that asks. Text out, nothing else."""
+"""Boot configuration for one node, in the languages of PXELINUX, iPXE and GRUB, from one set of labels.
+
+Kernel and initrd are URLs on the bulk port wherever the loader has HTTP (lpxelinux and iPXE do; Debian's signed
+GRUB does not). Everything that is put into a script has been checked before (`RenderContext`), so nothing here
+needs quoting rules that differ from loader to loader.
+"""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from bootd.netboot.labels import Label, LabelKind
+from bootd.netboot.labels import Label, LabelKind, problem
 
-KERNEL, INITRD = "stage1/vmlinuz", "stage1/initrd.img"
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
+_TOKEN = re.compile(r"[0-9a-f]{8,128}\Z")
+_CONSOLE = re.compile(r"[A-Za-z0-9_=,. /-]*\Z")
+
+KERNEL = "stage1/vmlinuz"
+INITRD = "stage1/initrd.img"
+LOCAL_LOADER = "local.efi"
+MAX_COMMAND_LINE = 2047  # COMMAND_LINE_SIZE of x86, less the NUL
 
 
 @dataclass(frozen=True)
 class RenderContext:
-    """What a configuration is rendered from. ``chosen`` is a key of ``labels``; ``why`` goes into a comment."""
+    """Everything that a boot configuration says. `ValueError` names what does not fit, when it is made.
 
-    server: str  # IPv4 address
+    ``labels`` by name in menu order; ``label`` is the one to boot; ``mac`` lower case with colons; ``token`` the
+    boot token, hex; ``console`` is appended to the command line ("console=ttyS0,115200"); with ``prompt_seconds``
+    above 0 a menu of all labels is shown for so long first.
+    """
+
+    server_host: str
     http_port: int
     bulk_port: int
     labels: Mapping[str, Label]
-    chosen: str
+    label: str
     mac: str
     token: str
-    why: str = ""
     console: str = ""
     prompt_seconds: int = 0
-    notes: tuple[str, ...] = field(default=())
 
-    def bulk(self, path: str) -> str:
-        """URL of a file below boot_dir, on the worker's port."""
-        return f"http://{self.server}:{self.bulk_port}/{path.lstrip('/')}"
+    def __post_init__(self) -> None:
+        if not _HOST.match(self.server_host):
+            raise ValueError(f"server host {self.server_host!r}")
+        if not MAC.match(self.mac):
+            raise ValueError(f"MAC address {self.mac!r}")
+        if not _TOKEN.match(self.token):
+            raise ValueError("boot token is not hexadecimal")
+        if not _CONSOLE.match(self.console):
+            raise ValueError(f"console {self.console!r}")
+        if self.label not in self.labels:
+            raise ValueError(f"label {self.label!r} is not defined")
+        for label in self.labels.values():
+            if problem(label):
+                raise ValueError(f"label {label.name}: {problem(label)}")
+            if len(self.command_line(label)) > MAX_COMMAND_LINE:
+                raise ValueError(f"label {label.name}: command line is longer than {MAX_COMMAND_LINE} characters")
 
+    @property
+    def files(self) -> str:
+        """Base URL of the boot folder on the bulk port."""
+        return f"http://{self.server_host}:{self.bulk_port}"
 
-def command_line(label: Label, context: RenderContext) -> str:
-    """Kernel command line of a label; bootd's own words follow the label's."""
-    words = [label.append]
-    if label.kind is LabelKind.STAGE:
-        words += [
-            f"bootd.server={context.server}:{context.http_port}",
-            f"bootd.node={context.mac}",
-            f"bootd.token={context.token}",
-            f"BOOTIF=01-{context.mac.replace(':', '-')}",
-            context.console,
-        ]
-    return " ".join(_plain(word) for word in words if word)
+    @property
+    def hyphenated_mac(self) -> str:
+        """The MAC as PXELINUX and BOOTIF write it: ``01-`` for Ethernet, hyphens."""
+        return "01-" + self.mac.replace(":", "-")
+
+    def boots(self, label: Label) -> tuple[str, str]:
+        """(kernel, initrd) paths in the boot folder; initrd may be ""."""
+        if label.kind is LabelKind.STAGE:
+            return KERNEL, INITRD
+        return label.kernel.lstrip("/"), label.initrd.lstrip("/")
+
+    def command_line(self, label: Label) -> str:
+        """What the kernel of ``label`` gets; only stage labels get bootd's own words, the token among them."""
+        words = label.append.split()
+        if label.kind is LabelKind.STAGE:
+            words += [
+                f"bootd.server={self.server_host}:{self.http_port}",
+                f"bootd.node={self.mac}",
+                f"bootd.token={self.token}",
+                f"BOOTIF={self.hyphenated_mac}",
+                *self.console.split(),
+            ]
+        return " ".join(words)
 
 
 def pxelinux(context: RenderContext) -> str:
-    """pxelinux.cfg for this node (SYSLINUX 6 syntax). lpxelinux fetches the URLs over HTTP."""
-    lines = [f"# {_plain(context.why)}", f"DEFAULT {context.chosen}"]
+    """``pxelinux.cfg/01-...``. TIMEOUT is in tenths of a second; a menu needs no module, only SAY and PROMPT."""
+    lines = ["# Written by bootd for this node.", f"DEFAULT {context.label}"]
     if context.prompt_seconds:
-        lines += ["PROMPT 1", f"TIMEOUT {context.prompt_seconds * 10}"]
-        lines += [f"SAY {label.name:16} {_plain(label.title)}" for label in context.labels.values()]
+        lines += ["PROMPT 1", f"TIMEOUT {context.prompt_seconds * 10}", "SAY Labels:"]
+        lines += [f"SAY   {label.name:16} {label.title}".rstrip() for label in context.labels.values()]
     else:
         lines += ["PROMPT 0", "NOESCAPE 1"]
-    for label in _shown(context):
+    for label in context.labels.values():
+        if label.name != context.label and not context.prompt_seconds:
+            continue  # nobody can choose it: the file stays short
         lines += ["", f"LABEL {label.name}"]
         if label.kind is LabelKind.LOCAL:
-            lines.append("    LOCALBOOT 0")
+            lines.append("  LOCALBOOT 0")
             continue
-        kernel, initrd = _files(label, context)
-        lines.append(f"    KERNEL {kernel}")
+        kernel, initrd = context.boots(label)
+        lines.append(f"  LINUX {context.files}/{kernel}")
         if initrd:
-            lines.append(f"    INITRD {initrd}")
-        lines.append(f"    APPEND {command_line(label, context)}")
+            lines.append(f"  INITRD {context.files}/{initrd}")
+        if context.command_line(label):
+            lines.append(f"  APPEND {context.command_line(label)}")
     return "\n".join(lines) + "\n"
 
 
 def ipxe(context: RenderContext) -> str:
-    """iPXE script for this node; works on BIOS and on UEFI."""
-    lines = ["#!ipxe", f"# {_plain(context.why)}"]
+    """``boot.ipxe?mac=...``, for BIOS and UEFI alike."""
+    lines = ["#!ipxe", "# Written by bootd for this node."]
+    shown = list(context.labels.values()) if context.prompt_seconds else [context.labels[context.label]]
     if context.prompt_seconds:
-        lines.append(f"menu bootd {context.mac}")
-        lines += [f"item {label.name} {_ipxe(label.title or label.name)}" for label in context.labels.values()]
-        timeout = context.prompt_seconds * 1000
-        lines.append(f"choose --default {context.chosen} --timeout {timeout} target || set target {context.chosen}")
-        lines.append("goto ${target}")
-    else:
-        lines.append(f"goto {context.chosen}")
-    for label in _shown(context):
-        lines += ["", f":{label.name}"]
-        if label.kind is LabelKind.LOCAL:
-            # `exit` on UEFI walks through every other boot option first (measured 200 s under OVMF): a small
-            # loader that looks for the one on the disk is started instead.
-            lines.append("iseq ${platform} efi && chain --replace " + context.bulk("local.efi") + " ||")
-            lines.append("iseq ${platform} efi || sanboot --no-describe --drive 0x80 ||")
-            lines.append("exit 1")
-            continue
-        kernel, initrd = _files(label, context)
-        # The EFI stub finds the initrd by its name on the command line.
-        name = " initrd=" + initrd.rsplit("/", 1)[-1] if initrd else ""
-        lines.append(f"kernel {kernel} {_ipxe(command_line(label, context))}{name} || goto failed")
-        if initrd:
-            lines.append(f"initrd {initrd} || goto failed")
-        lines.append("boot || goto failed")
-    lines += ["", ":failed", f"echo bootd: cannot fetch the boot files from {context.server}, again in 10 s"]
-    lines += ["sleep 10", "reboot"]
+        lines.append("menu bootd")
+        lines += [f"item {label.name} {label.title or label.name}" for label in shown]
+        choose = f"choose --default {context.label} --timeout {context.prompt_seconds * 1000} target"
+        lines.append(f"{choose} && goto ${{target}} || goto {context.label}")
+    for label in shown:
+        lines += [f":{label.name}", f"echo bootd: {label.name}"]
+        lines += _ipxe_local(context, label.name) if label.kind is LabelKind.LOCAL else _ipxe_boot(context, label)
     return "\n".join(lines) + "\n"
 
 
-def autoexec(server: str, http_port: int) -> str:
-    """The script that iPXE asks for first: on to the node's own."""
-    return f"#!ipxe\nisset ${{ip}} || dhcp || exit 1\nchain http://{server}:{http_port}/boot/boot.ipxe?mac=${{netX/mac}}\n"
+def _ipxe_boot(context: RenderContext, label: Label) -> list[str]:
+    kernel, initrd = context.boots(label)
+    failed = f"{label.name}/failed"  # "/" is not in label names, so it is no label of the menu
+    # A UEFI kernel finds the initrd by this name (a BIOS kernel ignores it); --name makes it what we say.
+    name = "initrd=initrd.img " if initrd else ""
+    command = f"kernel {context.files}/{kernel} {name}{context.command_line(label)}".rstrip()
+    lines = [f"{command} || goto {failed}"]
+    if initrd:
+        lines.append(f"initrd --name initrd.img {context.files}/{initrd} || goto {failed}")
+    return [*lines, f"boot || goto {failed}", f":{failed}", *_ipxe_give_up(label.name)]
+
+
+def _ipxe_local(context: RenderContext, name: str) -> list[str]:
+    """Plain ``exit`` makes UEFI firmware try every other network entry first: 200 s were seen under OVMF."""
+    return [
+        f"iseq ${{platform}} efi && goto {name}/efi ||",
+        "sanboot --no-describe --drive 0x80 || exit",
+        f":{name}/efi",
+        f"chain --autofree {context.files}/{LOCAL_LOADER} || exit",
+        "exit",
+    ]
+
+
+def _ipxe_give_up(name: str) -> list[str]:
+    """Leave with an error, so that the firmware goes on to its next boot entry and comes back in time."""
+    return [f"echo bootd: {name} could not be loaded, trying the next boot device in 10 s", "sleep 10", "exit 1"]
+
+
+def autoexec(server_host: str, http_port: int) -> str:
+    """``autoexec.ipxe``, which iPXE asks for before anything else: it brings its own MAC along."""
+    url = f"http://{server_host}:{http_port}/boot/boot.ipxe?mac=${{mac}}"
+    return f"#!ipxe\nisset ${{ip}} || dhcp || exit 1\nchain --autofree {url} || exit 1\n"
 
 
 def grub(context: RenderContext) -> str:
-    """grub.cfg for this node. GRUB's HTTP is in Debian's unsigned images only."""
-    lines = [f"# {_plain(context.why)}", f"set default={context.chosen}", f"set timeout={context.prompt_seconds}"]
-    for label in _shown(context):
-        title = _plain(label.title or label.name).replace("'", "")
-        lines += ["", f"menuentry '{title}' --id {label.name} {{"]
+    """A node's GRUB configuration; files over TFTP, since Debian's signed GRUB has no HTTP."""
+    lines = [
+        "# Written by bootd for this node.",
+        f"set default={context.label}",
+        f"set timeout={context.prompt_seconds}",
+    ]
+    for label in context.labels.values():
+        lines.append(f"menuentry '{label.title or label.name}' --id {label.name} {{")
         if label.kind is LabelKind.LOCAL:
-            lines.append("    exit 1")
+            lines += [f"  {line}" for line in _grub_local()]
         else:
-            kernel, initrd = _files(label, context)
-            lines.append(f"    linux {_grub(kernel)} {_quoted(command_line(label, context))}")
+            kernel, initrd = context.boots(label)
+            root = f"(tftp,{context.server_host})"
+            lines.append(f"  linux {root}/{kernel} {_grub_words(context.command_line(label))}".rstrip())
             if initrd:
-                lines.append(f"    initrd {_grub(initrd)}")
+                lines.append(f"  initrd {root}/{initrd}")
         lines.append("}")
     return "\n".join(lines) + "\n"
 
 
-def _shown(context: RenderContext) -> list[Label]:
-    if context.prompt_seconds:
-        return list(context.labels.values())
-    return [context.labels[context.chosen]]
+def grub_entry() -> str:
+    """``grub/grub.cfg``, the same for every node: GRUB fills in the MAC of the card that it booted from."""
+    return "configfile /grub/node-${net_default_mac}.cfg\n"
 
 
-def _files(label: Label, context: RenderContext) -> tuple[str, str]:
-    if label.kind is LabelKind.STAGE:
-        return context.bulk(KERNEL), context.bulk(INITRD)
-    return context.bulk(label.kernel), context.bulk(label.initrd) if label.initrd else ""
+def _grub_local() -> list[str]:
+    return [
+        'if [ "$grub_platform" = efi ]; then',
+        f"  chainloader /{LOCAL_LOADER}",
+        "else",
+        "  set root=(hd0)",
+        "  chainloader +1",
+        "fi",
+    ]
 
 
-def _plain(text: str) -> str:
-    """One line of printable text: an operator's title cannot add a line to a configuration."""
-    return re.sub(r"[^\x20-\x7e]+", " ", text).strip()
-
-
-def _ipxe(text: str) -> str:
-    """iPXE expands ${...} and splits commands at || and &&: such text loses what makes it so."""
-    return _plain(text).replace("${", "{").replace("||", "|").replace("&&", "&")
-
-
-def _grub(url: str) -> str:
-    host, _, path = url.removeprefix("http://").partition("/")
-    return f"(http,{host})/{path}"
-
-
-def _quoted(text: str) -> str:
-    return " ".join("'" + word.replace("'", "") + "'" for word in text.split())
+def _grub_words(line: str) -> str:
+    """Words in single quotes where GRUB would read something into them; a label has no single quote."""
+    plain = re.compile(r"[A-Za-z0-9_=:,./+@%-]+\Z")
+    return " ".join(word if plain.match(word) else f"'{word}'" for word in line.split())
