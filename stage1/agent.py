@@ -177,7 +177,7 @@ def write_handover(options: BootOptions, lease: Lease | None) -> None:
 
 def report_parked(options: BootOptions, reason: str) -> None:
     """Tell the server why, once; when that fails the console has said it already."""
-    body = encode(Report(options.node, options.session, MemberState.PARKED, reason=reason[:1000]))
+    body = encode(Report(options.node, "", MemberState.PARKED, reason=reason[:1000]))
     fields = {"Authorization": f"Bearer {options.token}", "Content-Type": "application/json"}
     try:
         with Connection(options.server_host, options.server_port, CONNECT_TIMEOUT) as connection:

@@ -201,15 +201,17 @@ def read_facts(name: str, size: int, sys_root: str = "/sys", dev_root: str = "/d
 
 
 def _text(path: str) -> str:
-    """Content of a small sysfs file, printable characters only, "" when there is none."""
+    """Content of a small sysfs file, "" when there is none."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read(4096)
+            return _printable(stream.read(4096))
     except OSError:
         return ""
-    return "".join(
-        char for char in data.decode("ascii", "replace") if char.isprintable() and char != "\ufffd"
-    ).strip()
+
+
+def _printable(data: bytes) -> str:
+    """The printable ASCII characters of what a drive's firmware wrote."""
+    return "".join(chr(byte) for byte in data if 0x20 <= byte < 0x7F).strip()
 
 
 def _serial(folder: str) -> str:

@@ -1,0 +1,409 @@
+"""The agent of stage2: joins, takes up a plan, opens the target through the gate, runs the ring member, reboots.
+
+Three threads beside those of the member: the main one decides (stage2.flow) and acts, one listens to the
+coordinator's events, one reports at least once a second. It ends only when there is nothing left to do: rescue
+(code 0), parked (code 1), rebooting (code 0).
+"""
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from bootd.member.control import ControlClient, ControlError
+from bootd.member.member import Member
+from bootd.member.store import BlockStore, StoreError
+from bootd.wire import manifest as manifests
+from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Prepare, Report
+from bootd.wire.errors import ProtocolError
+from bootd.wire.retry import for_method
+from stage2 import flow
+from stage2.bootable import make_bootable
+from stage2.console import Console
+from stage2.gate import RefusedError, open_target
+from stage2.inventory import InventoryError, take
+from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
+
+INBOX = 64  # messages that wait for the main thread
+TICK = 0.2  # seconds between two looks at the member
+HEARTBEAT = 1.0  # seconds
+JOIN_PAUSE = 2.0  # seconds between two knocks within one try
+MANIFEST_TRIES = 5
+AFTER_CANCEL = 2.0  # seconds until a node that was cancelled shows its disks anew
+AFTER_FAILURE = 5.0  # doubled every time
+AFTER_REFUSAL = 60.0
+MAX_RETURNS = 5  # after failures and refusals, in one boot; then only a person helps
+REBOOT_SECONDS = 10.0
+
+
+class Coordinator(Protocol):
+    """What the agent needs of the daemon; `bootd.member.control.ControlClient`."""
+
+    def join(self, message: Join) -> None: ...
+    def report(self, message: Report) -> bool: ...
+    def fetch_manifest(self, session: str) -> bytes: ...
+    def events(self) -> Iterator[Message]: ...
+
+
+# What a call to the daemon may end with when the daemon, the network or the answer is at fault.
+CALL_ERRORS = (ControlError, OSError, ProtocolError)
+
+
+def main() -> int:
+    console = Console()
+    console.mark("start")
+    try:
+        node = read_handover()
+    except HandoverError as error:
+        console.say(f"parked: {error}")
+        return 1
+    if not node.work:
+        console.say("rescue: no cloning on this boot")
+        keep_lease(node)
+        return 0
+    keep_lease(node)
+    return Agent(node, ControlClient(node.server, node.mac, node.token), take, console).run()
+
+
+class Agent:
+    """One node at work. ``take_disks`` gives the inventory, ``console`` shows the markers."""
+
+    def __init__(
+        self,
+        node: Node,
+        client: Coordinator,
+        take_disks: Callable[[], Sequence[Disk]],
+        console: Console,
+        *,
+        dev_root: str = "/dev",
+        reboot: Callable[[], None] | None = None,
+    ) -> None:
+        self.node = node
+        self._client = client
+        self._take = take_disks
+        self._console = console
+        self._dev_root = dev_root
+        self._reboot = reboot or reboot_now
+        self._situation = flow.Situation(node.mac)
+        self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
+        self._member: Member | None = None
+        self._target: tuple[int, Disk] | None = None
+        self._own = Report(node.mac, "", MemberState.WAITING)
+        self._return_at: float | None = None
+        self._returns = 0
+        self._sending = threading.Lock()
+        self._sent = 0.0
+        self._failing = False
+        self._stopping = threading.Event()
+
+    # --- the main thread -----------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until the node reboots (0) or is parked (1)."""
+        reason = self._join_with_retries()
+        if reason:
+            self._console.say(f"parked: {reason}")
+            self._own = Report(self.node.mac, "", MemberState.PARKED, reason=reason)
+            self._send()
+            return 1
+        for name, body in (("events", self._listen), ("heartbeat", self._beat)):
+            threading.Thread(target=body, name=f"bootd-{name}", daemon=True).start()
+        try:
+            while self._situation.step is not flow.Step.LEAVING:
+                with contextlib.suppress(queue.Empty):
+                    self._act(self._inbox.get(timeout=TICK))
+                self._watch()
+                self._come_back()
+        finally:
+            self._stopping.set()
+        self._leave()
+        return 0
+
+    def _join_with_retries(self) -> str:
+        """Join as often as the method's tries allow; "" when joined, else the reason."""
+        policy = for_method(self.node.work, self.node.dolly_timeout if self.node.work != "ka" else None)
+        reason = ""
+        for attempt in policy.attempts(int(self.node.mac[-2:], 16) / 256):
+            time.sleep(attempt.delay)
+            end = time.monotonic() + attempt.timeout
+            while True:
+                try:
+                    self._join()
+                except InventoryError as error:
+                    return str(error)
+                except CALL_ERRORS as error:
+                    reason = str(error) or type(error).__name__
+                    if isinstance(error, ControlError) and error.is_final:
+                        return f"the server refuses this node: {reason}"
+                else:
+                    return ""
+                if time.monotonic() + JOIN_PAUSE >= end:
+                    break
+                time.sleep(JOIN_PAUSE)
+            self._console.say(f"{policy.message}: {reason} (try {attempt.number} of {attempt.of})")
+        return f"{policy.message} in {policy.tries} tries: {reason}"
+
+    def _join(self) -> None:
+        disks = self._take()
+        self._client.join(join_of(self.node, disks))
+        self._console.mark("joined")
+        for disk in disks:
+            size = f"{disk.size / 1e9:.1f} GB"
+            self._console.say(f"disk {disk.name} {size} {disk.serial or 'no serial'} {disk.excluded or 'eligible'}")
+
+    def _act(self, message: Message) -> None:
+        self._watch()  # the coordinator may know from the member's own report what is not noted here yet
+        match flow.decide(self._situation, message):
+            case flow.ShowWait(reason=reason):
+                self._console.once(f"waiting: {reason}")
+            case flow.TakeUp(prepare=prepare):
+                self._take_up(prepare)
+            case flow.Refuse(plan=plan, reason=reason):
+                self._own = Report(self.node.mac, plan.session, MemberState.PREPARING)
+                self._refused(reason)
+            case flow.Place(arrange=arrange):
+                self._place(arrange)
+            case flow.Leave(reboot=reboot):
+                self._finished(reboot)
+            case flow.Abandon(reason=reason):
+                self._abandon(reason)
+
+    def _take_up(self, prepare: Prepare) -> None:
+        """Check the plan, open the target, start the member. Every doubt ends in REFUSED, before any write."""
+        plan = prepare.plan
+        self._situation = flow.Situation(self.node.mac, flow.Step.ENDED, prepare)
+        self._return_at = None
+        self._console.begin(plan.image_size)
+        self._console.mark(f"plan {plan.disk.name} {plan.disk.serial or plan.disk.wwn or '-'}")
+        self._own = Report(self.node.mac, plan.session, MemberState.PREPARING, total=plan.image_size)
+        self._send()
+        try:
+            manifest = manifests.parse(self._fetch_manifest(plan.session))
+        except CALL_ERRORS as error:
+            self._failed(f"the manifest cannot be had: {error}")
+            return
+        if manifest.root != plan.image_root:
+            self._refused(f"the manifest is of image {manifest.root[:16]}…, the plan of {plan.image_root[:16]}…")
+            return
+        if (manifest.size, manifest.chunk_size) != (plan.image_size, plan.chunk_size):
+            self._refused(f"the manifest says {manifest.size} bytes, the plan {plan.image_size}")
+            return
+        try:
+            self._target = open_target(plan, self._take, self._dev_root)
+        except (RefusedError, InventoryError) as error:
+            self._refused(str(error))
+            return
+        try:
+            member = Member(
+                node=self.node.mac,
+                session=plan.session,
+                join_token=prepare.token,
+                manifest=manifest,
+                store=BlockStore(self._target[0], manifest.size),
+                listen_host=self.node.address,
+                report=self._member_reports,
+                is_head=False,
+            )
+            port = member.start()
+        except (OSError, StoreError, ProtocolError) as error:
+            self._close_target()
+            self._failed(f"the ring member does not start: {error}")
+            return
+        self._member = member
+        self._situation = flow.Situation(self.node.mac, flow.Step.MEMBER, prepare)
+        self._console.mark(f"ready {port}")
+
+    def _fetch_manifest(self, session: str) -> bytes:
+        for number in range(1, MANIFEST_TRIES + 1):
+            try:
+                return self._client.fetch_manifest(session)
+            except CALL_ERRORS:
+                if number == MANIFEST_TRIES:
+                    raise
+                time.sleep(number)
+        raise AssertionError("unreachable")
+
+    def _place(self, arrange: Arrange) -> None:
+        if self._member is not None and self._member.arrange(arrange):
+            self._situation = self._with(epoch=arrange.epoch)
+            self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
+
+    def _watch(self) -> None:
+        """Show how far the member is; end it when it has failed."""
+        if self._member is None:
+            return
+        snapshot = self._member.snapshot()
+        self._console.follow(snapshot)
+        if snapshot.state is MemberState.FAILED:
+            self._stop_member()
+            self._failed(snapshot.reason)
+        elif (snapshot.state is MemberState.VERIFIED) != self._situation.verified:
+            self._situation = self._with(verified=snapshot.state is MemberState.VERIFIED)
+
+    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
+        old = self._situation
+        return flow.Situation(
+            old.node,
+            old.step,
+            old.prepare,
+            old.epoch if epoch is None else epoch,
+            old.verified if verified is None else verified,
+        )
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def _refused(self, reason: str) -> None:
+        self._console.mark(f"refused {reason}")
+        self._end(MemberState.REFUSED, reason, AFTER_REFUSAL)
+
+    def _failed(self, reason: str) -> None:
+        self._console.say(f"failed: {reason}")
+        self._end(MemberState.FAILED, reason, AFTER_FAILURE * (1 << self._returns))
+
+    def _end(self, state: MemberState, reason: str, pause: float) -> None:
+        """Show the reason, then ask for work again with a fresh inventory: what is on the disk has changed.
+
+        The daemon judges whether this node gets another attempt; here the number of times is bounded as well.
+        """
+        self._own = self._report_as(state, reason)
+        self._situation = flow.Situation(self.node.mac, flow.Step.ENDED, self._situation.prepare)
+        self._send()
+        if self._returns < MAX_RETURNS:
+            self._returns += 1
+            self._return_at = time.monotonic() + pause
+        else:
+            self._console.say(f"no more attempts in this boot after {MAX_RETURNS}")
+
+    def _abandon(self, reason: str) -> None:
+        """Cancelled, or ended too early: nothing of this disk is promised."""
+        self._stop_member()
+        self._console.say(f"cancelled: {reason}")
+        self._own = Report(self.node.mac, "", MemberState.WAITING, reason=reason)
+        self._situation = flow.Situation(self.node.mac, flow.Step.ENDED, self._situation.prepare)
+        self._return_at = time.monotonic() + AFTER_CANCEL
+
+    def _come_back(self) -> None:
+        if self._return_at is None or time.monotonic() < self._return_at:
+            return
+        try:
+            self._join()
+        except (*CALL_ERRORS, InventoryError) as error:
+            self._console.once(f"cannot join again yet: {error}")
+            self._return_at = time.monotonic() + AFTER_FAILURE
+            return
+        self._return_at = None
+        self._own = Report(self.node.mac, "", MemberState.WAITING)
+        # The plan is forgotten: the same one may be given again on purpose.
+        self._situation = flow.Situation(self.node.mac)
+
+    def _finished(self, reboot: bool) -> None:
+        """Verified and released by the coordinator."""
+        disk = self._target[1].name if self._target else ""
+        self._stop_member()
+        self._console.say("session finished")
+        self._own = self._report_as(MemberState.FINISHING, "")
+        self._send()
+        note = make_bootable(disk) if disk else ""
+        if note:
+            self._console.say(note)
+            self._own = self._report_as(MemberState.FINISHING, note)
+            self._send()
+        if not reboot:
+            self._console.say("staying in stage2, as the session asked")
+            self._situation = flow.Situation(self.node.mac, flow.Step.ENDED, self._situation.prepare)
+            self._own = Report(
+                self.node.mac, "", MemberState.WAITING, reason="cloned and verified; stays in stage2"
+            )
+            self._return_at = time.monotonic() + AFTER_CANCEL
+            return
+        self._own = self._report_as(MemberState.REBOOTING, note)
+        self._situation = flow.Situation(self.node.mac, flow.Step.LEAVING, self._situation.prepare)
+
+    def _leave(self) -> None:
+        """The last report gets a few chances: without it the daemon counts this node as lost."""
+        end = time.monotonic() + REBOOT_SECONDS
+        while not self._send() and time.monotonic() < end:
+            time.sleep(0.5)
+        self._console.mark("rebooting")
+        self._reboot()
+
+    def _stop_member(self) -> None:
+        if self._member is not None:
+            self._member.stop()
+            self._own = self._member.snapshot()
+            self._member = None
+        self._close_target()
+
+    def _close_target(self) -> None:
+        if self._target is not None:
+            os.close(self._target[0])
+            self._target = None
+
+    def _report_as(self, state: MemberState, reason: str) -> Report:
+        """The last numbers with a state of our own."""
+        own = self._own
+        return Report(
+            node=self.node.mac,
+            session=own.session,
+            state=state,
+            epoch=own.epoch,
+            port=own.port,
+            total=own.total,
+            written=own.written,
+            durable=own.durable,
+            verified=own.verified,
+            sent=own.sent,
+            reason=reason[:1000],
+        )
+
+    # --- other threads ---------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Events into the inbox; a full inbox makes the coordinator wait, which sends everything again anyway."""
+        while not self._stopping.is_set():
+            try:
+                for message in self._client.events():
+                    self._inbox.put(message)
+            except CALL_ERRORS as error:
+                self._console.once(f"no events: {error}")
+            self._stopping.wait(JOIN_PAUSE)
+
+    def _beat(self) -> None:
+        """A report every second, whoever else reports: the daemon calls a silent node lost."""
+        while not self._stopping.wait(HEARTBEAT / 4):
+            if time.monotonic() - self._sent >= HEARTBEAT * 0.9:
+                self._send()
+
+    def _member_reports(self, report: Report) -> None:
+        """Called by the member's own thread. Failure is reported by the main thread, with the target closed."""
+        if self._member is not None and report.state is not MemberState.FAILED:
+            self._send(report)
+
+    def _send(self, report: Report | None = None) -> bool:
+        """Send ``report``, or how things stand when it is this thread's turn; False when it did not arrive."""
+        with self._sending:
+            if report is None:
+                member = self._member
+                report = member.snapshot() if member is not None else self._own
+            arrived = self._client.report(report)
+            self._sent = time.monotonic()
+            if arrived is self._failing:
+                self._failing = not arrived
+                self._console.say("reports get through again" if arrived else "reports do not get through")
+            return arrived
+
+
+def reboot_now() -> None:
+    """Sync and restart without asking init: nothing of stage2 is worth keeping. Does not return."""
+    os.sync()
+    subprocess.run(["/bin/busybox", "reboot", "-f"], check=False)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
