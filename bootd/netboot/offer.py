@@ -1,161 +1,199 @@
-"""The one offer decision of proxy mode, for ports 67 and 4011: a request in, an offer or the reason for none."""
+"""The one decision about a client's request: an `Offer`, or `Ignore` with the reason. Ports 67 and 4011 share it.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
+Proxy mode: another server gives addresses. So an answer never has an address in it, a NAK does not exist, and a
+client that does not ask for a network boot is none of our business. Rows in `quirks.py` are named where they act.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from bootd.netboot import dhcp
-from bootd.netboot.dhcp import Packet
+from bootd.netboot.dhcp import Message, MessageType, Operation, Option
+from bootd.netboot.quirks import ARCHITECTURES, RASPBERRY_PI_PREFIXES, Architecture, Platform
 
-MAX_FILE = 127  # the BOOTP `file` field holds 128 bytes with its NUL
-BYPASS_MENU = b"\x06\x01\x08" + b"\x0a\x04\x00PXE" + b"\xff"
-
-
-class Firmware(Enum):
-    BIOS = "bios"
-    UEFI_X64 = "uefi x64"
-
-
-# Option 93 (RFC 4578; IANA). What is not here is named in the reason for which it is ignored.
-ARCHITECTURES: Mapping[int, Firmware] = {
-    0: Firmware.BIOS,
-    7: Firmware.UEFI_X64,
-    9: Firmware.UEFI_X64,  # quirk: arch-9-is-x64
-}
-NAMES = {6: "ia32 UEFI", 10: "ARM32 UEFI", 11: "ARM64 UEFI", 15: "ia32 HTTP", 16: "x64 HTTP", 19: "ARM64 HTTP"}
+_NOBODY = "0.0.0.0"
+# PXE 2.1 table 2-1: 6 is discovery control (8: use the boot file of this offer), 10 is the prompt (time-out 0),
+# 71 is the boot item that a client asks for.
+_DISCOVERY_CONTROL = 6
+_MENU_PROMPT = 10
+_BOOT_ITEM = 71
+_BIOS_VENDOR = dhcp.vendor_options({_DISCOVERY_CONTROL: b"\x08", _MENU_PROMPT: b"\0PXE"})
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and as whom bootd answers."""
+class Interface:
+    """Where we are reached. ``address`` is what clients see; ``http_port`` serves ``/boot/boot.ipxe``."""
 
-    address: str  # IPv4 address of the interface the request came in on
+    name: str
+    address: str
     http_port: int
-    class_prefixes: tuple[str, ...] = ("PXEClient", "HTTPClient")
-    bios_file: str = "lpxelinux.0"
-    uefi_file: str = "ipxe.efi"
+    client_prefixes: Sequence[str] = ("PXEClient", "HTTPClient")
 
 
 @dataclass(frozen=True)
-class Client:
-    """What a request tells of who sent it."""
+class NodePolicy:
+    """What is known of a node when its firmware asks. ``silence`` is why it gets no answer, "" to answer."""
 
-    mac: str
-    firmware: Firmware
-    ipxe: bool
+    silence: str = ""
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What to send: ``reply`` to ``host``:``port``. ``file`` is "" when the client is to ask port 4011 for it."""
+class Destination:
+    """Where the reply goes. ``address`` may be 255.255.255.255."""
 
-    client: Client
-    reply: Packet
-    file: str
-    host: str
+    address: str
     port: int
 
 
 @dataclass(frozen=True)
+class Offer:
+    """Send ``reply`` to ``destination`` from the port that the request came to."""
+
+    reply: bytes
+    destination: Destination
+    kind: MessageType  # OFFER or ACK
+    mac: str
+    architecture: str
+    file: str  # what the firmware fetches next: a path or a URL
+
+
+@dataclass(frozen=True)
 class Ignore:
-    """No answer. ``noteworthy`` when an operator might wonder (a PXE client that is not served)."""
+    """No answer. ``network_boot``: the client did ask for one, so an operator wants to know the reason."""
 
     reason: str
-    noteworthy: bool = False
+    mac: str = ""
+    network_boot: bool = False
 
 
-def decide(packet: Packet, port: int, source: tuple[str, int], place: Place) -> Offer | Ignore:
-    """The answer to a request that came to ``port`` (67 or 4011) from ``source`` (host, port)."""
-    if packet.operation != 1:
-        return Ignore("not a request")
-    wanted = _wants_answer(packet, port)
-    if wanted:
-        return Ignore(wanted)
-    client = identify(packet, place.class_prefixes)
-    if isinstance(client, Ignore):
-        return client
-    file = _file_for(client, place)
-    # quirk: file-in-offer; quirk: uefi-no-43 (plain UEFI gets no file on 67, so it asks 4011)
-    named = port == 4011 or client.ipxe or client.firmware is Firmware.BIOS
-    reply = _reply(packet, client, place, file if named else "", port)
-    if port == 4011:
-        host, answer_port = source  # quirk: reply-from-4011
-    elif packet.giaddr != "0.0.0.0":
-        host, answer_port = packet.giaddr, 67
-    elif packet.ciaddr != "0.0.0.0":
-        host, answer_port = packet.ciaddr, 68
-    else:
-        host, answer_port = "255.255.255.255", 68  # quirk: broadcast-all-ones
-    return Offer(client, reply, file if named else "", host, answer_port)
+def decide(
+    request: Message, policy: NodePolicy, interface: Interface, port: int, source: tuple[str, int]
+) -> Offer | Ignore:
+    """What to do about ``request``, which came from ``source`` (address, port) to our ``port`` (67 or 4011)."""
+    mac = request.mac
+    if request.operation is not Operation.REQUEST:
+        return Ignore("it is a reply", mac)
+    if not any(request.vendor_class.startswith(prefix) for prefix in interface.client_prefixes):
+        return Ignore("not a network boot client", mac)
+    if not mac:
+        return Ignore("hardware address is not Ethernet")
+    kind = _answer_to(request, port)
+    if isinstance(kind, str):
+        return Ignore(kind, mac)
+    if not _may_receive(request, port, source):
+        return Ignore("no usable return address", mac, True)
+    architecture = _architecture(request)
+    if isinstance(architecture, str):
+        return Ignore(architecture, mac, True)
+    if policy.silence:
+        return Ignore(policy.silence, mac, True)
+    file = _file(request, architecture, interface)
+    reply = _reply(request, kind, architecture, interface, file)
+    return Offer(dhcp.build(reply), _destination(request, port, source), kind, mac, architecture.name, file)
 
 
-def identify(packet: Packet, prefixes: tuple[str, ...]) -> Client | Ignore:
-    """Who asks; everything that is not a PXE client of a served architecture is ignored with the reason."""
-    identifier = packet.options.get(dhcp.CLASS, b"").decode("ascii", "replace")
-    if not identifier.startswith(prefixes):
-        return Ignore("not a network-boot client (option 60)")
-    if not packet.mac:
-        return Ignore("no Ethernet address in the request", noteworthy=True)
-    architecture = _architecture(packet, identifier)
-    if identifier.startswith("HTTPClient"):
-        return Ignore("UEFI HTTP Boot is not served", noteworthy=True)
-    firmware = ARCHITECTURES.get(architecture)
-    if firmware is None:
-        name = NAMES.get(architecture, "unknown")
-        return Ignore(f"no loader for architecture {architecture} ({name})", noteworthy=True)
-    # quirk: user-class-both
-    classes = dhcp.user_classes(packet.options.get(dhcp.USER_CLASS, b""))
-    return Client(packet.mac, firmware, b"iPXE" in classes or dhcp.IPXE in packet.options)
+def _answer_to(request: Message, port: int) -> MessageType | str:
+    """OFFER, ACK, or why there is no answer. A DHCPREQUEST on 67 is for the server that gives addresses."""
+    kind = request.message_type
+    if port == dhcp.PXE_PORT:
+        if kind in (MessageType.REQUEST, MessageType.INFORM):
+            return MessageType.ACK
+        return f"{kind.name if kind else 'BOOTP'} on port {port}"
+    if kind is MessageType.DISCOVER:
+        return MessageType.OFFER
+    # Quirk discovery-on-67. A client that is still after an address has none in ciaddr.
+    discovery = _BOOT_ITEM in request.vendor_options and request.client != _NOBODY
+    if discovery and kind in (MessageType.REQUEST, MessageType.INFORM):
+        return MessageType.ACK
+    return f"{kind.name if kind else 'BOOTP'} is for the address server"
 
 
-def _wants_answer(packet: Packet, port: int) -> str:
-    if port == 67:
-        return "" if packet.message == dhcp.DISCOVER else f"message type {packet.message} is for the DHCP server"
-    return "" if packet.message in (dhcp.REQUEST, dhcp.INFORM) else f"message type {packet.message} on port 4011"
+def _may_receive(request: Message, port: int, source: tuple[str, int]) -> bool:
+    """Addresses in a request are claims: never send to a loopback, multicast or broadcast one."""
+    claimed = [address for address in (request.client, request.relay) if address != _NOBODY]
+    if port == dhcp.PXE_PORT and source[0] != _NOBODY:
+        claimed.append(source[0])
+    if port == dhcp.PXE_PORT and source[1] == 0:
+        return False
+    return all(0 < int(address.split(".", 1)[0]) < 224 and not address.startswith("127.") for address in claimed)
 
 
-def _architecture(packet: Packet, identifier: str) -> int:
-    value = packet.options.get(dhcp.ARCHITECTURE, b"")
-    if len(value) >= 2:
-        return int.from_bytes(value[:2], "big")  # a list; the first is the preferred one (RFC 4578, 2.1)
-    parts = identifier.split(":")  # PXEClient:Arch:00007:UNDI:003016
-    if len(parts) > 2 and parts[1] == "Arch" and parts[2].isascii() and parts[2].isdigit():
-        return int(parts[2])
-    return 0
+def _architecture(request: Message) -> Architecture | str:
+    """What the client is, or why it is not served."""
+    if request.mac.startswith(RASPBERRY_PI_PREFIXES):
+        return "Raspberry Pi: bootd has no loader for it"
+    codes = request.architectures
+    if not codes and request.vendor_class.startswith("PXEClient:Arch:"):
+        digits = request.vendor_class[15:20]
+        codes = (int(digits),) if digits.isascii() and digits.isdigit() else ()
+    if not codes and request.vendor_class.startswith("HTTPClient"):
+        return "HTTP Boot without an architecture"
+    # RFC 4578 section 2.1 makes option 93 mandatory; ROMs older than it are BIOS.
+    code = codes[0] if codes else 0
+    architecture = ARCHITECTURES.get(code)
+    if architecture is None:
+        return f"architecture {code}: unknown"
+    if architecture.refusal:
+        return f"{architecture.name} (architecture {code}): {architecture.refusal}"
+    if request.vendor_class.startswith("HTTPClient"):
+        return f"{architecture.name} as HTTPClient: HTTP Boot is not served, the firmware's PXE entry is"
+    return architecture
 
 
-def _file_for(client: Client, place: Place) -> str:
-    if client.firmware is Firmware.BIOS:
-        # Also for an option ROM that is iPXE itself: the BIOS way goes on with lpxelinux.
-        return place.bios_file
-    if client.ipxe:
-        return f"http://{place.address}:{place.http_port}/boot/boot.ipxe?mac={client.mac}"
-    return place.uefi_file
+def _file(request: Message, architecture: Architecture, interface: Interface) -> str:
+    """The next file. iPXE on UEFI has HTTP and gets its script; as a BIOS option ROM it starts PXELINUX."""
+    if request.from_ipxe and architecture.platform is Platform.UEFI:
+        return f"http://{interface.address}:{interface.http_port}/boot/boot.ipxe?mac={request.mac}"
+    return architecture.loader
 
 
-def _reply(packet: Packet, client: Client, place: Place, file: str, port: int) -> Packet:
-    server = bytes(int(part) for part in place.address.split("."))
-    options = {
-        dhcp.TYPE: bytes((dhcp.OFFER if port == 67 else dhcp.ACK,)),
-        dhcp.SERVER_ID: server,  # quirk: siaddr-and-54
-        dhcp.CLASS: b"PXEClient",
+def _reply(
+    request: Message, kind: MessageType, architecture: Architecture, interface: Interface, file: str
+) -> Message:
+    own = dhcp.packed(interface.address)
+    name = interface.address.encode("ascii")
+    options: dict[int, bytes] = {
+        Option.MESSAGE_TYPE: bytes((kind,)),
+        Option.SERVER_IDENTIFIER: own,
+        Option.VENDOR_CLASS: b"PXEClient",
     }
-    if dhcp.MACHINE_ID in packet.options:  # quirk: no-97
-        options[dhcp.MACHINE_ID] = packet.options[dhcp.MACHINE_ID]
-    if client.firmware is Firmware.BIOS:
-        options[dhcp.VENDOR] = BYPASS_MENU  # quirk: bios-menu-bypass
-    if file:  # quirk: fields-twice; quirk: nul-after-file
-        options[dhcp.TFTP_NAME] = place.address.encode()
-        options[dhcp.BOOT_FILE] = file.encode() + b"\0"
-    return Packet(
-        operation=2,
-        xid=packet.xid,
-        mac=packet.mac,
-        flags=packet.flags,
-        ciaddr=packet.ciaddr if port == 4011 else "0.0.0.0",
-        siaddr=place.address,
-        giaddr=packet.giaddr,
-        server_name=place.address if file else "",
-        file=file,
+    if Option.MACHINE in request.options:
+        options[Option.MACHINE] = request.options[Option.MACHINE]  # quirk machine-id
+    if architecture.platform is Platform.BIOS:
+        options[Option.VENDOR] = _bios_vendor(request)  # quirks bios-prompt, no-discovery-for-uefi
+    if Option.RELAY_AGENT in request.options and request.relay != _NOBODY:
+        options[Option.RELAY_AGENT] = request.options[Option.RELAY_AGENT]
+    options[Option.SERVER_NAME] = name
+    options[Option.BOOT_FILE] = file.encode("ascii") + b"\0"  # quirk file-name-ends
+    return replace(
+        request,
+        operation=Operation.REPLY,
+        seconds=0,
+        your=_NOBODY,
+        server=interface.address,  # quirk server-address-everywhere
+        server_name=name,
+        file=file.encode("ascii"),  # quirk both-file-names
         options=options,
     )
+
+
+def _bios_vendor(request: Message) -> bytes:
+    """Option 43 for BIOS. A client that asked for a boot item gets it confirmed (PXE 2.1 section 2.2.4)."""
+    item = request.vendor_options.get(_BOOT_ITEM, b"")
+    if len(item) != 4:
+        return _BIOS_VENDOR
+    return dhcp.vendor_options({_BOOT_ITEM: item})
+
+
+def _destination(request: Message, port: int, source: tuple[str, int]) -> Destination:
+    """RFC 2131 section 4.1; on 4011 back to where it came from (quirk reply-from-4011)."""
+    if port == dhcp.PXE_PORT:
+        if source[0] != _NOBODY:
+            return Destination(*source)
+        return Destination(request.client if request.client != _NOBODY else "255.255.255.255", source[1])
+    if request.relay != _NOBODY:
+        return Destination(request.relay, dhcp.SERVER_PORT)
+    if request.client != _NOBODY and not request.broadcast:
+        return Destination(request.client, dhcp.CLIENT_PORT)
+    # Without an address there is nobody to ARP for, whether or not the broadcast flag is set.
+    return Destination("255.255.255.255", dhcp.CLIENT_PORT)

@@ -1,114 +1,168 @@
-"""The one table of firmware quirks in proxy mode: who, what goes wrong, what bootd does, and its source.
+"""What firmware does in the field, and what bootd does about it. One row per fact; the code names its row.
 
-`offer.py` and `dhcp.py` name a row in a comment (``quirk: NAME``) where they act on it.
+The offer decision (`offer.py`) takes the architecture table and the vendor lists from here; `dhcp.build` and
+`offer.answer` carry out the rows about fields. A row's ``source`` is where the behaviour was seen or is written.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True)
 class Quirk:
-    name: str
     firmware: str
     symptom: str
-    answer: str
+    action: str
     source: str
 
 
-QUIRKS: tuple[Quirk, ...] = (
-    Quirk(
-        "uefi-no-43",
+class Platform(Enum):
+    BIOS = "BIOS"
+    UEFI = "UEFI"
+    HTTP = "HTTP Boot"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One code of option 93. ``loader`` is the first file by TFTP, "" when ``refusal`` says why there is none."""
+
+    name: str
+    platform: Platform
+    loader: str = ""
+    refusal: str = ""
+
+
+_X64 = "ipxe.efi"
+_NO_LOADER = "bootd has no loader for it"
+_NO_HTTP = "HTTP Boot is not served, the firmware's PXE entry is"
+
+# IANA "Processor Architecture Types" (RFC 4578 section 2.1, RFC 5970): 7 and 9 were swapped there, and firmware
+# sends either for x64.
+ARCHITECTURES: dict[int, Architecture] = {
+    0: Architecture("BIOS", Platform.BIOS, "lpxelinux.0"),
+    6: Architecture("UEFI ia32", Platform.UEFI, refusal=_NO_LOADER),
+    7: Architecture("UEFI x64", Platform.UEFI, _X64),
+    9: Architecture("UEFI x64 (EBC)", Platform.UEFI, _X64),
+    10: Architecture("UEFI ARM 32", Platform.UEFI, refusal=_NO_LOADER),
+    11: Architecture("UEFI ARM 64", Platform.UEFI, refusal=_NO_LOADER),
+    15: Architecture("HTTP ia32", Platform.HTTP, refusal=_NO_HTTP),
+    16: Architecture("HTTP x64", Platform.HTTP, refusal=_NO_HTTP),
+    18: Architecture("HTTP ARM 32", Platform.HTTP, refusal=_NO_HTTP),
+    19: Architecture("HTTP ARM 64", Platform.HTTP, refusal=_NO_HTTP),
+    20: Architecture("HTTP BIOS", Platform.HTTP, refusal=_NO_HTTP),
+    **{code: Architecture("U-Boot", Platform.OTHER, refusal=_NO_LOADER) for code in (21, 22, 23, 24)},
+    **{code: Architecture("RISC-V", Platform.OTHER, refusal=_NO_LOADER) for code in (25, 27, 29)},
+    **{code: Architecture("RISC-V HTTP", Platform.HTTP, refusal=_NO_HTTP) for code in (26, 28, 30)},
+    **{code: Architecture("LoongArch", Platform.OTHER, refusal=_NO_LOADER) for code in (37, 39)},
+    41: Architecture("Raspberry Pi (rpiboot)", Platform.OTHER, refusal=_NO_LOADER),
+}
+
+# Boot ROMs of these boards say architecture 0, like a PC's BIOS, and cannot run its loaders.
+RASPBERRY_PI_PREFIXES = ("28:cd:c1", "2c:cf:67", "88:a2:9e", "b8:27:eb", "d8:3a:dd", "dc:a6:32", "e4:5f:01")
+
+QUIRKS: dict[str, Quirk] = {
+    "no-discovery-for-uefi": Quirk(
         "EDK2, older",
-        "drops a proxy offer that carries option 43 discovery",
-        "UEFI gets no option 43; it asks port 4011 for the file",
-        "EDK2 PxeBcDhcp4.c; pixiecore's offers",
+        "drops a proxy offer that carries option 43 discovery control",
+        "no option 43 to UEFI; the same answer again on 4011",
+        "EDK2 PxeBcDhcp4.c: an offer with PXEClient and no discovery is BINL, asked again on 4011",
     ),
-    Quirk(
-        "siaddr-and-54",
-        "EDK2",
-        "sends the 4011 request to siaddr, else to option 54",
-        "both are set",
-        "EDK2 PxeBcDhcp4.c",
+    "server-address-everywhere": Quirk(
+        "EDK2, U-Boot, Intel ROMs",
+        "each reads another of siaddr, sname, 66 and 54; EDK2 asks 4011 at siaddr, else at 54",
+        "all four name this server",
+        "EDK2 PxeBcRetryBinlOffer; field reports",
     ),
-    Quirk(
-        "reply-from-4011",
-        "iPXE, EDK2, BIOS ROMs",
-        "iPXE drops replies that do not come from 4011; the source port of requests differs",
-        "the answer leaves from 4011 to the port that asked",
-        "iPXE dhcp.c; captures of BIOS ROMs asking from 68",
+    "reply-from-4011": Quirk(
+        "iPXE",
+        "drops a ProxyDHCP reply that does not come from port 4011",
+        "a request to 4011 is answered from 4011 to its source port (EDK2: 4011, some BIOS ROMs: 68)",
+        "iPXE dhcp.c dhcp_proxy_rx",
     ),
-    Quirk(
-        "bios-menu-bypass",
-        "Intel PXE ROMs",
-        "start discovery or stop without a prompt when option 43 is incomplete",
-        "option 43: sub-option 6 = 8 (use the file of this offer), sub-option 10 an empty prompt",
-        "PXE 2.1, 2.4; ROMs in the field",
+    "bios-asks-4011": Quirk(
+        "BIOS ROMs", "some ask again on 4011", "4011 serves architecture 0, too", "PXE 2.1 section 2.2.3"
     ),
-    Quirk(
-        "file-in-offer",
+    "bios-prompt": Quirk(
+        "BIOS ROMs",
+        "stop and wait without a menu prompt",
+        "option 43: sub-option 6 = 8 (use the boot file, no discovery) and 10 = 0 and 'PXE'",
+        "PXE 2.1 section 2.2.1.2; dnsmasq and pixiecore send the same",
+    ),
+    "no-uefi-menu": Quirk(
+        "UEFI", "menu code is broken in the field", "no PXE menu: menus are the loader's", "pixiecore"
+    ),
+    "file-name-at-once": Quirk(
         "iPXE, Intel ROMs",
-        "ask a second time unless the offer has siaddr and a file name",
-        "both are in the first offer of BIOS and iPXE clients",
-        "iPXE dhcp.c",
+        "skip the second request only with siaddr and a file name in the offer",
+        "both are in the offer on 67",
+        "iPXE dhcp.c dhcp_has_pxeopts",
     ),
-    Quirk(
-        "fields-twice",
-        "U-Boot, shim, some ROMs",
-        "read only the BOOTP fields, or only options 66 and 67",
-        "siaddr, sname, file and 54, 66, 67 all carry the answer",
-        "U-Boot bootp.c; shim netboot.c",
+    "answer-at-once": Quirk(
+        "iPXE", "waits 2 s for a proxy offer", "no delay, no ARP, no ping before the offer", "iPXE dhcp.h"
     ),
-    Quirk(
-        "nul-after-file",
-        "PXE ROMs, EDK2",
-        "append 0xFF to an unterminated option 67, or patch a NUL over the next byte",
-        "option 67 ends with NUL and is the last option",
-        "EDK2 PxeBcDhcp4.c; dnsmasq's change log",
+    "discovery-on-67": Quirk(
+        "PXE 2.1 clients",
+        "broadcast boot server discovery comes to 67 as REQUEST with option 43.71",
+        "answered like a request on 4011",
+        "PXE 2.1 section 2.2.4",
     ),
-    Quirk(
-        "type-first",
-        "old ROMs",
-        "look for option 53 only at the start",
-        "option 53 comes first",
-        "dnsmasq rfc2131.c",
+    "vendor-prefixes": Quirk(
+        "some vendors", "send another option 60", "the list of prefixes is a setting", "field reports"
     ),
-    Quirk("pad-300", "old ROMs", "drop replies under 300 bytes", "replies are padded", "RFC 1542, 2.1"),
-    Quirk(
-        "no-overload", "PXE ROMs", "do not read options in file and sname", "never overloaded", "dnsmasq rfc2131.c"
+    "file-name-ends": Quirk(
+        "ROMs; EDK2",
+        "append 0xFF to option 67 without a NUL; EDK2 writes a NUL over the byte after it",
+        "option 67 ends in a NUL and is the last option",
+        "EDK2 PxeBcParseDhcp4Packet",
     ),
-    Quirk(
-        "broadcast-all-ones",
+    "both-file-names": Quirk(
+        "U-Boot, ROMs, shim",
+        "read only the BOOTP field `file`; shim loses its directory when it is empty",
+        "`file` and option 67 both",
+        "field reports",
+    ),
+    "no-overload": Quirk("PXE ROMs", "do not read overloaded fields", "option 52 is never sent", "field reports"),
+    "smallest-reply": Quirk("BOOTP ROMs", "drop replies below 300 bytes", "replies are padded", "RFC 951"),
+    "type-first": Quirk("ROMs", "expect option 53 first", "it is first", "field reports"),
+    "all-ones-broadcast": Quirk(
         "ROMs without an address",
-        "do not listen to the subnet broadcast",
-        "answers go to 255.255.255.255",
-        "RFC 2131, 4.1",
+        "do not know the subnet's broadcast address",
+        "broadcast to 255.255.255.255",
+        "RFC 2131 section 4.1",
     ),
-    Quirk(
-        "user-class-both",
+    "long-file-name": Quirk("BOOTP", "`file` holds 127 bytes", "a longer name is refused", "RFC 951"),
+    "user-class-forms": Quirk(
         "iPXE and others",
-        "send option 77 raw, not counted as RFC 3004 says",
-        "both forms are read; option 175 counts as iPXE too",
-        "iPXE dhcp.c; RFC 3004",
+        "option 77 comes raw or counted",
+        "both are read; iPXE is user class iPXE or option 175",
+        "RFC 3004; iPXE dhcp.c",
     ),
-    Quirk(
-        "arch-9-is-x64",
-        "x64 firmware",
-        "says architecture 9 (EBC) as RFC 4578 first numbered it",
-        "9 is served as 7",
-        "RFC 4578 errata; IANA processor architecture types",
+    "machine-id": Quirk(
+        "ROMs", "want their option 97 back; some send none", "echoed when it came", "RFC 4578 section 2.3"
     ),
-    Quirk(
-        "no-97",
-        "some ROMs",
-        "send no option 97, or the same UUID on many boards",
-        "97 is echoed when it came; nodes are keyed by MAC",
-        "RFC 4578, 2.3",
+    "mac-is-the-key": Quirk(
+        "all",
+        "firmware and system use different client ids; many boards share a UUID",
+        "keyed by MAC",
+        "field reports",
     ),
-    Quirk(
-        "never-nak",
-        "all, beside another server",
-        "a NAK ends the other server's lease",
-        "never sent",
-        "RFC 2131, 4.3",
+    "no-nak": Quirk(
+        "all", "a NAK for another server's lease stops the boot", "never sent", "RFC 2131 section 4.3.2"
     ),
-)
+    "ipxe-rom": Quirk(
+        "QEMU and others with iPXE as option ROM",
+        "user class iPXE on first contact, architecture 0",
+        "lpxelinux.0 as for any BIOS",
+        "seen in QEMU",
+    ),
+    "raspberry-pi": Quirk(
+        "Raspberry Pi", "architecture 0, but no PC", "ignored by its MAC prefix, with the reason", "field reports"
+    ),
+    "http-boot": Quirk(
+        "UEFI HTTP Boot",
+        "asks for a URL as HTTPClient, then falls back to PXE",
+        "ignored with the reason: the PXE entry is served",
+        "UEFI 2.10 section 24.7",
+    ),
+}
