@@ -13,6 +13,7 @@ from tests.lab.errors import LabError
 
 _KEPT = 1 << 20  # characters that are kept in memory; the log file has all
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|c)")
+_ESCAPE_BEGUN = re.compile(r"\x1b(?:\[[0-9;?=]*)?\Z")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Console:
         """Seconds since `start`."""
         return time.monotonic() - self._started
 
-    def start(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+    def start(
+        self, command: list[str], environment: dict[str, str] | None = None, descriptors: tuple[int, ...] = ()
+    ) -> None:
         """Run ``command``. It dies with this process: the kernel sends SIGKILL, whatever ends us."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
@@ -58,6 +61,7 @@ class Console:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=descriptors,
             env=None if environment is None else {**os.environ, **environment},
         )
         reader = threading.Thread(target=self._read, args=(self._process.stdout,), name=f"console-{self.who}")
@@ -141,10 +145,13 @@ class Console:
         return Marker(found.group(0), tuple(group or "" for group in found.groups()), self.age)
 
     def _read(self, stream: IO[bytes]) -> None:
+        rest = ""  # an escape sequence that the next read will complete
         with self.log.open("wb", buffering=0) as log:
             while data := os.read(stream.fileno(), 65536):
                 log.write(data)
-                text = _ESCAPES.sub("", data.decode("utf-8", errors="replace"))
+                text = _ESCAPES.sub("", rest + data.decode("utf-8", errors="replace"))
+                begun = _ESCAPE_BEGUN.search(text)
+                text, rest = (text[: begun.start()], begun.group(0)) if begun else (text, "")
                 with self._changed:
                     self._text += text
                     if len(self._text) > 2 * _KEPT:

@@ -29,6 +29,7 @@ STAGE_LABEL = "kamethod"
 LOCAL_LABEL = "local"
 GOLDEN_LOGIN = rf"{golden_root.HOST} login:"
 _POLL = 1.0  # seconds between two looks at the daemon's state
+_LAST_WORDS = 3.0  # seconds for the console's last line to arrive after the reset
 _SPARE_DISK = 16 * MIB  # a node's disk is larger than the image by this
 
 
@@ -175,6 +176,7 @@ class _Run:
         self._machines: dict[str, Machine] = {}
         self._stories: dict[str, Story] = {}
         self._results: dict[str, NodeResult] = {}
+        self._compared: set[str] = set()
         self._changed = threading.Event()
         self._looked = 0.0
 
@@ -206,26 +208,41 @@ class _Run:
         return self._stories[name].done or bool(self._results[name].failure)
 
     def _advance(self, name: str) -> None:
+        story, machine = self._stories[name], self._machines[name]
         try:
-            for step, marker in self._stories[name].advance():
+            for step, marker in story.advance():
                 self._view.node_step(name, step, marker.at)
-            if self._stories[name].done:
-                self._compare(name)
+            if machine.standing.is_set():
+                self._pass_reset(name, story, machine)
+            if story.done:
+                self._check_compared(name)
         except LabError as error:
             self._fail(name, error)
+
+    def _pass_reset(self, name: str, story: Story, machine: Machine) -> None:
+        """A reset is the firmware's own until the agent has said that it reboots: then the disk is compared."""
+        if story.expects("rebooting") and machine.standing_for < _LAST_WORDS:
+            return  # its last line may still be on the way
+        if "rebooting" in story.reached and name not in self._compared:
+            self._compare(name)
+        machine.resume(hold=name not in self._compared)
+
+    def _check_compared(self, name: str) -> None:
+        if name not in self._compared:
+            log = self._machines[name].log
+            raise LabError(name, "compare", "the node came to its login without a reset", log)
 
     def _fail(self, name: str, error: LabError) -> None:
         self._results[name].failure = str(error)
         self._view.node_failed(name, error)
 
     def _compare(self, name: str) -> None:
-        """The golden system never writes to its disk, so what is there now is what the clone wrote."""
-        if self._options.image is not None:
-            return
+        """Between the node's reset and the cloned system's start: what is there now is what the clone wrote."""
         disk = self._machines[name].specification.disk
         offset = first_difference(self._image, disk, self._size)
         if offset is not None:
             raise LabError(name, "compare", f"{disk} differs from {self._image} at byte {offset}")
+        self._compared.add(name)
 
     def _look(self) -> None:
         self._looked = time.monotonic()

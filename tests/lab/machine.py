@@ -5,6 +5,8 @@ first in the boot order, the disk second, as in a machine room.
 """
 
 import shutil
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from tests.lab.console import Console
 from tests.lab.errors import LabError
+from tests.lab.monitor import Monitor
 
 _OVMF = Path("/usr/share/OVMF")
 
@@ -41,6 +44,9 @@ class Machine(Console):
         super().__init__(specification.name, folder / f"{specification.name}-serial.log")
         self.specification = specification
         self._folder = folder
+        self.standing = threading.Event()  # set while the guest's reset waits for `resume`
+        self._stood_at = 0.0
+        self._monitor: Monitor | None = None
 
     def power_on(self, network: str = "", prefix: Sequence[str] = ()) -> None:
         """Run QEMU.
@@ -51,7 +57,36 @@ class Machine(Console):
         if shutil.which("qemu-system-x86_64") is None:
             raise LabError(self.who, "start", "qemu-system-x86_64 is not installed: install qemu-system-x86")
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.start([*prefix, *self._command(network)])
+        self._monitor = Monitor(self._stand)
+        command = [*prefix, *self._command(network), *self._monitor.arguments()]
+        self.start(command, descriptors=(self._monitor.descriptor,))
+        self._monitor.start()
+
+    def resume(self, *, hold: bool = False) -> None:
+        """Let the guest go through the reset at which it stands; ``hold``: and stand at the next one again.
+
+        SeaBIOS resets once more by itself after a reset.
+        """
+        self.standing.clear()
+        if self._monitor is not None:
+            self._monitor.resume(hold=hold)
+
+    @property
+    def standing_for(self) -> float:
+        """Seconds since the guest asked for its reset; 0.0 when it runs."""
+        return time.monotonic() - self._stood_at if self.standing.is_set() else 0.0
+
+    def _stand(self) -> None:
+        self._stood_at = time.monotonic()
+        self.standing.set()
+        if self.changed is not None:
+            self.changed.set()
+
+    def _end(self) -> None:
+        super()._end()
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
     def run(self, command: str, seconds: float, step: str) -> str:
         """Output of a shell command typed at the console's prompt."""

@@ -87,6 +87,11 @@ class Story:
     def next_step(self) -> Step | None:
         return None if self.done else self.steps[len(self.reached)]
 
+    def expects(self, name: str) -> bool:
+        """Whether ``name`` is the next step."""
+        step = self.next_step()
+        return step is not None and step.name == name
+
     def advance(self) -> list[tuple[Step, Marker]]:
         """The steps that the console has reached since the last call; `LabError` when it will not go on."""
         news = []
