@@ -13,5 +13,7 @@ def first_difference(one: Path, other: Path, size: int) -> int | None:
             first, second = left.read(wanted), right.read(wanted)
             if first != second or len(first) != wanted:
                 pairs = zip(first, second, strict=False)
-                return offset + next((place for place, (a, b) in enumerate(pairs) if a != b), len(first))
+                return offset + next(
+                    (place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second))
+                )
     return None

@@ -1,4 +1,4 @@
-"""What ``bootd state --json`` and ``bootd label list --json`` say, as far as the lab needs it."""
+"""What ``bootd state --json`` says, as far as the lab needs it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -41,22 +41,22 @@ def session_status(server: Server, name: str) -> SessionStatus:
     state = server.query("state")
     for session in _list(state, "sessions"):
         if name in (session.get("name"), session.get("id")):
-            nodes = {str(node["node"]): _node(node) for node in _list(session, "nodes")}
-            return SessionStatus(str(session["id"]), str(session["state"]), str(session.get("reason", "")), nodes)
+            nodes = {str(node["node"]): _node(node) for node in _list(session, "members")}
+            return SessionStatus(str(session["id"]), str(session["state"]), str(session["reason"]), nodes)
     raise LabError("server", "bootd state", f"no session {name!r} in {str(state)[:300]}", server.console.log)
 
 
 def labels(server: Server) -> Labels:
-    answer = server.query("label", "list")
-    nodes = {str(node["mac"]): str(node.get("next", "")) for node in _list(server.query("state"), "nodes")}
-    return Labels(str(answer["default"]), nodes)
+    state = server.query("state")
+    return Labels(
+        str(state["default_label"]), {str(node["mac"]): str(node["next_label"]) for node in _list(state, "nodes")}
+    )
 
 
 def _node(node: dict[str, Any]) -> NodeStatus:
-    numbers = {key: int(node.get(key, 0)) for key in ("total", "written", "durable", "verified", "rate")}
-    return NodeStatus(str(node.get("state", "")), str(node.get("reason", "")), **numbers)
+    numbers = {key: int(node[key] or 0) for key in ("total", "written", "durable", "verified", "rate")}
+    return NodeStatus(str(node["state"]), str(node["reason"]), **numbers)
 
 
 def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = value.get(key, [])
-    return list(found.values()) if isinstance(found, dict) else list(found)
+    return list(value[key])
