@@ -1,192 +1,285 @@
-"""TFTP read session of the server, sans-IO (RFC 1350, 2347, 2348, 2349, 7440). Time in seconds is an argument.
+"""TFTP, read-only server side, sans-IO (RFC 1350, 2347, 2348, 2349, 7440).
 
-`parse_request` judges the first datagram; `Transfer` is one read: datagrams and the clock in, datagrams out.
+`parse_request` reads what comes to the well-known port; a `Transfer` judges what follows on the connection of one
+transfer and says what to send. Time is an argument, in seconds of any monotonic clock. Block numbers are counted
+from 1 without end here; only their lowest 16 bits travel, so a file may be larger than 65535 blocks.
 """
 
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 
-from bootd.wire.errors import LocalProtocolError, PeerProtocolError
+from bootd.wire.errors import PeerProtocolError
 
-RRQ, WRQ, DATA, ACK, ERROR, OACK = 1, 2, 3, 4, 5, 6
-# Error codes (RFC 1350, 5; RFC 2347 for 8)
-UNDEFINED, NOT_FOUND, ACCESS, FULL, ILLEGAL, UNKNOWN_ID, EXISTS, NO_USER, OPTION = range(9)
-MAX_REQUEST = 1024
-MAX_WINDOW = 64
-FIRST_TIMEOUT = 0.1  # adaptive: doubled at every silence, up to LAST_TIMEOUT
-LAST_TIMEOUT = 3.0
-PATIENCE = 20.0  # seconds of silence after which a client is given up
+DEFAULT_BLOCK = 512
+SMALLEST_BLOCK = 8  # RFC 2348
+LARGEST_BLOCK = 65464
+HEADERS = 32  # IPv4 without options, UDP and TFTP headers: what a block leaves free in one MTU
+LARGEST_WINDOW = 64
+LARGEST_REQUEST = 1024
+FIRST_TIMEOUT = 0.25  # seconds: nothing is known of the client yet
+SMALLEST_TIMEOUT = 0.1
+LARGEST_TIMEOUT = 4.0
+ATTEMPTS = 10  # sends of one window without an answer; with the back-off, about 25 s
+LAST_ATTEMPTS = 5  # of the last window: firmware may be off already with all it wanted
+
+
+class Opcode(IntEnum):
+    READ = 1
+    WRITE = 2
+    DATA = 3
+    ACK = 4
+    ERROR = 5
+    OPTIONS = 6
+
+
+class ErrorCode(IntEnum):
+    UNDEFINED = 0
+    NOT_FOUND = 1
+    ACCESS = 2
+    ILLEGAL = 4
+    OPTIONS = 8
 
 
 @dataclass(frozen=True)
 class Request:
-    """A read request. ``options`` has lower-case names."""
+    """RRQ or WRQ. ``options`` in lower case, in the client's order."""
 
+    opcode: Opcode
     path: str
     mode: str
-    options: Mapping[str, str]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_request(data: bytes) -> Request:
+    """What came to the well-known port; `PeerProtocolError` for anything but a request."""
+    if len(data) > LARGEST_REQUEST:
+        raise PeerProtocolError(f"TFTP request of {len(data)} bytes")
+    if len(data) < 4:
+        raise PeerProtocolError(f"TFTP packet of only {len(data)} bytes")
+    opcode = int.from_bytes(data[:2], "big")
+    if opcode not in (Opcode.READ, Opcode.WRITE):
+        raise PeerProtocolError(f"TFTP packet with opcode {opcode} instead of a request")
+    if data[-1]:
+        raise PeerProtocolError("TFTP request does not end with a NUL")
+    words = data[2:-1].split(b"\0")
+    # Some ROMs pad the packet with NULs: an empty option name ends the request.
+    try:
+        path, mode, *rest = (word.decode("ascii") for word in words)
+    except ValueError:
+        raise PeerProtocolError("TFTP request without a mode, or not ASCII") from None
+    if not path or mode.lower() not in ("octet", "netascii"):
+        raise PeerProtocolError(f"TFTP request in mode {mode[:20]!r}")
+    options: dict[str, str] = {}
+    for name, value in zip(rest[::2], rest[1::2], strict=False):
+        if not name:
+            break
+        options.setdefault(name.lower(), value)
+    return Request(Opcode(opcode), path, mode.lower(), options)
+
+
+def error_packet(code: ErrorCode, text: str) -> bytes:
+    return struct.pack("!HH", Opcode.ERROR, code) + text.encode("ascii", "replace")[:200] + b"\0"
+
+
+def netascii(content: bytes) -> bytes:
+    """RFC 764 line ends: LF becomes CR LF, a bare CR becomes CR NUL."""
+    return content.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """What to answer instead of data."""
+class Terms:
+    """What was agreed for a transfer. ``options`` is what the OACK confirms; empty without an OACK.
 
-    code: int
-    text: str
+    ``ceiling``: no retransmission waits longer, in seconds.
+    """
 
-    def encode(self) -> bytes:
-        return struct.pack("!HH", ERROR, self.code) + self.text.encode("ascii", "replace") + b"\0"
+    block: int
+    window: int
+    ceiling: float
+    options: Mapping[str, str]
+
+
+def negotiate(request: Request, size: int, mtu: int) -> Terms:
+    """Terms for a file of ``size`` bytes over a path of ``mtu`` bytes. Unknown or odd options are left out,
+    as RFC 2347 wants it."""
+    agreed: dict[str, str] = {}
+    block, window, ceiling = DEFAULT_BLOCK, 1, LARGEST_TIMEOUT
+    for name, text in request.options.items():
+        value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
+        if name == "blksize" and value >= SMALLEST_BLOCK:
+            block = min(value, LARGEST_BLOCK, max(mtu - HEADERS, SMALLEST_BLOCK))
+            agreed[name] = str(block)
+        elif name == "tsize" and value >= 0:
+            agreed[name] = str(size)
+        elif name == "timeout" and 1 <= value <= 255:
+            # RFC 2349: the client's idea of a retransmission interval. It bounds ours; losses are mended sooner.
+            ceiling = min(float(value), LARGEST_TIMEOUT)
+            agreed[name] = text
+        elif name == "windowsize" and value >= 1:
+            window = min(value, LARGEST_WINDOW)
+            agreed[name] = str(window)
+    return Terms(block, window, ceiling, agreed)
 
 
 class State(Enum):
-    OPTIONS = "options"  # OACK sent, its acknowledgement (block 0) awaited
+    AGREEING = "agreeing"  # OACK sent, waiting for ACK 0
     SENDING = "sending"
     DONE = "done"
-    ABORTED = "aborted"  # the client ended it (error 8 after a size probe is usual), or fell silent
 
 
-def parse_request(data: bytes) -> Request | Refusal:
-    """The read request in a datagram, or its refusal; `PeerProtocolError` when it deserves no answer."""
-    if len(data) < 4 or len(data) > MAX_REQUEST:
-        raise PeerProtocolError(f"TFTP request of {len(data)} bytes")
-    operation = struct.unpack_from("!H", data)[0]
-    if operation == WRQ:
-        return Refusal(ACCESS, "this server is read-only")
-    if operation != RRQ:
-        raise PeerProtocolError(f"TFTP operation {operation} is not a request")
-    fields = data[2:].split(b"\0")
-    if fields.pop() != b"" or len(fields) < 2 or len(fields) % 2:
-        return Refusal(ILLEGAL, "malformed request")
-    try:
-        words = [field.decode("utf-8") for field in fields]
-    except UnicodeDecodeError:
-        return Refusal(ILLEGAL, "file name is not UTF-8")
-    path, mode = words[0], words[1].lower()
-    if mode not in ("octet", "netascii"):
-        return Refusal(ILLEGAL, f"mode {mode[:20]} is not known")
-    options = {words[at].lower(): words[at + 1] for at in range(2, len(words), 2)}
-    return Request(path, mode, options)
+class Result(Enum):
+    COMPLETE = "complete"
+    UNCONFIRMED = "complete, last block not acknowledged"  # the client was off as soon as it had everything
+    PROBED = "size probe"  # the client only wanted to know the size
+    ABORTED = "aborted by the client"
+    SILENT = "the client went silent"
+
+
+@dataclass(frozen=True)
+class SendOptions:
+    """Send ``packet``, the OACK."""
+
+    packet: bytes
+
+
+@dataclass(frozen=True)
+class SendBlocks:
+    """Send ``count`` blocks from number ``first`` (1-based): each is `data_header` and ``block`` bytes at
+    ``(number - 1) * block`` of the file, fewer or none for the last one."""
+
+    first: int
+    count: int
+
+
+Action = SendOptions | SendBlocks
+
+
+def data_header(number: int) -> bytes:
+    return struct.pack("!HH", Opcode.DATA, number & 0xFFFF)
 
 
 class Transfer:
-    """One read. ``read(offset, length)`` gives bytes of the file; the whole file is ``size`` bytes long.
+    """One file on its way to one client.
 
-    Call `start` once, `receive` for each datagram from the client and `tick` when ``deadline`` has passed; each
-    returns the datagrams to send. ``state`` DONE or ABORTED ends it.
+    ``start`` first; then ``receive`` for each datagram and ``tick`` when `deadline` has passed. Each returns what
+    to send, possibly nothing. `result` is None until the transfer is over, and `detail` has the client's own words.
     """
 
-    def __init__(self, request: Request, size: int, read: Callable[[int, int], bytes], mtu: int = 1500) -> None:
-        self._read = read
+    def __init__(self, size: int, terms: Terms) -> None:
+        self.terms = terms
         self.size = size
-        self.block_size, self.window, self._fixed_timeout = 512, 1, 0.0
-        self._answer = self._negotiate(request.options, mtu)
-        self._acknowledged = 0  # whole blocks, not modulo 65536
-        self._sent = 0
-        self._timeout = self._fixed_timeout or FIRST_TIMEOUT
-        self._heard = 0.0
+        self.blocks = size // terms.block + 1  # the last one is short, perhaps empty: that ends the file
+        self.state = State.AGREEING if terms.options else State.SENDING
+        self.result: Result | None = None
+        self.detail = ""
+        self.retransmissions = 0
         self.deadline = 0.0
-        self.state = State.OPTIONS if self._answer else State.SENDING
-        self.reason = ""
+        self._acknowledged = 0  # highest block that the client has confirmed
+        self._sent = 0  # highest block of the window under way
+        self._attempts = 0
+        self._sent_at = 0.0
+        self._resent = False  # Karn: no round-trip time from a window that was sent twice
+        self._smoothed = 0.0
+        self._variance = 0.0
+        self._timeout = min(FIRST_TIMEOUT, terms.ceiling)
 
-    @property
-    def blocks(self) -> int:
-        """Number of DATA blocks: the last is shorter than the block size, empty if it must be."""
-        return self.size // self.block_size + 1
+    def start(self, now: float) -> Action:
+        return self._transmit(now)
 
-    @property
-    def bytes_acknowledged(self) -> int:
-        return min(self._acknowledged * self.block_size, self.size)
+    def receive(self, data: bytes, now: float) -> Action | None:
+        """A datagram of the client. Malformed ones raise `PeerProtocolError` and change nothing."""
+        if self.state is State.DONE:
+            return None
+        if len(data) < 4:
+            raise PeerProtocolError(f"TFTP packet of only {len(data)} bytes")
+        opcode, value = struct.unpack_from("!HH", data)
+        if opcode == Opcode.ACK:
+            return self._acknowledge(value, now)
+        if opcode == Opcode.ERROR:
+            self._client_error(value, data[4:].split(b"\0", 1)[0].decode("ascii", "replace")[:100])
+            return None
+        if opcode == Opcode.READ:
+            return None  # the request again: our first answer is on its way, or the timer sends it again
+        raise PeerProtocolError(f"TFTP packet with opcode {opcode} in a transfer")
 
-    def start(self, now: float) -> list[bytes]:
-        if self.deadline:
-            raise LocalProtocolError("a transfer starts once")
-        self._heard = now
-        return self._send(now)
+    def tick(self, now: float) -> Action | None:
+        """Send again what was not confirmed in time, with longer and longer waits, and give up in the end."""
+        if self.state is State.DONE or now < self.deadline:
+            return None
+        last = self.state is State.SENDING and self._sent == self.blocks
+        if self._attempts >= (LAST_ATTEMPTS if last else ATTEMPTS):
+            self._end(Result.UNCONFIRMED if last else Result.SILENT)
+            return None
+        self._timeout = min(self._timeout * 2, self.terms.ceiling)
+        self.retransmissions += 1
+        return self._transmit(now, again=True)
 
-    def receive(self, data: bytes, now: float) -> list[bytes]:
-        if self.state in (State.DONE, State.ABORTED) or len(data) < 4:
-            return []
-        operation, number = struct.unpack_from("!HH", data)
-        if operation == ERROR:
-            text = data[4:].split(b"\0")[0].decode("ascii", "replace")[:80]
-            self.state, self.reason = State.ABORTED, f"client error {number}: {text}"
-            return []
-        if operation != ACK:
-            return []
-        self._heard = now
-        if self.state is State.OPTIONS:
-            if number != 0:
-                return []
-            self.state = State.SENDING
-            return self._send(now)
-        # The acknowledged block is the one within the window whose low 16 bits fit (blocks wrap at 65536).
-        advance = (number - self._acknowledged) & 0xFFFF
-        if advance == 0 or advance > self._sent - self._acknowledged:
-            return []  # a duplicate: answering it is the Sorcerer's Apprentice (RFC 1123, 4.2.3.1)
-        self._acknowledged += advance
-        self._timeout = self._fixed_timeout or max(FIRST_TIMEOUT, self._timeout / 2)
-        if self._acknowledged >= self.blocks:
-            self.state = State.DONE
-            return []
-        # An ACK inside the window (RFC 7440, 4) means that what follows it was lost: send on from there.
-        return self._send(now)
-
-    def tick(self, now: float) -> list[bytes]:
-        """Send again what is not acknowledged; give the client up after PATIENCE seconds of silence."""
-        if self.state in (State.DONE, State.ABORTED) or now < self.deadline:
-            return []
-        if now - self._heard > PATIENCE:
-            last = self.state is State.SENDING and self._sent >= self.blocks
-            # The acknowledgement of the last block may never come: loaders start what they fetched at once.
-            self.state = State.DONE if last and self._sent - self._acknowledged <= self.window else State.ABORTED
-            self.reason = "" if self.state is State.DONE else "client fell silent"
-            return []
-        if not self._fixed_timeout:
-            self._timeout = min(self._timeout * 2, LAST_TIMEOUT)
-        return self._send(now)
-
-    def _send(self, now: float) -> list[bytes]:
+    def _transmit(self, now: float, again: bool = False) -> Action:
+        self._attempts = self._attempts + 1 if again else 1
+        self._resent = again
+        self._sent_at = now
         self.deadline = now + self._timeout
-        if self.state is State.OPTIONS:
-            return [self._answer]
+        if self.state is State.AGREEING:
+            words = [word for pair in self.terms.options.items() for word in pair]
+            return SendOptions(
+                struct.pack("!H", Opcode.OPTIONS) + b"".join(word.encode("ascii") + b"\0" for word in words)
+            )
         first = self._acknowledged + 1
-        last = min(self._acknowledged + self.window, self.blocks)
-        self._sent = last
-        return [
-            struct.pack("!HH", DATA, block & 0xFFFF) + self._read((block - 1) * self.block_size, self.block_size)
-            for block in range(first, last + 1)
-        ]
+        count = min(self.terms.window, self.blocks - self._acknowledged)
+        self._sent = self._acknowledged + count
+        return SendBlocks(first, count)
 
-    def _negotiate(self, options: Mapping[str, str], mtu: int) -> bytes:
-        accepted: list[tuple[str, int]] = []
-        if (size := _number(options, "blksize", 8, 65464)) is not None:
-            self.block_size = max(8, min(size, mtu - 32))  # IPv4 20, UDP 8, TFTP 4: no fragments
-            accepted.append(("blksize", self.block_size))
-        if _number(options, "tsize", 0, 1 << 62) is not None:
-            accepted.append(("tsize", self.size))
-        if (seconds := _number(options, "timeout", 1, 255)) is not None:
-            self._fixed_timeout = float(seconds)
-            accepted.append(("timeout", seconds))
-        if (window := _number(options, "windowsize", 1, 65535)) is not None:
-            self.window = min(window, MAX_WINDOW)
-            accepted.append(("windowsize", self.window))
-        if not accepted:
-            return b""
-        body = b"".join(f"{name}\0{value}\0".encode() for name, value in accepted)
-        return struct.pack("!H", OACK) + body
+    def _acknowledge(self, value: int, now: float) -> Action | None:
+        if self.state is State.AGREEING:
+            if value != 0:
+                raise PeerProtocolError(f"ACK {value} for an OACK")
+            self._measure(now)
+            self.state = State.SENDING
+            return self._transmit(now)
+        number = self._acknowledged + ((value - self._acknowledged) & 0xFFFF)
+        if number > self._sent:
+            return None  # an old one, late
+        if number == self._acknowledged:
+            return self._repeated(now)
+        self._measure(now)
+        self._acknowledged = number
+        if number == self.blocks:
+            self._end(Result.COMPLETE)
+            return None
+        # In a window an ACK short of its end names the last block before a gap: go on from there (RFC 7440).
+        return self._transmit(now)
 
+    def _repeated(self, now: float) -> Action | None:
+        """The same ACK again. Answering it with the same block would double every packet from here on (the
+        "Sorcerer's Apprentice"); in a window it means that the very first block was lost, once per round trip."""
+        if self.terms.window == 1 or self._sent == 0:
+            return None
+        if now - self._sent_at < max(self._smoothed, SMALLEST_TIMEOUT / 10) or self._attempts >= ATTEMPTS:
+            return None
+        self.retransmissions += 1
+        return self._transmit(now, again=True)
 
-def netascii(data: bytes) -> bytes:
-    """A text as netascii (RFC 764): LF becomes CR LF, CR becomes CR NUL."""
-    return data.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
+    def _client_error(self, code: int, text: str) -> None:
+        """EDK2 asks for the size, then aborts with code 8, or 0: not a failure, it comes back for the file."""
+        self.detail = f"error {code} {text}".rstrip()
+        probe = self._acknowledged == 0 and "tsize" in self.terms.options
+        self._end(Result.PROBED if probe else Result.ABORTED)
 
+    def _measure(self, now: float) -> None:
+        """RFC 6298's estimator over windows; never below SMALLEST_TIMEOUT, so that a slow client is not flooded."""
+        if not self._resent:
+            sample = max(now - self._sent_at, 0.0)
+            if self._smoothed:
+                self._variance += (abs(self._smoothed - sample) - self._variance) / 4
+                self._smoothed += (sample - self._smoothed) / 8
+            else:
+                self._smoothed, self._variance = sample, sample / 2
+        if self._smoothed:
+            wanted = max(self._smoothed + 4 * self._variance, SMALLEST_TIMEOUT)
+            self._timeout = min(wanted, self.terms.ceiling)
 
-def _number(options: Mapping[str, str], name: str, low: int, high: int) -> int | None:
-    # An option with a value that is out of range is left out of the OACK, as if it were not known (RFC 2347).
-    value = options.get(name, "")
-    if not value.isascii() or not value.isdigit() or len(value) > 19:
-        return None
-    number = int(value)
-    return number if low <= number <= high else None
+    def _end(self, result: Result) -> None:
+        self.state = State.DONE
+        self.result = result
