@@ -113,10 +113,13 @@ class Coordinator:
                 known=self._labels,
             )
         session = next(iter(self._wanting(node, boot=True)), None)
+        configured = self._node_labels.get(mac, "")
+        if node.automatic and configured != policy.LOCAL:
+            configured = ""  # the configuration brought it here to be cloned; ``local`` in it protects for good
         return policy.choose_label(
             parked=node.parked,
             once=node.once,
-            label=node.label or self._node_labels.get(mac, ""),
+            label=node.label or configured,
             session=(session.plan.label, session.title) if session else None,
             automatic=node.automatic,
             default=self.default_label,

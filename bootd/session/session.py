@@ -500,6 +500,8 @@ class Session:
             node = member.node
             member.phases.finish = now
             node.automatic, node.once, node.once_until = LOCAL, "", 0.0
+            if node.label == self.plan.label:
+                node.label = ""  # set to have it cloned, which is done
             effects += [
                 PolicyChanged(node.mac, LOCAL, f"cloned by session {self.title}"),
                 Persist(node.record()),
