@@ -2,7 +2,7 @@
 
 import pytest
 
-from bootd.netboot.labels import BUILT_IN, LabelKind
+from bootd.netboot.labels import BUILT_IN, Label, LabelKind
 from stage1.cmdline import CommandLineError, StaticNetwork, parse
 
 OURS = "bootd.server=10.0.0.1:7467 bootd.node=52:54:00:aa:bb:cc bootd.token=0123abcd BOOTIF=01-52-54-00-aa-bb-cc"
@@ -55,19 +55,15 @@ def test_lines_of_the_seeds(line: str, wanted: tuple[object, ...]) -> None:
     assert (options.server_host, options.server_port, options.node) == ("10.0.0.1", 7467, MAC)
 
 
-@pytest.mark.parametrize(
-    "label", [label for label in BUILT_IN if label.kind is LabelKind.STAGE], ids=lambda x: x.name
-)
-def test_built_in_labels_are_understood(label: object) -> None:
-    append = getattr(label, "append", "")
-    options = parse(f"{append} {OURS} console=ttyS0,115200 quiet")
+STAGES = [label for label in BUILT_IN if label.kind is LabelKind.STAGE]
+WORK = {"kamethod": "ka", "dolly": "dolly", "dollyC": "dollyC", "http": "ka", "rescue": ""}
+
+
+@pytest.mark.parametrize("label", STAGES, ids=[label.name for label in STAGES])
+def test_built_in_labels_are_understood(label: Label) -> None:
+    options = parse(f"{label.append} {OURS} console=ttyS0,115200 quiet")
     assert options.rescue
-    assert (
-        options.work
-        == {"kamethod": "ka", "dolly": "dolly", "dollyC": "dollyC", "http": "ka", "rescue": ""}[
-            getattr(label, "name", "")
-        ]
-    )
+    assert options.work == WORK[label.name]
 
 
 def test_session_and_token() -> None:

@@ -74,7 +74,9 @@ def rest(request: str) -> bytes:
 
 
 def run(download: Download) -> None:
-    download.run(5.0, lambda received, size: None)
+    seen: list[tuple[int, int]] = []
+    download.run(5.0, lambda received, size: seen.append((received, size)))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
 def test_whole_file(server: Server, source: Source, tmp_path: Path) -> None:
