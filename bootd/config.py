@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from bootd.errors import Exit, OperatorError
-from bootd.netboot.labels import BUILT_IN, NAME, Label, LabelKind
+from bootd.netboot.labels import BUILT_IN, Label, LabelKind, problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -138,13 +138,10 @@ def parse(text: str, source: str = "bootd.toml") -> Settings:
 def _check(settings: Settings, source: str) -> None:
     _check_server(settings, source)
     labels = settings.labels
-    for label in settings.label:
-        if not NAME.match(label.name):
-            raise OperatorError(
-                f"{source}: label name {label.name!r}", "use letters, digits, '_', '-', '.'", Exit.CONFIG
-            )
-        if label.kind is LabelKind.KERNEL and not label.kernel:
-            raise OperatorError(f"{source}: label {label.name} has no kernel", "set kernel = PATH", Exit.CONFIG)
+    for own in settings.label:
+        wrong = problem(labels[own.name])
+        if wrong:
+            raise OperatorError(f"{source}: label {own.name}: {wrong}", "mend this [[label]]", Exit.CONFIG)
     wanted = {settings.boot.default, *(node.label for node in settings.node if node.label)}
     for name in sorted(wanted - labels.keys()):
         raise OperatorError(

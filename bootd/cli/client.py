@@ -1,0 +1,108 @@
+"""The command line's side of the operators' interface: HTTP over the daemon's unix socket."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bootd.errors import Exit, OperatorError
+
+REQUEST_SECONDS = 60.0
+SILENCE_SECONDS = 10.0  # the daemon says something every 2 s
+MAX_ANSWER = 256 << 20
+MAX_LINE = 64 << 20
+
+
+class Client:
+    """Talks to the daemon. Every method raises `OperatorError`: UNREACHABLE, or what the daemon answered."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, *parts: str) -> Any:
+        """The JSON below /api/v1."""
+        return self.request("GET", *parts)
+
+    def request(self, method: str, *parts: str, body: Any = None, query: str = "") -> Any:
+        """One request; the decoded answer, None when it has no body. ``parts`` are escaped."""
+        connection = self._connect(REQUEST_SECONDS)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, _target(parts, query), data)
+            response = connection.getresponse()
+            text = response.read(MAX_ANSWER)
+            return _answer(response.status, text)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
+
+    def events(self) -> Iterator[tuple[str, Any]]:
+        """Name and JSON of each event, until the daemon ends the stream."""
+        connection = self._connect(SILENCE_SECONDS)
+        try:
+            connection.request("GET", _target(("events",), ""))
+            response = connection.getresponse()
+            if response.status != 200:
+                _answer(response.status, response.read(MAX_ANSWER))
+            name = ""
+            while line := response.readline(MAX_LINE):
+                field, _, value = line.rstrip(b"\r\n").partition(b": ")
+                if field == b"event":
+                    name = value.decode()
+                elif field == b"data":
+                    yield name, json.loads(value)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
+
+    def _connect(self, seconds: float) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("bootd", timeout=seconds)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(seconds)
+        try:
+            sock.connect(str(self._path))
+        except OSError as error:
+            sock.close()
+            raise self._unreachable(error) from None
+        connection.sock = sock
+        return connection
+
+    def _unreachable(self, error: Exception) -> OperatorError:
+        if isinstance(error, PermissionError):
+            return OperatorError(f"not allowed to use {self._path}", "run this as root (sudo)", Exit.UNREACHABLE)
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return OperatorError(
+                f"bootd is not running (nothing answers on {self._path})",
+                "start it: systemctl start bootd, or bootd serve; another place: --socket PATH",
+                Exit.UNREACHABLE,
+            )
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return OperatorError(
+            f"bootd does not answer on {self._path}: {reason}", "see its log: journalctl -u bootd", Exit.UNREACHABLE
+        )
+
+
+def _target(parts: tuple[str, ...], query: str) -> str:
+    path = "/api/v1/" + "/".join(quote(part, safe="") for part in parts)
+    return f"{path}?{query}" if query else path
+
+
+def _answer(status: int, text: bytes) -> Any:
+    try:
+        value = json.loads(text) if text else None
+    except ValueError:
+        value = None
+    if status < 400:
+        return value
+    error = value.get("error", {}) if isinstance(value, dict) else {}
+    message = str(error.get("message") or text.decode(errors="replace").strip() or f"HTTP status {status}")
+    try:
+        code = Exit(int(error.get("code", Exit.ERROR)))
+    except ValueError:
+        code = Exit.ERROR
+    raise OperatorError(message, str(error.get("hint", "")), code)

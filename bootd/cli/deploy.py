@@ -1,0 +1,144 @@
+"""``bootd deploy`` and ``bootd wait``: make a session, and wait for what becomes of it."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bootd.cli.client import Client
+from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.format import size
+from bootd.cli.state import print_session
+from bootd.errors import Exit, OperatorError
+
+_POLL_SECONDS = 0.5
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("nodes", nargs=-1, required=True)
+@click.option(
+    "--disk", required=True, help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas."
+)
+@click.option("--expect", type=click.IntRange(min=1), help="Start when so many are ready [default: all named].")
+@click.option("--start-now", is_flag=True, help="Start with the first that is ready; later ones join behind.")
+@click.option("--label", default="kamethod", show_default=True, help="What these nodes boot meanwhile.")
+@click.option("--name", default="", help="Name of the session, also for kaopt=NAME.")
+@click.option(
+    "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
+)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+@pass_context
+def deploy(
+    context: Context,
+    *,
+    image: Path,
+    nodes: tuple[str, ...],
+    disk: str,
+    expect: int | None,
+    start_now: bool,
+    label: str,
+    name: str,
+    after: str,
+    is_waiting: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Clone IMAGE, a raw disk image on the server, onto one disk of each of NODES.
+
+    NODES are names, ranges such as lab[3-5], MACs, or `any`.
+    """
+    order = {
+        "source": str(image.absolute()),
+        "nodes": ",".join(nodes),
+        "disk": disk,
+        "expect": expect or 0,
+        "start_now": start_now,
+        "label": label,
+        "name": name,
+        "after": after,
+    }
+    if not yes:
+        _ask(context.client, order)
+    session = context.client.request("POST", "sessions", body=order)
+    if not is_waiting:
+        if as_json:
+            print_json(session)
+        else:
+            click.echo(f"session {session['name'] or session['id']} ({session['id']}) is open")
+            click.echo(f"follow it: bootd watch {session['name'] or session['id']}")
+        return Exit.OK
+    return _wait_for(context.client, session["id"], None, as_json)
+
+
+@click.command()
+@click.argument("session")
+@click.option("--timeout", type=float, help="Seconds; then exit code 1.")
+@json_option
+@pass_context
+def wait(context: Context, session: str, timeout: float | None, as_json: bool) -> int:
+    """Wait for the end of SESSION: 0 all cloned, 3 some, 4 all refused, 1 none."""
+    return _wait_for(context.client, session, timeout, as_json)
+
+
+def _ask(client: Client, order: dict[str, Any]) -> None:
+    """Show what will be written where, and have it confirmed."""
+    plan = client.request("POST", "preview", body=order)
+    output = Console(stderr=True)
+    output.print(f"image   {plan['source']} ({size(plan['size'])})")
+    output.print(f"disk    {order['disk']}")
+    output.print(f"after   {order['after']}")
+    table = Table("node", "MAC", "will be erased", "note", box=None)
+    for node in plan["nodes"]:
+        disk = node["disk"]
+        erased = f"{disk['name']} {size(disk['size'])} {disk['serial']}" if disk else "-"
+        table.add_row(node["name"], node["node"], erased, node["note"])
+    output.print(table)
+    if plan["any"]:
+        output.print("and every other node that boots into this session")
+    if not sys.stdin.isatty():
+        raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
+    click.confirm("Everything on these disks is lost. Go on?", abort=True, err=True)
+
+
+def _wait_for(client: Client, id_: str, timeout: float | None, as_json: bool) -> int:
+    """Follow a session by polling, so that a restart of the daemon only delays."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    output = Console(stderr=True)
+    with Progress(*columns, console=output, disable=not output.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+        session = client.get("sessions", id_)
+        while not session["ended"]:
+            _show_progress(progress, tasks, session)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise OperatorError(f"session {id_} is still {session['state']}", f"bootd watch {id_}", Exit.ERROR)
+            time.sleep(_POLL_SECONDS)
+            session = client.get("sessions", session["id"])
+        _show_progress(progress, tasks, session)
+    if as_json:
+        print_json(session)
+    else:
+        print_session(session)
+        console().print(f"{session['state']}: {session['reason']}")
+    return int(session["outcome"]["code"])
+
+
+def _show_progress(progress: Progress, tasks: dict[str, TaskID], session: dict[str, Any]) -> None:
+    for member in session["members"]:
+        if member["node"] not in tasks:
+            tasks[member["node"]] = progress.add_task(member["name"], total=None)
+        total = 2 * (member["total"] or 0) // 1_000_000
+        progress.update(
+            tasks[member["node"]],
+            description=f"{member['name']} {member['state']} (MB written and verified)",
+            total=total or None,
+            completed=(member["written"] + member["verified"]) // 1_000_000,
+        )

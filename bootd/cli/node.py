@@ -1,0 +1,59 @@
+"""``bootd node``: the machines that are known."""
+
+import click
+from rich.table import Table
+
+from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.format import duration, size
+
+
+@click.group()
+def node() -> None:
+    """Machines: list them, name them, give them another try."""
+
+
+@node.command("list")
+@json_option
+@pass_context
+def list_nodes(context: Context, as_json: bool) -> None:
+    """All machines that booted from here, with their disks."""
+    nodes = context.client.get("nodes")
+    if as_json:
+        print_json(nodes)
+        return
+    table = Table("node", "MAC", "address", "firmware", "disks", "boots next", "seen", "note", box=None)
+    for item in nodes:
+        disks = ", ".join(f"{disk['name']} {size(disk['size'])} {disk['serial']}".strip() for disk in item["disks"])
+        seen = "never" if item["seen_seconds"] is None else f"{duration(item['seen_seconds'])} ago"
+        note = f"parked: {item['parked']}" if item["parked"] else item["waiting"] or ""
+        table.add_row(
+            item["name"],
+            item["mac"],
+            item["address"] or "-",
+            item["firmware"] or "-",
+            disks or "-",
+            item["next_label"],
+            seen,
+            note,
+        )
+    console().print(table)
+
+
+@node.command("name")
+@click.argument("mac")
+@click.argument("name")
+@pass_context
+def name_node(context: Context, mac: str, name: str) -> None:
+    """Call the machine with MAC NAME."""
+    context.client.request("PUT", "nodes", mac, "name", body={"name": name})
+    click.echo(f"{mac}: {name}")
+
+
+@node.command("unpark")
+@click.argument("nodes", nargs=-1, required=True)
+@pass_context
+def unpark(context: Context, nodes: tuple[str, ...]) -> None:
+    """Let machines that gave up be tried again."""
+    for item in nodes:
+        context.client.request("DELETE", "nodes", item, "parked")
+        click.echo(f"{item}: may be tried again")

@@ -1,0 +1,56 @@
+"""``bootd stage``: building what nodes boot."""
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+import stage1.recipe
+import stage2.recipe
+from bootd import config
+from bootd.build import loaders
+from bootd.errors import Exit, OperatorError
+
+
+@click.group()
+def stage() -> None:
+    """Boot artefacts: kernel, stage1, stage2, boot loaders."""
+
+
+@stage.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to put them [default: boot_dir of the settings].",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Downloads and finished layers are kept here [default: state_dir/cache of the settings].",
+)
+@click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="Settings.")
+def build(out: Path | None, cache: Path | None, path: Path | None) -> None:
+    """Build them all. What has not changed is taken from the cache."""
+    settings, _ = config.load(path)
+    if os.geteuid() != 0:
+        raise OperatorError("building the stages needs root", "sudo bootd stage build", Exit.ERROR)
+    target = out or settings.boot_dir
+    kept = cache or Path(settings.server.state_dir) / "cache"
+    console = Console(stderr=True, highlight=False)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"{error.filename}: {error.strerror}", "name folders that can be written with --out and --cache"
+        ) from None
+    with console.status("bootd stage build") as status:
+
+        def progress(text: str) -> None:
+            console.print(text)
+            status.update(text)
+
+        for build_part in (stage1.recipe.build, stage2.recipe.build, loaders.build):
+            build_part(target, kept, progress)
+    console.print(f"boot artefacts are in {target}")

@@ -1,0 +1,153 @@
+"""``bootd state`` and ``bootd watch``: sessions and nodes, once or live."""
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.format import duration, megabytes, remaining, size
+from bootd.errors import Exit, OperatorError
+
+_COLOURS = {
+    **dict.fromkeys(("done", "verified"), "green"),
+    **dict.fromkeys(("failed", "lost", "evicted", "parked", "refused", "cancelled", "partly"), "red"),
+    **dict.fromkeys(("receiving", "verifying", "running", "finishing"), "cyan"),
+}
+_RETRY_SECONDS = 1.0
+_BAR_WIDTH = 24
+
+
+@click.command()
+@json_option
+@pass_context
+def state(context: Context, as_json: bool) -> None:
+    """Sessions and nodes, now."""
+    value = context.client.get("state")
+    if as_json:
+        print_json(value)
+        return
+    output = console()
+    output.print(overview(value))
+    if not value["sessions"]:
+        output.print("no sessions")
+
+
+@click.command()
+@click.argument("name", required=False)
+@pass_context
+def watch(context: Context, name: str | None) -> None:
+    """Sessions live, until Ctrl-C; with NAME until that session has ended."""
+    output = Console()
+    lines: list[str] = []
+    trouble = ""
+    shown: dict[str, Any] = {}
+    with Live(console=output, refresh_per_second=4, transient=False) as live:
+        while True:
+            try:
+                for kind, value in context.client.events():
+                    trouble = ""
+                    if kind == "line":
+                        lines = [*lines[-7:], _line(value)]
+                    else:
+                        shown = value
+                    live.update(Group(overview(shown, name), Text("\n".join(lines), style="dim")))
+                    if name and _has_ended(shown, name):
+                        return
+            except KeyboardInterrupt:
+                return
+            except OperatorError as error:
+                if error.code is not Exit.UNREACHABLE or not (shown or trouble):
+                    raise
+                trouble = error.message
+            live.update(Group(overview(shown, name), Text(trouble or "the daemon ended the stream", style="red")))
+            time.sleep(_RETRY_SECONDS)
+
+
+def overview(value: dict[str, Any], name: str | None = None) -> RenderableType:
+    """Sessions (all, or the one with that name or id), then the nodes that are in none."""
+    parts: list[RenderableType] = []
+    for session in value.get("sessions", []):
+        if name is None or name in (session["name"], session["id"]):
+            parts += [_title(session), _members(session)]
+    if name is None and value.get("nodes"):
+        parts.append(_nodes(value["nodes"]))
+    if value.get("journal", "ok") != "ok":
+        parts.append(Text(f"journal: {value['journal']}", style="red"))
+    if name is None and "default_label" in value:
+        parts.append(Text(f"default label: {value['default_label']}"))
+    return Group(*parts)
+
+
+def print_session(session: dict[str, Any]) -> None:
+    """One session, on standard output."""
+    console().print(Group(_title(session), _members(session)))
+
+
+def _has_ended(value: dict[str, Any], name: str) -> bool:
+    return any(
+        session["ended"] for session in value.get("sessions", []) if name in (session["name"], session["id"])
+    )
+
+
+def _title(session: dict[str, Any]) -> Text:
+    text = Text(f"session {session['name'] or session['id']} ", style="bold")
+    text.append(session["state"], style=_COLOURS.get(session["state"], ""))
+    details = [f"id {session['id']}", f"{session['source']} ({size(session['source_size'])})"]
+    head = session.get("head")
+    if session["state"] == "preparing" and head:
+        details.append(f"digested {100 * head['digested'] // max(1, session['source_size'])} %")
+    if session["state"] == "waiting":
+        details.append(f"{session['ready']} of {session['expect']} nodes ready")
+    total = session.get("seconds", {}).get("total")
+    if total is not None:
+        details.append(duration(total))
+    if session["reason"]:
+        details.append(session["reason"])
+    text.append("  " + " · ".join(details), style="not bold")
+    return text
+
+
+def _members(session: dict[str, Any]) -> Table:
+    table = Table("node", "state", "", "MB written", "durable", "verified", "MB/s", "ETA", "note", box=None)
+    members = session["members"]
+    for member in members:
+        total = member.get("total") or 0
+        share = (member["written"] + member["verified"]) / (2 * total) if total else 0.0
+        note = member["reason"] or member.get("trouble") or ""
+        table.add_row(
+            member["name"],
+            Text(member["state"], style=_COLOURS.get(member["state"], "")),
+            ProgressBar(total=1.0, completed=share, width=_BAR_WIDTH),
+            megabytes(member["written"]),
+            megabytes(member["durable"]),
+            megabytes(member["verified"]),
+            f"{member['rate'] / 1e6:.1f}" if member["rate"] else "-",
+            duration(remaining(member)),
+            note,
+        )
+    seen = {member["node"] for member in members}
+    for verdict in session["outcome"]["nodes"]:
+        if verdict["node"] not in seen:
+            style = _COLOURS.get(verdict["state"], "")
+            blanks = ["", "-", "-", "-", "-", "-"]
+            table.add_row(verdict["name"], Text(verdict["state"], style=style), *blanks, verdict["reason"])
+    return table
+
+
+def _nodes(nodes: list[dict[str, Any]]) -> Table:
+    table = Table("node", "MAC", "address", "boots next", "why", "note", box=None)
+    for node in nodes:
+        note = f"parked: {node['parked']}" if node["parked"] else node["waiting"] or ""
+        table.add_row(node["name"], node["mac"], node["address"] or "-", node["next_label"], node["why"], note)
+    return table
+
+
+def _line(value: dict[str, Any]) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(value["time"]))
+    return f"{clock} {value['node'] or value['session'] or '-':17} {value['kind']}: {value['text']}"

@@ -1,0 +1,57 @@
+"""What the boot plane asks the coordinator: which label a node boots now, ready to be rendered."""
+
+import structlog
+
+from bootd.config import Settings
+from bootd.drivers.engine import Engine
+from bootd.errors import Exit, OperatorError
+from bootd.netboot.render import RenderContext
+
+log = structlog.get_logger(__name__)
+
+ARTEFACTS = (
+    *("lpxelinux.0", "ldlinux.c32", "ipxe.efi", "local.efi"),
+    *("stage1/vmlinuz", "stage1/initrd.img", "stage2/stage2.squashfs", "stage2/stage2.json"),
+)
+
+
+class BootContext:
+    """Callable for `VirtualTree`: MAC to `RenderContext`, None for a node that gets nothing."""
+
+    def __init__(self, engine: Engine, settings: Settings, address: str) -> None:
+        self._engine, self._settings, self._address = engine, settings, address
+
+    def __call__(self, mac: str) -> RenderContext | None:
+        choice, effects = self._engine.coordinator.boot_choice(mac, self._engine.now())
+        self._engine.run(effects)
+        if not choice.token:
+            log.warning("no boot configuration", node=mac, reason=choice.why)
+            return None
+        return self._make(choice.label, choice.mac, choice.token)
+
+    def check(self) -> None:
+        """`OperatorError` (CONFIG) when what the settings say cannot be rendered for any node."""
+        for label in self._settings.labels:
+            try:
+                self._make(label, "00:00:00:00:00:00", "0" * 32)
+            except ValueError as error:
+                raise OperatorError(str(error), "mend it in bootd.toml", Exit.CONFIG) from None
+
+    def missing_artefacts(self) -> list[str]:
+        """Boot files that are not there."""
+        folder = self._settings.boot_dir
+        return [name for name in ARTEFACTS if not (folder / name).is_file()]
+
+    def _make(self, label: str, mac: str, token: str) -> RenderContext:
+        settings = self._settings
+        return RenderContext(
+            server_host=self._address,
+            http_port=settings.server.http_port,
+            bulk_port=settings.server.bulk_port,
+            labels=settings.labels,
+            label=label,
+            mac=mac,
+            token=token,
+            console=settings.boot.console,
+            prompt_seconds=settings.boot.prompt_seconds,
+        )

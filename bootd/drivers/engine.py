@@ -1,0 +1,155 @@
+"""The coordinator's hands: carries out its effects in order, and gives it the time.
+
+Everything here runs on the daemon's loop; nothing is awaited between a decision and its effects, so no two
+decisions interleave.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from bootd.drivers.heads import Heads
+from bootd.drivers.journal import Journal
+from bootd.drivers.streams import Streams, frame
+from bootd.errors import OperatorError
+from bootd.session.coordinator import Coordinator
+from bootd.session.effects import (
+    Effect,
+    Event,
+    Persist,
+    PolicyChanged,
+    Record,
+    Send,
+    StartHead,
+    StopHead,
+)
+from bootd.session.view import view
+from bootd.wire.control import encode
+from bootd.wire.manifest import Manifest
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.5
+MAX_TIMELINE = 2000  # lines kept in memory, of all nodes together
+
+
+class Engine:
+    """Holds the coordinator, the manifests of its sessions, the streams to nodes and to operators."""
+
+    def __init__(
+        self, coordinator: Coordinator, journal: Journal, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.coordinator = coordinator
+        self.streams = Streams()
+        self.watchers = Streams(limit=64)
+        self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
+        self.journal_trouble = ""
+        self._journal = journal
+        self._clock = clock
+        self._heads: Heads | None = None
+        self._manifests: dict[str, bytes] = {}
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock()
+
+    def attach_heads(self, heads: Heads) -> None:
+        """Say who starts the heads."""
+        self._heads = heads
+
+    def restore(self) -> None:
+        """Take over what the journal kept. `OperatorError` when it cannot be read."""
+        saved = self._journal.load()
+        self.run(self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions))
+
+    def run(self, effects: Iterable[Effect]) -> None:
+        """Carry ``effects`` out, in order. A journal that fails is logged; the rest is carried out."""
+        records: list[Record] = []
+        for effect in effects:
+            if isinstance(effect, Persist):
+                records.append(effect.record)
+                continue
+            self._write(records)
+            records = []
+            self._carry_out(effect)
+        self._write(records)
+
+    def tick(self) -> None:
+        """Deadlines, and news for those who watch."""
+        self.run(self.coordinator.tick(self.now()))
+        self._forget_manifests()
+        if len(self.watchers):
+            self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))
+
+    def state(self) -> dict[str, Any]:
+        """What ``bootd state --json`` prints."""
+        state = view(self.coordinator, self.now())
+        state["journal"] = self.journal_trouble or "ok"
+        return state
+
+    def head_ended(self, session: str, reason: str) -> None:
+        """The process of a head is gone, though nobody ended it."""
+        log.info("head is gone", session=session, reason=reason)
+        self.run(self.coordinator.head_ended(session, f"the head {reason}", self.now()))
+
+    def put_manifest(self, session: str, data: bytes, manifest: Manifest) -> None:
+        """The head of ``session`` has digested its source."""
+        self._manifests[session] = data
+        self.run(self.coordinator.manifest(session, manifest.root, manifest.size, manifest.chunk_size, self.now()))
+
+    def manifest(self, session: str) -> bytes | None:
+        """The manifest of an open session, as the head sent it."""
+        return self._manifests.get(session)
+
+    def commands_for(self, node: str) -> list[bytes]:
+        """Frames of everything in force for ``node``."""
+        return [frame(encode(message)) for message in self.coordinator.commands_for(node)]
+
+    def note(self, kind: str, node: str, session: str, text: str, *, logged: bool = False) -> None:
+        """One line of the timeline: kept for a while, told to those who watch, logged unless it has been."""
+        line = {"time": time.time(), "kind": kind, "node": node, "session": session, "text": text}
+        self.timeline.append(line)
+        if not logged:
+            log.info(kind, node=node, session=session, text=text)
+        if len(self.watchers):
+            self.watchers.broadcast(frame(json.dumps(line).encode(), "line"))
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(node, message):
+                self.streams.publish(node, frame(encode(message)))
+            case StartHead():
+                if self._heads is not None:
+                    self._heads.start(effect)
+            case StopHead(session):
+                if self._heads is not None:
+                    self._heads.stop(session)
+            case PolicyChanged(node, label, why):
+                self.note(
+                    "policy", node, "", f"{'default' if not node else 'boots'} {label or 'the default'}: {why}"
+                )
+            case Event(kind, node, session, text):
+                self.note(kind, node, session, text)
+            case Persist():
+                raise TypeError("records are written in batches")
+
+    def _write(self, records: list[Record]) -> None:
+        if not records:
+            return
+        try:
+            self._journal.batch(records)
+            self.journal_trouble = ""
+        except OperatorError as error:
+            if error.message != self.journal_trouble:
+                log.error("journal cannot be written", error=error.message, hint=error.hint)  # noqa: TRY400
+            self.journal_trouble = error.message
+
+    def _forget_manifests(self) -> None:
+        for session in list(self._manifests):
+            known = self.coordinator.sessions.get(session)
+            if known is None or known.ended:
+                del self._manifests[session]

@@ -1,0 +1,60 @@
+"""What the HTTP interfaces share: errors as answers, bodies with bounds, runners that end quickly."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SHUTDOWN_SECONDS = 1.0
+BODY_SECONDS = 30.0  # a body must have arrived within
+
+
+def text_error(status: int, text: str) -> web.Response:
+    """One line of text, printable whatever the client had sent."""
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return web.Response(status=status, text=line[:500] + "\n")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A defect in a handler is logged once and answered with 500; it never reaches the daemon's loop."""
+    try:
+        return await handler(request)
+    except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        log.exception("request failed", method=request.method, path=request.path[:200])
+        return text_error(500, "internal error: see the log of bootd")
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The whole body. 413 beyond ``limit`` bytes, 408 when it does not arrive in time."""
+    if request.content_length is not None and request.content_length > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.content.iter_chunked(1 << 16):
+                size += len(part)
+                if size > limit:
+                    raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=size)
+                parts.append(part)
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the body did not arrive in time\n") from None
+    except web.HTTPException:
+        raise
+    except ValueError as error:  # a chunked body that is none
+        raise web.HTTPBadRequest(text=f"body: {error}"[:200] + "\n") from None
+    return b"".join(parts)
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """A runner that ends its connections soon after the daemon was told to stop."""
+    return web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75
+    )

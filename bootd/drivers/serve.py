@@ -1,0 +1,172 @@
+"""``bootd serve``: puts the daemon together, binds everything, says READY, serves until it is told to stop."""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bootd.config import Settings
+from bootd.drivers.boot_context import BootContext
+from bootd.drivers.bulk import BulkService
+from bootd.drivers.dhcp import ProxyDhcp
+from bootd.drivers.engine import TICK_SECONDS, Engine
+from bootd.drivers.heads import Heads
+from bootd.drivers.http_node import NodeInterface
+from bootd.drivers.http_operator import OperatorInterface
+from bootd.drivers.interfaces import Interface, detect
+from bootd.drivers.journal import Journal
+from bootd.drivers.lock import RunLock
+from bootd.drivers.notify import Notifier
+from bootd.drivers.service import Service
+from bootd.drivers.tftp import TftpServer
+from bootd.drivers.tree import VirtualTree
+from bootd.netboot.offer import NodePolicy
+from bootd.session.coordinator import Coordinator
+from bootd.session.plan import Limits
+
+log = structlog.get_logger(__name__)
+
+_CLOSE_SECONDS = 8.0  # all services together; systemd's own patience is longer
+
+
+class Stop(Exception):  # noqa: N818 - not an error: how the task group is told to end
+    """SIGTERM or SIGINT."""
+
+
+class Daemon:
+    """Everything of one run. `run` once."""
+
+    def __init__(self, settings: Settings, source: str, notifier: Notifier) -> None:
+        """``source`` is where the settings come from, for the log."""
+        self._settings, self._source, self._notifier = settings, source, notifier
+        self._lock = RunLock(Path(settings.server.run_dir))
+        self._services: list[Service] = []
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. `OperatorError` when it cannot start."""
+        self._lock.acquire()
+        try:
+            interface = detect(self._settings.server)
+            journal = Journal(Path(self._settings.server.state_dir) / "bootd.db")
+            try:
+                await self._serve(interface, journal)
+            finally:
+                journal.close()
+        finally:
+            self._lock.release()
+
+    async def _serve(self, interface: Interface, journal: Journal) -> None:
+        engine = Engine(_coordinator(self._settings, interface.address), journal)
+        context = BootContext(engine, self._settings, interface.address)
+        context.check()
+        server = f"{interface.address}:{self._settings.server.http_port}"
+        heads = Heads(server, interface.address, engine.head_ended)
+        engine.attach_heads(heads)
+        self._services = self._compose(engine, context, interface)
+        try:
+            for service in self._services:
+                await service.bind()
+            engine.restore()
+            await self._until_stopped(engine, context, interface)
+        finally:
+            self._notifier.stopping()
+            await self._close(heads)
+
+    def _compose(self, engine: Engine, context: BootContext, interface: Interface) -> list[Service]:
+        settings, address = self._settings, interface.address
+
+        def on_event(kind: str, mac: str, client: str, detail: str) -> None:
+            engine.note(kind, mac, "", f"{detail} ({client})" if client else detail, logged=True)
+
+        tree = VirtualTree(settings.boot_dir, context, address, settings.server.http_port)
+        services: list[Service] = [
+            OperatorInterface(engine, settings.labels, settings.socket_path),
+            NodeInterface(engine, tree, settings, address),
+            BulkService(address, settings.server.bulk_port, settings.boot_dir),
+            TftpServer(settings, address, tree, on_event),
+        ]
+        if settings.dhcp.proxy:
+            services.append(ProxyDhcp(settings, interface.name, address, lambda _: NodePolicy(), on_event))
+        return services
+
+    async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:
+        missing = context.missing_artefacts()
+        if missing:
+            log.warning(
+                "boot files are missing: nodes cannot boot from here",
+                folder=str(self._settings.boot_dir),
+                missing=missing,
+                hint=f"bootd stage build --out {self._settings.boot_dir}",
+            )
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for service in self._services:
+                    group.create_task(service.serve(), name=service.name)
+                group.create_task(_tick(engine), name="ticker")
+                group.create_task(self._notifier.feed_watchdog(), name="watchdog")
+                group.create_task(_raise_stop(stop), name="signals")
+                status = f"serves {interface.name} ({interface.address})"
+                self._notifier.ready(status)
+                log.info(
+                    "ready",
+                    interface=interface.name,
+                    address=interface.address,
+                    settings=self._source,
+                    socket=str(self._settings.socket_path),
+                    pid=os.getpid(),
+                )
+        except* Stop:
+            log.info("stopping")
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def _close(self, heads: Heads) -> None:
+        """End heads and services side by side; a service that cannot close does not hinder the others."""
+        closing: list[Coroutine[Any, Any, None]] = [heads.close(), *(service.close() for service in self._services)]
+        names = ["heads", *(service.name for service in self._services)]
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                results = await asyncio.gather(*closing, return_exceptions=True)
+        except TimeoutError:
+            log.error("did not close in time", seconds=_CLOSE_SECONDS)  # noqa: TRY400
+            return
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("service did not close", service=name, error=repr(result))
+
+
+def _coordinator(settings: Settings, address: str) -> Coordinator:
+    session = settings.session
+    return Coordinator(
+        labels=settings.labels,
+        default_label=settings.boot.default,
+        names={node.mac.lower(): node.name for node in settings.node},
+        node_labels={node.mac.lower(): node.label for node in settings.node if node.label},
+        head_host=address,
+        draw=secrets.token_hex,
+        limits=Limits(silence=session.silence_seconds, ready=session.ready_seconds, attempts=session.attempts),
+    )
+
+
+async def _tick(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        try:
+            engine.tick()
+        except Exception:  # a defect in one session must not end the boot service of the room
+            log.exception("tick failed")
+
+
+async def _raise_stop(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise Stop
