@@ -219,8 +219,9 @@ class Session:
             return self._tell(node, f"session {self.title} digests its source")
         effects: list[Effect] = []
         member = self.members.get(node.mac)
+        disk = choose(join.disks, self.plan.selector, self.image.size)
         if member is not None and member.live:
-            if member.standing is Standing.PREPARING:
+            if member.standing is Standing.PREPARING and disk == member.disk:
                 member.heard = now
                 return [Send(node.mac, message) for message in self.commands_for(node.mac)]
             if member.standing is Standing.FINISHING:
@@ -231,7 +232,6 @@ class Session:
         if not self.open:
             text = f"session {self.title} is {self.state.value}"
             return [*effects, *self._tell(node, text), *self._settle(now)]
-        disk = choose(join.disks, self.plan.selector, self.image.size)
         if isinstance(disk, Refusal):
             return [*effects, *self._refuse_by_selector(node, member, disk.reason, now)]
         if member is not None and member.standing is Standing.REFUSED and member.disk == disk:

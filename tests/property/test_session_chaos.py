@@ -147,6 +147,8 @@ class Chaos:
                     agent.hear(effect.message)
             elif isinstance(effect, Event):
                 assert effect.text
+                if effect.kind in ("verified", "done") and effect.node:
+                    assert effect.session in self.agents[effect.node].told_verified
 
     def check(self, effect: Send) -> None:
         message = effect.message

@@ -203,6 +203,18 @@ def test_join_repeated_by_the_same_process_costs_nothing() -> None:
     assert [type(message) for message in room.inbox[mac(1)]].count(Prepare) == 2
 
 
+def test_join_again_with_other_disks_is_judged_by_them() -> None:
+    room = Room(2)
+    room.create("lab[1-2]")
+    room.head_ready()
+    room.join(1, (disk("vda", serial="OLD"),))
+    room.join(1, (disk("vda", serial="NEW"),))
+    assert room.plan(1).disk.serial == "NEW"
+    room.join(1, (disk("vda", serial="A"), disk("vdb", serial="B")))
+    assert room.standing(1) == "refused"
+    assert room.coordinator.commands_for(mac(1)) == [room.last(1)]
+
+
 def test_expect_changes_while_waiting_and_start_now() -> None:
     room = Room(4)
     room.create("lab[1-4]")

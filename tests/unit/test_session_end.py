@@ -46,8 +46,11 @@ def test_end_that_is_never_confirmed() -> None:
 def test_failure_while_making_the_disk_bootable_takes_the_flip_back() -> None:
     room = running(2)
     room.verified(1, 2)
-    room.rebooting(2)
+    assert room.coordinator.choice(mac(1)).label == "local"
     room.report(1, MemberState.FAILED, reason="no boot loader")
+    assert room.state == "finishing"
+    assert room.coordinator.choice(mac(1)).label == "kamethod"
+    room.rebooting(2)
     assert room.state == "partly"
     assert room.coordinator.choice(mac(1)).label == "kamethod"
     assert room.coordinator.choice(mac(2)).label == "local"
