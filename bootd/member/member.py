@@ -13,7 +13,7 @@ from bootd.member.store import Store
 from bootd.wire.control import Arrange, MemberState, Report
 from bootd.wire.manifest import Manifest
 
-REPORT_INTERVAL = 1.0
+_RATE_SECONDS = 1.0
 _LEAST_INTERVAL = 0.05  # seconds between two reports, however much news there is
 _JOIN_SECONDS = 10.0
 _log = logging.getLogger("bootd.member")
@@ -147,11 +147,11 @@ class Member:
         standing, progress = self._context.standing, self._context.progress
         before, measured = 0, time.monotonic()
         while True:
-            standing.news.wait(REPORT_INTERVAL)
+            standing.news.wait(self._context.limits.report_interval)
             standing.news.clear()
             is_last = standing.stopping.is_set()
             received, now = progress.received, time.monotonic()
-            if now - measured >= REPORT_INTERVAL:
+            if now - measured >= _RATE_SECONDS:
                 self._rate = int((received - before) / (now - measured))
                 before, measured = received, now
             snapshot = self.snapshot()

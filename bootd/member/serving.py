@@ -55,13 +55,13 @@ class Server:
                 continue
             peer = FrameSocket(connection, Decoder(max_chunk=0))
             with self._lock:
-                if len(self._connections) >= MAX_CONNECTIONS:
+                if self._context.standing.stopping.is_set() or len(self._connections) >= MAX_CONNECTIONS:
                     peer.close()
                     continue
                 self._connections.add(peer)
                 thread = threading.Thread(target=self._attend, args=(peer,), name="bootd-serve", daemon=True)
                 self._threads.add(thread)
-            thread.start()
+                thread.start()  # under the lock: `close` joins only what has started
 
     def close(self) -> None:
         """Stop listening and end every link; `Standing.stopping` must be set before."""
