@@ -8,6 +8,8 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,10 +22,10 @@ from rich.text import Text
 
 from bootd.errors import OperatorError
 from tests.lab.errors import LabError
-from tests.lab.lab import MOST_NODES, Kill, Options, Result, check_space, free_space_needed, run
+from tests.lab.lab import MOST_NODES, Kill, NodeResult, Options, Result, check_space, free_space_needed, run
 from tests.lab.machine import Firmware
 from tests.lab.status import NodeStatus
-from tests.lab.story import MIB, PHASES, Step
+from tests.lab.story import MIB, PHASES, Phase, Step
 
 _FIRMWARE = {"bios": (Firmware.BIOS,), "uefi": (Firmware.UEFI,), "both": (Firmware.BIOS, Firmware.UEFI)}
 _KILL_RATE = 24.0  # megabits per second: slow enough to be killed in the middle
@@ -124,22 +126,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(result: Result) -> Table:
-    """One row per node. MB are 10^6 bytes; times in seconds."""
+    """One column per node. MB are 10^6 bytes; times in seconds."""
     table = Table(title="What happened", title_justify="left")
-    table.add_column("node")
-    table.add_column("firmware")
-    for title in ("MB written", "durable", "verified", "MB/s", *(phase.title for phase in PHASES)):
-        table.add_column(title, justify="right")
-    table.add_column("next boot")
-    table.add_column("result")
+    table.add_column("")
     for node in result.nodes:
-        transfer = node.phases.get("transfer", 0.0)
-        counters = [f"{value / 1e6:.1f}" for value in (node.last.written, node.last.durable, node.last.verified)]
-        rate = f"{node.last.durable / 1e6 / transfer:.1f}" if transfer else "-"
-        times = [f"{node.phases[p.title]:.1f}" if p.title in node.phases else "-" for p in PHASES]
-        verdict = "[red]failed[/red]" if node.failure else "[green]ok[/green]"
-        table.add_row(node.name, node.firmware.value, *counters, rate, *times, node.label, verdict)
+        table.add_column(node.name, justify="right")
+    rows: list[tuple[str, Callable[[NodeResult], str]]] = [
+        ("firmware", lambda node: node.firmware.value),
+        ("MB written", lambda node: f"{node.last.written / 1e6:.1f}"),
+        ("MB durable", lambda node: f"{node.last.durable / 1e6:.1f}"),
+        ("MB verified", lambda node: f"{node.last.verified / 1e6:.1f}"),
+        ("MB/s, transfer", _rate),
+        *((f"s {phase.title}", partial(_seconds, phase)) for phase in PHASES),
+        ("s in all", lambda node: f"{sum(node.phases.values()):.1f}"),
+        ("boots next", lambda node: node.label or "-"),
+        ("result", lambda node: "[red]failed[/red]" if node.failure else "[green]ok[/green]"),
+    ]
+    for title, text in rows:
+        table.add_row(title, *(text(node) for node in result.nodes))
     return table
+
+
+def _rate(node: NodeResult) -> str:
+    seconds = node.phases.get("transfer", 0.0)
+    return f"{node.last.durable / 1e6 / seconds:.1f}" if seconds else "-"
+
+
+def _seconds(phase: Phase, node: NodeResult) -> str:
+    return f"{node.phases[phase.title]:.1f}" if phase.title in node.phases else "-"
 
 
 def check_image(path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.lab.errors import LabError
 
 SERVER_ADDRESS = "10.47.0.2"
 _DHCP_ADDRESS = "10.47.0.1"
+_DHCP_ADDRESS_6 = "fd47::1"
 _PREFIX = "bootd-lab"
 _NAME = re.compile(rf"{_PREFIX}-(\d+)-\d+-[a-z]+\Z")
 
@@ -71,9 +72,13 @@ class Room:
         return console
 
     def start_dhcp(self) -> Console:
-        """dnsmasq as any office router would be: addresses, no boot options, no DNS."""
+        """dnsmasq as any office router would be: addresses, no boot options, no DNS.
+
+        It announces an IPv6 prefix too, as such routers do: without any announcement iPXE waits 15 s for one.
+        """
         command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]
         command += ["--interface=eth0", "--bind-interfaces", "--dhcp-range=10.47.0.100,10.47.0.199,1h"]
+        command += ["--enable-ra", "--dhcp-range=::,constructor:eth0,ra-only"]
         command += ["--dhcp-authoritative", "--no-ping", "--log-dhcp", "--user=root", "--pid-file="]
         command += [f"--dhcp-leasefile={self.folder / 'dnsmasq.leases'}"]
         (self.folder / "dnsmasq.leases").unlink(missing_ok=True)
@@ -102,6 +107,7 @@ class Room:
             self._plug(port)
             self._in(name, f"ip address add {address}/24 dev eth0")
             self._in(name, "ip link set eth0 up")
+        self._in(self.dhcp, f"ip address add {_DHCP_ADDRESS_6}/64 dev eth0 nodad")
         for number in range(self.ports):
             self._in(self.switch, f"ip tuntap add node{number} mode tap")
             self._plug(f"node{number}")

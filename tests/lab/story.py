@@ -31,15 +31,15 @@ class Phase:
 
 
 PHASES = (
-    Phase("firmware", "", "loader"),
-    Phase("loader", "loader", "stage1"),
-    Phase("stage1", "stage1", "switching root"),
-    Phase("stage2", "switching root", "ready"),
-    Phase("waiting", "ready", "receiving"),
+    Phase("firmware to boot loader", "", "loader"),
+    Phase("boot loader to stage1", "loader", "stage1"),
+    Phase("stage1 fetches stage2", "stage1", "switching root"),
+    Phase("stage2 to ready", "switching root", "ready"),
+    Phase("waiting for the others", "ready", "receiving"),
     Phase("transfer", "receiving", "durable"),
     Phase("verify", "durable", "verified"),
     Phase("release", "verified", "rebooting"),
-    Phase("own disk", "rebooting", "login"),
+    Phase("reboot to login", "rebooting", "login"),
 )
 
 # Lines after which nothing good can come.
