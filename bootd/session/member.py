@@ -46,7 +46,7 @@ class Member:
     report: Report | None = None  # the last one of this attempt
     arranged: Arrange | None = None  # the place in force; None = not in the chain
     aside: bool = False  # fed by the head directly, nobody behind it
-    moved: float = 0.0  # when its durable bytes last grew, or its place changed
+    moved: float = 0.0  # when its bytes last grew, or its place changed
     accused_by: set[str] = field(default_factory=set)  # members that could not receive from it
     phases: Phases = field(default_factory=Phases)
 

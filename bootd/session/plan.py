@@ -11,7 +11,7 @@ class Limits:
 
     silence: float = 8.0  # a member or head not heard of for so long is lost
     ready: float = 60.0  # from plan to READY; from start of the head to its first report
-    stall: float = 30.0  # no durable byte for so long, though the predecessor has some to give
+    stall: float = 60.0  # no byte written for so long, though the predecessor has some to give
     finish: float = 60.0  # from Finish to the report of the reboot
     rejoin: float = 60.0  # a session without a live member waits so long for one to come back
     once: float = 120.0  # a boot that uses a one-shot label may ask for it again so long (loaders ask twice)

@@ -204,7 +204,7 @@ class Session:
         """The head's process is gone. It may be, once everybody is verified."""
         if self.ended or self.state is SessionState.FINISHING:
             return []
-        return self.fail(f"head: {reason}", now)
+        return self.fail(reason, now)
 
     # --- members -----------------------------------------------------------------------------------------
 
@@ -266,8 +266,9 @@ class Session:
             return self._answer_stranger(report, member)
         member.heard = now
         before = member.report
-        member.report = report
-        if before is None or report.durable > before.durable or report.verified > before.verified:
+        if before is None or claimed not in (Standing.FINISHING, Standing.DONE):
+            member.report = report  # the last ones before the reboot have nothing to count any more
+        if before is None or (report.written, report.durable) > (before.written, before.durable):
             member.moved = now
         if member.phases.durable is None and self.image and report.durable >= self.image.size:
             member.phases.durable = now
@@ -290,10 +291,12 @@ class Session:
             case Standing.VERIFIED if not finishing:
                 return self._verified(member, report, now)
             case Standing.DONE:
-                return self._done(member, "verified, then rebooted", now)
+                return self._done(member, _noted("verified, then rebooted", report.reason), now)
         if finishing:
             member.standing = Standing.FINISHING if claimed is Standing.FINISHING else member.standing
-            return self._done(member, "verified, stays in stage2", now) if self.plan.after == "stay" else []
+            if self.plan.after == "stay":
+                return self._done(member, _noted("verified, stays in stage2", report.reason), now)
+            return []
         if member.address is None:
             return self._drop(member, Standing.FAILED, f"it reported {claimed.value} before it was ready", now)
         if claimed is Standing.READY and member.standing is not Standing.PREPARING:
@@ -577,3 +580,8 @@ class Session:
 
     def _event(self, kind: str, node: str, text: str) -> Event:
         return Event(kind, node, self.id, text)
+
+
+def _noted(text: str, note: str) -> str:
+    """What a node remarks on its end, such as a boot entry that could not be set, is for the operator to see."""
+    return f"{text} ({note})" if note else text

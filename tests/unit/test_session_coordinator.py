@@ -425,13 +425,13 @@ def test_stalled_member_is_first_fed_by_the_head_then_evicted() -> None:
     room.report(2, MemberState.RECEIVING, durable=1 << 20, trouble="predecessor: reset")
     room.receiving(3, 1 << 20)
     room.verified(1)
-    room.wait(31, 1, 2, 3)
+    room.wait(61, 1, 2, 3)
     assert room.standing(2) == "receiving"
     assert room.place(2).predecessor_node == f"head-{room.session}"
     assert room.place(3).predecessor_node == mac(1)
     room.receiving(3, 30 << 20)
     room.verified(3)
-    room.wait(31, 1, 2, 3)
+    room.wait(61, 1, 2, 3)
     assert room.standing(2) == "evicted"
     assert "predecessor: reset" in room.reason(2)
     assert room.state == "finishing"
@@ -442,10 +442,10 @@ def test_predecessor_that_two_members_cannot_receive_from_is_evicted_itself() ->
     room.verified(1)
     room.receiving(2, 1 << 20)
     room.receiving(3, 1 << 20)
-    room.wait(31, 1, 2, 3)
+    room.wait(61, 1, 2, 3)
     room.receiving(2, 20 << 20)
     room.receiving(2, SIZE)
-    room.wait(31, 1, 2, 3)
+    room.wait(61, 1, 2, 3)
     assert room.standing(1) == "evicted"
     assert room.reason(1) == "two members could not receive from it"
     assert room.standing(3) == "receiving"
@@ -456,7 +456,7 @@ def test_member_behind_a_stalled_one_is_not_blamed() -> None:
     room = running(3)
     for number in (1, 2, 3):
         room.receiving(number, 1 << 20)
-    room.wait(31, 1, 2, 3)
+    room.wait(61, 1, 2, 3)
     assert room.standing(1) == "evicted"  # the head has more for it and feeds it directly: its own fault
     assert room.standing(2) == room.standing(3) == "receiving"
 

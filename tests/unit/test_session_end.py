@@ -64,6 +64,14 @@ def test_after_stay_needs_no_reboot() -> None:
     assert room.state == "done"
 
 
+def test_remark_of_a_node_on_its_end_is_shown() -> None:
+    room = running(1)
+    room.verified(1)
+    room.report(1, MemberState.REBOOTING, reason="no boot entry: efivarfs is read-only")
+    assert room.standing(1) == "done"
+    assert room.reason(1) == "verified, then rebooted (no boot entry: efivarfs is read-only)"
+
+
 def test_absent_nodes_have_a_verdict() -> None:
     room = Room(3)
     room.create("lab[1-3]", start_now=True)
