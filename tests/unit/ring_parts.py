@@ -100,8 +100,8 @@ class Room:
     def close(self) -> None:
         for member in self.members.values():
             member.stop()
-        for store in self._stores:
-            store.close()
+        while self._stores:
+            self._stores.pop().close()
 
     def _add(self, name: str, store: Store, *, is_head: bool, limits: Limits = BRISK) -> Member:
         self.reports[name] = []
