@@ -44,6 +44,7 @@ class Member:
     attempts: int = 0  # failed ones
     refusals: int = 0  # joins that ended in a refusal
     report: Report | None = None  # the last one of this attempt
+    former: Report | None = None  # the last one of the attempt before
     arranged: Arrange | None = None  # the place in force; None = not in the chain
     aside: bool = False  # fed by the head directly, nobody behind it
     moved: float = 0.0  # when its bytes last grew, or its place changed

@@ -49,6 +49,8 @@ from bootd.wire.control import (
     Wait,
 )
 
+ECHO_SECONDS = 3.0
+
 
 class Session:
     """Use through `Coordinator`, which routes messages and holds the nodes."""
@@ -240,7 +242,8 @@ class Session:
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
-        member.address, member.report, member.arranged, member.aside = None, None, None, False
+        member.former, member.report = member.report, None
+        member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
         member.phases = Phases(planned=now)
         node.session, node.told = self.id, ""
@@ -264,6 +267,8 @@ class Session:
             return self._wake(member, report, now)
         if not member.live:
             return self._answer_stranger(report, member)
+        if self._is_echo(member, report, now):
+            return []
         member.heard = now
         before = member.report
         if before is None or claimed not in (Standing.FINISHING, Standing.DONE):
@@ -275,6 +280,13 @@ class Session:
         if claimed is None:
             return []
         return self._move(member, claimed, report, now)
+
+    def _is_echo(self, member: Member, report: Report, now: float) -> bool:
+        """Whether the report still tells of the end of the last attempt: heartbeats and joins are requests of their
+        own, so a heartbeat may overtake the join that began the new attempt. One that goes on counts."""
+        planned = member.phases.planned
+        fresh = member.report is None and planned is not None and now - planned < ECHO_SECONDS
+        return fresh and report == member.former
 
     def _move(self, member: Member, claimed: Standing, report: Report, now: float) -> list[Effect]:
         finishing = member.phases.finish is not None

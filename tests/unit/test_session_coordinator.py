@@ -326,6 +326,22 @@ def test_restarted_node_resumes_until_its_attempts_are_used_up_then_it_is_parked
     assert room.coordinator.choice(mac(1)).label == "kamethod"  # its disk may be half written: stage2, not local
 
 
+def test_last_heartbeat_of_a_failed_attempt_does_not_end_the_next_one() -> None:
+    room = running(2)
+    room.report(1, MemberState.FAILED, reason="EIO")
+    room.report(1, MemberState.FAILED, reason="EIO")
+    room.join(1)
+    room.report(1, MemberState.FAILED, reason="EIO")  # sent before the join, arrived after it
+    assert room.standing(1) == "preparing"
+    room.report(1, MemberState.FAILED, reason="EIO on another sector")
+    assert room.standing(1) == "failed"
+    room.join(1)
+    room.now += 4
+    room.report(1, MemberState.FAILED, reason="EIO on another sector")  # it goes on: it failed again
+    assert room.standing(1) == "failed"
+    assert room.coordinator.nodes.add(mac(1)).attempts == 3
+
+
 def test_lost_member_that_is_heard_again_goes_to_the_tail() -> None:
     room = running(3)
     room.receiving(1, 5 << 20)
