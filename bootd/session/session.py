@@ -286,7 +286,7 @@ class Session:
         own, so a heartbeat may overtake the join that began the new attempt. One that goes on counts."""
         planned = member.phases.planned
         fresh = member.report is None and planned is not None and now - planned < ECHO_SECONDS
-        return fresh and report == member.former
+        return fresh and report.state in (MemberState.FAILED, MemberState.REFUSED) and report == member.former
 
     def _move(self, member: Member, claimed: Standing, report: Report, now: float) -> list[Effect]:
         finishing = member.phases.finish is not None
