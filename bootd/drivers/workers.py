@@ -41,6 +41,11 @@ class Worker:
         """Whether the process is there and has not ended."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def last_line(self) -> str:
+        """The last line it wrote to its standard error."""
+        return self._last[-1] if self._last else ""
+
     async def start(self) -> None:
         """Start the process. OSError when that fails."""
         self._process = await asyncio.create_subprocess_exec(
