@@ -91,16 +91,39 @@ def find_loader(partition: str) -> str:
 
 
 def set_boot_next(disk: str, number: int, loader: str) -> str:
-    """One boot entry for this loader, used for the next boot only: the network stays first in the boot order."""
-    for entry in entries_named(_run(["efibootmgr"]), ENTRY_LABEL):
+    """One boot entry for this loader: the next boot uses it, later ones after the network.
+
+    The network entry that this node has booted from stays first, so that the daemon decides; the disk comes right
+    behind it, so that a firmware that is sent on reaches it without trying every other network entry for minutes.
+    """
+    before = _run(["efibootmgr"])
+    for entry in entries_named(before, ENTRY_LABEL):
         _run(["efibootmgr", "--bootnum", entry, "--delete-bootnum"])
     place = ["--disk", f"/dev/{disk}", "--part", str(number)]
     output = _run(["efibootmgr", "--create-only", *place, "--label", ENTRY_LABEL, "--loader", loader])
     entries = entries_named(output, ENTRY_LABEL)
     if len(entries) != 1:
         raise BootableError("efibootmgr made no boot entry")
+    order = order_with(output, entries[0])
+    if order:
+        _run(["efibootmgr", "--bootorder", ",".join(order)])
     _run(["efibootmgr", "--bootnext", entries[0]])
     return f"Boot{entries[0]}"
+
+
+def order_with(output: str, entry: str) -> list[str]:
+    """The boot order that efibootmgr shows with ``entry`` behind the current one; empty to leave it alone.
+
+    Alone it is left when the firmware does not say what it has booted from: then nobody knows which entry must
+    stay first.
+    """
+    current = re.search(r"^BootCurrent: ([0-9A-Fa-f]{4})$", output, re.MULTILINE)
+    listed = re.search(r"^BootOrder: ([0-9A-Fa-f]{4}(?:,[0-9A-Fa-f]{4})*)$", output, re.MULTILINE)
+    order = [number for number in listed[1].split(",") if number != entry] if listed else []
+    if current is None or current[1] not in order:
+        return []
+    place = order.index(current[1]) + 1
+    return [*order[:place], entry, *order[place:]]
 
 
 def entries_named(output: str, label: str) -> list[str]:

@@ -1,0 +1,229 @@
+"""The gate: every wrong disk is refused, with a reason, and not one byte is written. Real loop devices as root."""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootd.wire.control import Disk, Plan
+from stage2.gate import RefusedError, match, open_target
+from stage2.inventory import table_digest
+
+SIZE = 4 << 20
+DISK = Disk("sda", SIZE, 512, "S1", "0x5000", "model", "sata", False, "", "d" * 64)
+OTHER = Disk("sdb", SIZE, 512, "S2", "0x5001", "model", "sata", False, "", "e" * 64)
+NAMELESS = replace(DISK, serial="", wwn="")
+
+
+def plan_for(disk: Disk, image_size: int = SIZE) -> Plan:
+    return Plan("s1", "52:54:00:00:00:01", "ab" * 32, image_size, 1 << 20, disk)
+
+
+def test_the_right_disk_under_another_name() -> None:
+    moved = replace(DISK, name="sdc")
+    assert match(plan_for(DISK), [OTHER, moved]) == moved
+
+
+def test_a_nameless_disk_that_is_alone() -> None:
+    loop = replace(OTHER, name="loop0", excluded="loop device")
+    assert match(plan_for(NAMELESS), [NAMELESS, loop]) == NAMELESS
+
+
+@pytest.mark.parametrize(
+    ("planned", "present", "reason"),
+    [
+        (DISK, [], "is not here; there are: no disks"),
+        (DISK, [OTHER], r"disk sda \(S1\) is not here; there are: sdb \(S2\)"),
+        (DISK, [DISK, replace(DISK, name="sdb")], "2 disks match sda .*: sda, sdb"),
+        (DISK, [replace(DISK, serial="S9")], "is not here"),  # same WWN, another serial: not the same
+        (DISK, [replace(DISK, wwn="0x9999")], "is not here"),
+        (DISK, [replace(DISK, wwn="")], "is not here"),
+        (DISK, [replace(DISK, size=SIZE - 512)], "has 4193792 bytes, the plan says 4194304"),
+        (DISK, [replace(DISK, size=SIZE + 512)], "the plan says"),
+        (DISK, [replace(DISK, sector=4096)], "sectors of 4096"),
+        (DISK, [replace(DISK, table_digest="f" * 64)], "partition table of sda .* has changed"),
+        (DISK, [replace(DISK, excluded="mounted at /mnt")], "excluded: mounted at /mnt"),
+        (DISK, [replace(DISK, excluded="removable", removable=True)], "excluded: removable"),
+        (replace(DISK, excluded="usb"), [DISK], "was excluded when it was made: usb"),
+        (replace(DISK, table_digest=""), [replace(DISK, table_digest="")], "no digest"),
+        (NAMELESS, [NAMELESS, replace(NAMELESS, name="sdb")], "no serial and no WWN, and is one of 2: sda, sdb"),
+        (NAMELESS, [NAMELESS, OTHER], "one of 2: sda, sdb"),
+        (NAMELESS, [replace(NAMELESS, name="sdb")], "is not here"),
+        (NAMELESS, [DISK], "is not here"),  # a disk with a serial is another one
+        (NAMELESS, [replace(NAMELESS, table_digest="f" * 64)], "has changed"),
+        (NAMELESS, [replace(NAMELESS, size=SIZE * 2)], "the plan says"),
+    ],
+)
+def test_refusals(planned: Disk, present: list[Disk], reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        match(plan_for(planned), present)
+
+
+def test_image_larger_than_the_disk() -> None:
+    with pytest.raises(RefusedError, match="the image needs 4194305"):
+        match(plan_for(DISK, SIZE + 1), [DISK])
+
+
+# --- real devices ---------------------------------------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+CONTENT = b"".join(number.to_bytes(8, "big") for number in range(SIZE // 8))
+
+
+class Loop:
+    """A loop device over a file with known content."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_bytes(CONTENT)
+        done = subprocess.run(["losetup", "--find", "--show", str(path)], capture_output=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no loop device: {done.stderr.decode().strip()}")
+        self.device = done.stdout.decode().strip()
+        self.name = self.device.removeprefix("/dev/")
+
+    def disk(self) -> Disk:
+        descriptor = os.open(self.device, os.O_RDONLY)
+        try:
+            digest = table_digest(descriptor, SIZE)
+        finally:
+            os.close(descriptor)
+        return replace(DISK, name=self.name, serial=f"S-{self.name}", wwn="", table_digest=digest)
+
+    def untouched(self) -> bool:
+        subprocess.run(["blockdev", "--flushbufs", self.device], check=True)
+        return hashlib.sha256(self.path.read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
+
+    def detach(self) -> None:
+        subprocess.run(["losetup", "--detach", self.device], check=False)
+
+
+@pytest.fixture
+def loops(tmp_path: Path) -> Iterator[Callable[[], Loop]]:
+    made: list[Loop] = []
+
+    def make() -> Loop:
+        made.append(Loop(tmp_path / f"disk{len(made)}"))
+        return made[-1]
+
+    yield make
+    for loop in made:
+        loop.detach()
+
+
+@needs_root
+def test_opens_directly_exclusively_and_for_writing(loops: Callable[[], Loop]) -> None:
+    loop = loops()
+    disk = loop.disk()
+    descriptor, found = open_target(plan_for(disk), lambda: [disk])
+    try:
+        assert found == disk
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        assert flags & os.O_DIRECT
+        assert flags & os.O_ACCMODE == os.O_RDWR
+        with pytest.raises(OSError, match="busy"):
+            os.close(os.open(loop.device, os.O_RDWR | os.O_EXCL))
+        with pytest.raises(RefusedError, match="cannot be opened alone"):
+            open_target(plan_for(disk), lambda: [disk])
+    finally:
+        os.close(descriptor)
+    assert loop.untouched()
+
+
+@needs_root
+def test_table_that_changes_after_the_inventory(loops: Callable[[], Loop]) -> None:
+    loop = loops()
+    disk = loop.disk()
+
+    def take_then_change() -> list[Disk]:
+        with open(loop.device, "r+b") as stream:  # noqa: PTH123 - a device
+            stream.seek(SIZE - 512)
+            stream.write(b"EFI PART")
+        return [disk]
+
+    with pytest.raises(RefusedError, match="changed while it was being opened"):
+        open_target(plan_for(disk), take_then_change)
+
+
+@needs_root
+def test_inventory_that_calls_another_device_by_this_name(loops: Callable[[], Loop]) -> None:
+    first, second = loops(), loops()
+    with open(second.device, "r+b") as stream:  # noqa: PTH123 - a device
+        stream.write(b"another disk")
+    lie = replace(first.disk(), name=second.name)
+    with pytest.raises(RefusedError, match="changed while it was being opened"):
+        open_target(plan_for(lie), lambda: [lie])
+    assert first.untouched()
+    assert second.path.read_bytes()[12:] == CONTENT[12:]
+
+
+@needs_root
+def test_smaller_device_than_the_inventory_says(loops: Callable[[], Loop]) -> None:
+    loop = loops()
+    lie = replace(loop.disk(), size=SIZE * 2)
+    with pytest.raises(RefusedError, match=r"cannot be checked|changed from"):
+        open_target(plan_for(lie), lambda: [lie])
+    assert loop.untouched()
+
+
+@needs_root
+def test_mounted_device_that_the_inventory_missed(loops: Callable[[], Loop], tmp_path: Path) -> None:
+    loop = loops()
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext2", loop.device], check=True)
+    before = loop.path.read_bytes()
+    disk = loop.disk()
+    place = tmp_path / "mnt"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-o", "ro", loop.device, str(place)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(RefusedError, match="cannot be opened alone"):
+            open_target(plan_for(disk), lambda: [disk])
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert loop.path.read_bytes() == before
+
+
+@needs_root
+def test_read_only_device(loops: Callable[[], Loop]) -> None:
+    loop = loops()
+    disk = loop.disk()
+    subprocess.run(["blockdev", "--setro", loop.device], check=True)
+    with pytest.raises(RefusedError, match=r"read-only|cannot be opened alone"):
+        open_target(plan_for(disk), lambda: [disk])
+    assert loop.untouched()
+
+
+@needs_root
+def test_refusals_write_nothing(loops: Callable[[], Loop]) -> None:
+    first, second = loops(), loops()
+    disks = [first.disk(), second.disk()]
+    twins = [replace(disk, serial="SAME") for disk in disks]
+    cases: list[tuple[Disk, list[Disk]]] = [
+        (twins[0], twins),
+        (replace(disks[0], serial=""), [replace(disk, serial="") for disk in disks]),
+        (disks[0], [replace(disks[0], excluded="removable"), disks[1]]),
+        (disks[0], [replace(disks[0], size=SIZE - 512), disks[1]]),
+        (replace(disks[0], table_digest="0" * 64), disks),
+    ]
+    for planned, present in cases:
+        with pytest.raises(RefusedError):
+            open_target(plan_for(planned), lambda present=present: present)  # type: ignore[misc]
+    assert first.untouched()
+    assert second.untouched()
+
+
+def test_a_link_or_a_file_is_no_disk(tmp_path: Path) -> None:
+    (tmp_path / "sda").write_bytes(CONTENT)
+    with pytest.raises(RefusedError, match=r"not a block device|cannot be opened alone"):
+        open_target(plan_for(DISK), lambda: [DISK], str(tmp_path))
+    (tmp_path / "sda").unlink()
+    (tmp_path / "sda").symlink_to("/dev/null")
+    with pytest.raises(RefusedError, match="cannot be opened alone"):
+        open_target(plan_for(DISK), lambda: [DISK], str(tmp_path))
