@@ -358,3 +358,59 @@ def test_a_head_that_dies_fails_the_session(room: Room, folder: Path) -> None:
     daemon.command("wait", "room", "--timeout", "20", expect=Exit.ERROR)
     assert "killed by signal 9" in daemon.session("room")["reason"]
     assert process.running()
+
+
+def test_nodes_wait_through_a_restart_and_are_cloned_afterwards(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder)
+    process = daemon.start()
+    image = folder / "image"
+    data = numbered(image, 8)
+    daemon.command("label", "set-default", "kamethod")
+    nodes = start_nodes(room, folder, len(data))
+    for node in nodes.values():
+        node.wait_for("waits: no session wants this node")
+    process.signal(signal.SIGKILL)
+    process.wait(5)
+    daemon.start()
+    until(lambda: all(node["present"] for node in daemon.state()["nodes"]), 20, "all nodes are heard of again")
+    daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "3", "--name", "room", "--yes")
+    daemon.command("wait", "room", "--timeout", "40", expect=Exit.OK, seconds=50)
+    for name, node in nodes.items():
+        assert node.wait(10) == 0
+        assert (folder / f"{name}.disk").read_bytes() == data, name
+
+
+def test_a_cancelled_session_stops_its_nodes(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder)
+    daemon.start()
+    image = folder / "image"
+    data = numbered(image, 32)
+    for name in NODES:
+        room.limit(name, 80)
+    daemon.command("label", "set-default", "kamethod")
+    daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "3", "--name", "room", "--yes")
+    nodes = start_nodes(room, folder, len(data))
+    until(lambda: daemon.session("room")["state"] == "running", 30, "it runs")
+    daemon.command("session", "cancel", "room", "--yes")
+    for node in nodes.values():
+        node.wait_for("cancelled: cancelled by root")
+        assert node.wait(10) == 3
+    daemon.command("wait", "room", expect=Exit.ERROR)
+    assert daemon.state()["default_label"] == "kamethod"
+
+
+def test_a_disk_that_no_selector_matches_is_refused_and_untouched(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder)
+    daemon.start()
+    image = folder / "image"
+    data = numbered(image, 4)
+    daemon.command("label", "set-default", "kamethod")
+    words = ("any", "--disk", "serial=TEST-02", "--expect", "3", "--name", "room", "--yes")
+    daemon.command("deploy", str(image), *words)
+    start_nodes(room, folder, len(data))
+    daemon.command("wait", "room", "--timeout", "40", expect=Exit.PARTLY, seconds=50)
+    verdicts = {item["node"][-2:]: item["state"] for item in daemon.session("room")["outcome"]["nodes"]}
+    assert verdicts == {"01": "refused", "02": "done", "03": "refused"}
+    assert (folder / "n2.disk").read_bytes() == data
+    for name in ("n1", "n3"):
+        assert (folder / f"{name}.disk").read_bytes() == b"\xaa" * len(data), name
