@@ -159,6 +159,7 @@ class Chaos:
             assert message.plan.disk in agent.disks
             assert message.plan.disk == choose(agent.disks, parse(self.selector), SIZE)
             assert "mounted" not in message.plan.disk.excluded
+            assert not message.plan.disk.excluded or self.selector.startswith(("serial=", "wwn="))
             assert message.plan.disk.size >= SIZE
             assert (message.plan.image_root, message.plan.image_size) == (ROOT, SIZE)
         if isinstance(message, Arrange):
