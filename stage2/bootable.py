@@ -128,7 +128,7 @@ def order_with(output: str, entry: str) -> list[str]:
 
 def entries_named(output: str, label: str) -> list[str]:
     """Numbers (four hexadecimal digits) of the boot entries with this label in the output of efibootmgr."""
-    return re.findall(rf"^Boot([0-9A-Fa-f]{{4}})\*? {re.escape(label)}(?:\t.*)?$", output, re.MULTILINE)
+    return re.findall(rf"^Boot([0-9A-Fa-f]{{4}})[* ] {re.escape(label)}(?:\t.*)?$", output, re.MULTILINE)
 
 
 def _run(command: Sequence[str]) -> str:

@@ -100,6 +100,7 @@ class Loop:
         return hashlib.sha256(self.path.read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
 
     def detach(self) -> None:
+        subprocess.run(["blockdev", "--setrw", self.device], check=False)  # the kernel keeps it for the next file
         subprocess.run(["losetup", "--detach", self.device], check=False)
 
 
