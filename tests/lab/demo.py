@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bootd.errors import OperatorError
+from tests.lab import golden
 from tests.lab.errors import LabError
 from tests.lab.lab import MOST_NODES, Kill, NodeResult, Options, Result, check_space, free_space_needed, run
 from tests.lab.machine import Firmware
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.image is not None:
                 check_image(options.image)
             options.folder.mkdir(parents=True, exist_ok=True)
-            size = options.image.stat().st_size if options.image else 64 * MIB
+            size = options.image.stat().st_size if options.image else golden.DEFAULT_SIZE
             check_space(options.folder, free_space_needed(size, len(options.firmware)))
             result = run(options, screen)
     except LabError as error:

@@ -21,7 +21,7 @@ from tests.lab.errors import LabError
 from tests.lab.machine import Firmware, Machine, Specification
 from tests.lab.room import Room
 from tests.lab.server import Server
-from tests.lab.story import MIB, Step, Story, steps_for
+from tests.lab.story import LOADER, MIB, Step, Story, steps_for
 
 MOST_NODES = 3
 SESSION = "demo"
@@ -43,7 +43,8 @@ class Kill:
 
 @dataclass(frozen=True)
 class Options:
-    """``rate``: what each node receives at most, megabits per second. ``image`` None: the golden disk."""
+    """``image`` None: the golden disk. ``rate``: what each node receives at most from the moment it is ready for
+    the image, megabits per second. ``power_cycle``: boot the cloned nodes once more, over the network."""
 
     firmware: tuple[Firmware, ...]
     folder: Path
@@ -53,6 +54,7 @@ class Options:
     login: str = ""
     kill: Kill | None = None
     rate: float | None = None
+    power_cycle: bool = False
 
 
 class View(Protocol):
@@ -128,10 +130,12 @@ def run(options: Options, view: View) -> Result:
         view.step(f"{count} {'nodes boot' if count > 1 else 'node boots'} from the network")
         run_ = _Run(options, view, room, server, image)
         for index, specification in enumerate(specifications):
-            if options.rate:
-                room.limit(index, options.rate)
             run_.power_on(index, specification)
-        return run_.follow()
+        result = run_.follow()
+        if options.power_cycle:
+            view.step("power cycle: the network now sends nodes to their own disks")
+            run_.power_cycle()
+        return result
 
 
 def build_artefacts(options: Options, view: View) -> None:
@@ -176,6 +180,8 @@ class _Run:
         self._machines: dict[str, Machine] = {}
         self._stories: dict[str, Story] = {}
         self._results: dict[str, NodeResult] = {}
+        self._ports: dict[str, int] = {}
+        self._login = options.login or (GOLDEN_LOGIN if options.image is None else r"login:")
         self._compared: set[str] = set()
         self._changed = threading.Event()
         self._looked = 0.0
@@ -185,9 +191,9 @@ class _Run:
         machine.changed = self._changed
         self._room.own(machine)
         machine.power_on(self._room.network(index), self._room.inside(self._room.switch))
-        login = self._options.login or (GOLDEN_LOGIN if self._options.image is None else r"login:")
+        self._ports[node.name] = index
         self._machines[node.name] = machine
-        self._stories[node.name] = Story(machine, steps_for(node.firmware, self._size, login))
+        self._stories[node.name] = Story(machine, steps_for(node.firmware, self._size, self._login))
         self._results[node.name] = NodeResult(node.name, node.firmware, node.mac)
 
     def follow(self) -> Result:
@@ -204,6 +210,19 @@ class _Run:
         self._look()
         return self._judge()
 
+    def power_cycle(self) -> None:
+        """Reset every good node: through the network's boot loader it must come back to its login prompt."""
+        good = [result for result in self._results.values() if not result.failure]
+        for result in good:
+            self._machines[result.name].reset()
+        for result in good:
+            machine = self._machines[result.name]
+            try:
+                machine.wait_for(LOADER[result.firmware], 120, "power cycle, loader")
+                machine.wait_for(self._login, 180, "power cycle, login")
+            except LabError as error:
+                self._fail(result.name, error)
+
     def _ended(self, name: str) -> bool:
         return self._stories[name].done or bool(self._results[name].failure)
 
@@ -212,6 +231,8 @@ class _Run:
         try:
             for step, marker in story.advance():
                 self._view.node_step(name, step, marker.at)
+                if step.name == "ready" and self._options.rate:
+                    self._room.limit(self._ports[name], self._options.rate)
             if machine.standing.is_set():
                 self._pass_reset(name, story, machine)
             if story.done:

@@ -71,6 +71,11 @@ class Machine(Console):
         if self._monitor is not None:
             self._monitor.resume(hold=hold)
 
+    def reset(self) -> None:
+        """Press the reset button; the machine does not stand at this reset."""
+        if self._monitor is not None:
+            self._monitor.resume(hold=False)
+
     @property
     def standing_for(self) -> float:
         """Seconds since the guest asked for its reset; 0.0 when it runs."""

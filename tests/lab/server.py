@@ -31,6 +31,7 @@ class Server:
         self._state = room.folder / "state"
         shutil.rmtree(self._state, ignore_errors=True)
         self._configuration.write_text(self._settings(boot, nodes))
+        self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.console = Console("server", room.folder / "bootd.log")
 
     def __enter__(self) -> "Server":
@@ -74,20 +75,19 @@ class Server:
 
     def _start(self) -> None:
         notify = self._run / "notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-            ready.bind(str(notify))
-            ready.settimeout(0.5)
-            command = [str(BOOTD), "serve", "--config", str(self._configuration)]
-            self.console.start([*self._room.inside(self._room.server), *command], {"NOTIFY_SOCKET": str(notify)})
-            self._room.own(self.console)
-            self._wait_until_ready(ready)
+        self._notifications.bind(str(notify))
+        self._notifications.settimeout(0.5)
+        command = [str(BOOTD), "serve", "--config", str(self._configuration)]
+        self.console.start([*self._room.inside(self._room.server), *command], {"NOTIFY_SOCKET": str(notify)})
+        self._room.own(self.console)
+        self._wait_until_ready()
 
-    def _wait_until_ready(self, ready: socket.socket) -> None:
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             self.check()
             try:
-                if b"READY=1" in ready.recv(4096):
+                if b"READY=1" in self._notifications.recv(4096):
                     return
             except TimeoutError:
                 continue
@@ -95,6 +95,7 @@ class Server:
 
     def _close(self) -> None:
         self.console.terminate(10)
+        self._notifications.close()
         shutil.rmtree(self._run, ignore_errors=True)
 
     def _settings(self, boot: Path, nodes: Mapping[str, str]) -> str:

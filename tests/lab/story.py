@@ -42,6 +42,9 @@ PHASES = (
     Phase("reboot to login", "rebooting", "login"),
 )
 
+# What the boot loader that came over the network says first.
+LOADER = {Firmware.BIOS: r"PXELINUX \d", Firmware.UEFI: r"iPXE initialising devices"}
+
 # Lines after which nothing good can come.
 GIVEN_UP = (
     r"bootd-stage2: refused [^\r\n]*|bootd-stage[12]: (?:failed|parked)[^\r\n]*"
@@ -51,10 +54,9 @@ GIVEN_UP = (
 
 def steps_for(firmware: Firmware, size: int, login: str) -> tuple[Step, ...]:
     """``size`` of the image in bytes; ``login`` is the pattern of the cloned system's prompt."""
-    loader = r"PXELINUX \d" if firmware is Firmware.BIOS else r"iPXE initialising devices"
     transfer = 60 + size / _SLOWEST
     return (
-        Step("loader", loader, 120),
+        Step("loader", LOADER[firmware], 120),
         Step("stage1", r"bootd-stage1: start", 90),
         Step("network", r"bootd-stage1: network [0-9.]+", 60),
         Step("stage2 fetched", r"bootd-stage1: stage2 fetched \d+", 120),

@@ -41,6 +41,7 @@ def clone(folder: Path, kill: Kill | None = None, rate: float | None = None) -> 
         boot=folder / "boot",
         kill=kill,
         rate=rate,
+        power_cycle=kill is None,
     )
     return run(options, Log())
 
