@@ -117,7 +117,7 @@ class ControlClient:
             if not 200 <= response.status < 300:
                 raise _refusal(response)
             data = response.read(MAX_ENCODED + 1)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ControlError(f"{method} {path.partition('?')[0]}: {error or type(error).__name__}") from None
         finally:
             connection.close()

@@ -125,9 +125,10 @@ class Member:
         self._server.close()
         context.standing.news.set()
         context.standing.settled.set()
+        deadline = time.monotonic() + _JOIN_SECONDS  # a disk that hangs must not hang the node's farewell too
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(_JOIN_SECONDS)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _guard(self, name: str, body: Callable[[], None]) -> None:
         """A defect in one thread fails the member; it never hangs it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from bootd.wire.errors import LocalProtocolError
 from bootd.wire.frames import ChunkRange
 from bootd.wire.manifest import Manifest
 
@@ -63,6 +64,7 @@ class Progress:
     def mark_held(self, index: int) -> None:
         """The chunk arrived, matches the manifest and is in the window."""
         with self._changed:
+            self._expect(index, Level.ABSENT)
             self._raise(index, Level.HELD)
             self._available[index] = 1
             self._lacking -= 1
@@ -71,6 +73,7 @@ class Progress:
 
     def mark_written(self, index: int) -> None:
         with self._changed:
+            self._expect(index, Level.HELD)
             self._raise(index, Level.WRITTEN)
             self._unsynced.append(index)
             self._unsynced_bytes += self._manifest.length(index)
@@ -196,6 +199,10 @@ class Progress:
     def is_verified(self) -> bool:
         with self._changed:
             return self._bytes[Level.VERIFIED] == self._manifest.size
+
+    def _expect(self, index: int, level: Level) -> None:
+        if self._level[index] != level:
+            raise LocalProtocolError(f"chunk {index} is {self.level(index).name}, not {level.name}")
 
     def _raise(self, index: int, level: Level) -> None:
         length = self._manifest.length(index)

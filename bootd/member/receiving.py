@@ -184,9 +184,11 @@ class Receiver:
         elif found != context.manifest.digest(header.index):
             self._note_bad(place, header.index, "is not the one of the image")
         else:
-            context.window.publish(Entry(header, chunk.payload, raw, self._slot))
+            entry = Entry(header, chunk.payload, raw, self._slot)
+            context.window.publish(entry)
             self._slot, self._is_reserved = None, False
             context.progress.mark_held(header.index)
+            context.window.queue(entry)
             return
         self._give_up_reservation()
 

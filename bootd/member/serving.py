@@ -15,6 +15,7 @@ from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Decoder
 
 HANDSHAKE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 MAX_CONNECTIONS = 24  # proven or not; more are closed at once
 
 
@@ -73,8 +74,9 @@ class Server:
             for peer in self._connections:
                 peer.interrupt()
             threads = list(self._threads)
+        deadline = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
-            thread.join(timeout=5.0)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _attend(self, peer: FrameSocket) -> None:
         """One link from challenge to end. Whatever the successor does wrong ends its link and nothing else."""

@@ -3,6 +3,7 @@
 Time-outs are set in the kernel (SO_RCVTIMEO, SO_SNDTIMEO), so one system call can take in a whole chunk.
 """
 
+import errno
 import os
 import select
 import socket
@@ -23,6 +24,8 @@ class PeerSilentError(Exception):
 
 def dial(host: str, port: int, timeout: float, wanted: Callable[[], bool]) -> socket.socket:
     """A connected socket; `OSError` when refused or after ``timeout`` seconds, or when no longer ``wanted``."""
+    if not 0 < port < 1 << 16 or not host.isascii() or not 0 < len(host) < 254:
+        raise OSError(errno.EINVAL, f"{host[:40]}:{port} is not an address")
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     connection = socket.socket(family, kind, protocol)
     try:

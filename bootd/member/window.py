@@ -68,12 +68,19 @@ class Window:
             self._state.reserved -= 1
 
     def publish(self, entry: Entry) -> None:
-        """Puts a chunk in the place that was reserved; the writer and the serving threads see it."""
+        """Puts a chunk in the place that was reserved: serving threads can borrow it, the writer waits for `queue`.
+
+        Between the two the chunk is booked as held, so that nobody books it as written before.
+        """
         with self._changed:
             self._state.reserved -= 1
             self._state.order.append(entry)
-            self._state.unwritten.append(entry)
             self._state.by_index[entry.header.index] = entry
+
+    def queue(self, entry: Entry) -> None:
+        """Hands a published chunk to the writer."""
+        with self._changed:
+            self._state.unwritten.append(entry)
             self._changed.notify_all()
 
     def next_unwritten(self) -> Entry | None:

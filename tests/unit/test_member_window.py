@@ -8,6 +8,7 @@ from bootd.member.buffers import SlotPool
 from bootd.member.progress import Level, Progress
 from bootd.member.window import Entry, Window, WindowClosedError
 from bootd.wire import manifest
+from bootd.wire.errors import LocalProtocolError
 from bootd.wire.frames import ChunkHeader, ChunkRange, Encoding
 
 SIZE = 4096
@@ -24,6 +25,7 @@ def put(window: Window, pool: SlotPool, index: int) -> Entry:
     window.reserve()
     made = entry(pool, index)
     window.publish(made)
+    window.queue(made)
     return made
 
 
@@ -43,6 +45,23 @@ def test_entries_leave_in_order_and_only_when_written() -> None:
     assert not blocked.is_alive()
     assert window.borrow(0) is None
     assert window.borrow(1) is second
+
+
+def test_writer_sees_a_chunk_only_after_it_is_booked() -> None:
+    """Else the writer could book it as written before the receiver books it as held, and the sums never add up."""
+    pool = SlotPool(SIZE, 4)
+    window = Window(2, pool)
+    window.reserve()
+    first = entry(pool, 0)
+    window.publish(first)
+    assert window.borrow(0) is first
+    put(window, pool, 1)
+    taken = window.next_unwritten()
+    assert taken is not None
+    assert taken.header.index == 1
+    progress = Progress(IMAGE)
+    with pytest.raises(LocalProtocolError, match="chunk 3 is ABSENT, not HELD"):
+        progress.mark_written(3)
 
 
 def test_borrowed_slot_is_used_again_only_after_it_is_given_back() -> None:
