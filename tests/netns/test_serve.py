@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -274,8 +275,10 @@ def served() -> Generator[Daemon]:
 
 
 def numbered(path: Path, chunks: int) -> bytes:
-    """An image whose every 16 bytes say where they belong, with a stretch of zeros in the middle."""
-    data = b"".join(b"%015d\n" % index for index in range(chunks * CHUNK // 16))
+    """An image that does not compress, a number in every 4 KiB block, and a stretch of zeros in the middle."""
+    random = Random(chunks)
+    blocks = [b"%015d\n" % index + random.randbytes(4080) for index in range(chunks * CHUNK // 4096)]
+    data = b"".join(blocks)
     middle = chunks // 2 * CHUNK
     data = data[:middle] + bytes(CHUNK) + data[middle + CHUNK :]
     path.write_bytes(data)
