@@ -66,6 +66,13 @@ def policy_of(options: BootOptions) -> RetryPolicy:
     return for_method("ka" if options.method == "ka" else "http")
 
 
+def reason_of(error: Exception, options: BootOptions) -> str:
+    """One failure in an operator's words. A bare errno says nothing, so it gets the server that it is about."""
+    if isinstance(error, OSError):
+        return f"{options.server_host}:{options.server_port}: {error.strerror or error or type(error).__name__}"
+    return str(error)
+
+
 def spread_of(node: str) -> float:
     """A number in [0, 1) that differs from node to node, so that a room does not knock all at once."""
     return int(node.rpartition(":")[2], 16) / 256
@@ -87,7 +94,7 @@ class Arrival:
             try:
                 self._try(attempt.timeout)
             except FAILURES as error:
-                reason = str(error) or type(error).__name__
+                reason = reason_of(error, self.options)
                 say(f"{policy.message}: {reason} (try {attempt.number} of {attempt.of})")
             else:
                 return
