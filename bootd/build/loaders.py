@@ -60,6 +60,8 @@ for path in {" ".join(LOCAL_LOADERS)}; do
   for device in (hd*,*); do
     if [ -e "${{device}}${{path}}" ]; then
       echo "bootd: starting ${{device}}${{path}}"
+      # GRUB 2.06 takes the device of what it starts from this variable, not from the path.
+      root="${{device}}"
       chainloader "${{device}}${{path}}"
       boot
     fi
