@@ -1,5 +1,8 @@
 """``bootd node``: the machines that are known."""
 
+import time
+from urllib.parse import urlencode
+
 import click
 from rich.table import Table
 
@@ -37,6 +40,21 @@ def list_nodes(context: Context, as_json: bool) -> None:
             note,
         )
     console().print(table)
+
+
+@node.command("timeline")
+@click.argument("node")
+@json_option
+@pass_context
+def timeline(context: Context, node: str, as_json: bool) -> None:
+    """What a machine did and was told, from its first DISCOVER on, since the daemon started."""
+    lines = context.client.request("GET", "timeline", query=urlencode({"node": node}))
+    if as_json:
+        print_json(lines)
+        return
+    for line in lines:
+        clock = time.strftime("%H:%M:%S", time.localtime(line["time"]))
+        click.echo(f"{clock} {line['kind']}: {line['text']}")
 
 
 @node.command("name")

@@ -91,6 +91,10 @@ class Engine:
         state["journal"] = self.journal_trouble or "ok"
         return state
 
+    def timeline_of(self, node: str) -> list[dict[str, Any]]:
+        """What was noted of ``node`` (a MAC), or of everything for "", oldest first, as far as it is kept."""
+        return [line for line in self.timeline if not node or line["node"] == node]
+
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""
         log.info("head is gone", session=session, reason=reason)

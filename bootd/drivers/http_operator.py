@@ -118,6 +118,7 @@ class OperatorInterface:
                 web.patch("/api/v1/sessions/{id}", self._change),
                 web.delete("/api/v1/sessions/{id}", self._cancel),
                 web.get("/api/v1/nodes", self._nodes),
+                web.get("/api/v1/timeline", self._timeline),
                 web.put("/api/v1/nodes/{node}/name", self._name),
                 web.put("/api/v1/nodes/{node}/label", self._set_label),
                 web.delete("/api/v1/nodes/{node}/label", self._clear_label),
@@ -208,6 +209,12 @@ class OperatorInterface:
 
     async def _nodes(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state()["nodes"])
+
+    async def _timeline(self, request: web.Request) -> web.Response:
+        node = request.query.get("node", "")
+        return web.json_response(
+            self._engine.timeline_of(self._engine.coordinator.nodes.find(node) if node else "")
+        )
 
     async def _name(self, request: web.Request) -> web.Response:
         change = await _body(request, NameChange)

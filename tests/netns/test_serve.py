@@ -262,6 +262,34 @@ def test_hostile_requests_of_operators(served: Daemon, method: str, path: str, b
     assert served.state()["sessions"] == []
 
 
+def test_only_root_may_command(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder)
+    daemon.start()
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    ask = curl(
+        "--unix-socket", str(daemon.socket), "-w", "%{http_code}", "-o", "/dev/null", "http://bootd/api/v1/state"
+    )
+    for path in (folder, folder / "run"):
+        path.chmod(0o755)
+    assert room.run("n1", ask) == "200"
+    assert room.run("n1", [*nobody, *ask], check=False) == "000"  # the socket's mode
+    daemon.socket.chmod(0o666)
+    assert room.run("n1", [*nobody, *ask]) == "403"  # who asks, whatever the mode
+
+
+def test_timeline_of_a_node(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder)
+    daemon.start()
+    room.run("n1", curl("-f", f"http://{ADDRESS}:{HTTP_PORT}/boot/boot.ipxe?mac=52:54:00:00:00:01"))
+    room.run(
+        "n1", curl("-f", "tftp://10.9.0.2/pxelinux.cfg/01-52-54-00-00-00-01", "-o", str(folder / "configuration"))
+    )
+    lines = daemon.command("node", "timeline", "52:54:00:00:00:01").splitlines()
+    assert "iPXE configuration, label local, over HTTP" in lines[0]
+    assert any("PXELINUX" in line for line in lines[1:]), lines
+    daemon.command("node", "timeline", "nobody", expect=Exit.USAGE)
+
+
 @pytest.fixture(scope="module")
 def served() -> Generator[Daemon]:
     """One daemon for many small requests."""
