@@ -22,6 +22,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
     status, body = 200, b"{}"
 
     def handle_any(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))  # unread, it would reset the connection
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
