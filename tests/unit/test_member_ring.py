@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -316,3 +317,29 @@ def test_source_store_is_never_written(room: Room) -> None:
     with pytest.raises(OSError, match="never written"):
         store.write(0, memoryview(b"x"))
     store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeded_deaths_and_rearrangements(room: Room, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five targets die at random places of chain and image; the others are arranged anew each time."""
+    monkeypatch.setattr(context, "WINDOW_BYTES", 4 * CHUNK)
+    chance = random.Random(seed)
+    room.add_head()
+    order = [f"m{number}" for number in range(5)]
+    chance.shuffle(order)
+    victims = chance.sample(order, 2)
+    deaths = sorted(chance.sample(range(room.image.count), 2))  # the earlier first: the later waits for nobody then
+    stores = {name: gated(room, name, count) for name, count in zip(victims, deaths, strict=True)}
+    for name in order:
+        if name not in victims:
+            room.add_target(name)
+    for epoch, victim in enumerate([None, *victims], start=1):
+        if victim is not None:
+            assert stores[victim].reached.wait(PATIENCE)
+            stores[victim].gate.set()
+            room.members[victim].stop("killed")
+            order.remove(victim)
+            chance.shuffle(order)
+        for name, predecessor in zip(order, ["head", *order], strict=False):
+            assert room.arrange(name, predecessor, epoch=epoch)
+    room.expect_verified(*order)
