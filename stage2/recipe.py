@@ -55,7 +55,9 @@ UNWANTED = (
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "lib64", "var/log")
 DEVICES = ("dev",)
-COMPRESSION = ("-comp", "zstd", "-Xcompression-level", "12", "-b", "256K")
+# Small blocks and no shared tail blocks: the kernel keeps three of those, and Python's many small files would have
+# each of them unpacked again and again.
+COMPRESSION = ("-comp", "zstd", "-Xcompression-level", "15", "-b", "64K", "-no-fragments")
 
 
 def build(out: Path, cache: Path, progress: Progress) -> None:
@@ -177,6 +179,6 @@ def finished_image(store: Cache, base: Path, progress: Progress) -> Path:
             progress("stage2: adding the agent")
             shutil.copyfile(base, path)
             command = ["mksquashfs", str(folder.parent), str(path), "-quiet", "-no-progress", "-no-xattrs"]
-            run([*command, "-all-root", "-mkfs-time", "0"], package="squashfs-tools")
+            run([*command, "-all-root", "-mkfs-time", "0", "-no-fragments"], package="squashfs-tools")
 
         return store.get("stage2", digest_of(base.name, *parts), make)
