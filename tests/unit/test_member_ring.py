@@ -60,7 +60,8 @@ def test_chain_of_three(room: Room) -> None:
     size = len(room.body)
     assert sent == {"head": size, "m1": size, "m2": size, "m3": 0}
     states = [report.state for report in room.reports["m1"]]
-    assert states[0] is MemberState.READY
+    # The reporter's first turn may come late, so READY need not be among them; the order is what counts.
+    assert states[-1] is MemberState.VERIFIED
     assert states == sorted(states, key=list(MemberState).index)
     assert room.members["head"].snapshot().state is MemberState.READY
 
