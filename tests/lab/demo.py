@@ -94,7 +94,8 @@ class Screen:
 def main(arguments: list[str] | None = None) -> int:
     options = _options(_parser().parse_args(arguments))
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGINT may come ignored, from a shell's "&"
+        signal.signal(number, _interrupt)
     began = time.monotonic()
     try:
         with Screen(console) as screen:

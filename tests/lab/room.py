@@ -13,7 +13,9 @@ are dead are swept away by the next one.
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +26,11 @@ from tests.lab.errors import LabError
 SERVER_ADDRESS = "10.47.0.2"
 _DHCP_ADDRESS = "10.47.0.1"
 _DHCP_ADDRESS_6 = "fd47::1"
-_PREFIX = "bootd-lab"
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-\d+-[a-z]+\Z")
+PREFIX = "bootd-lab"
+TEMPORARY = Path(tempfile.gettempdir())
+_NAME = re.compile(
+    rf"{PREFIX}-(\d+)-\w+(?:-[a-z]+)?\Z"
+)  # of a namespace or a temporary folder; the number is our pid
 
 
 class Room:
@@ -36,7 +41,7 @@ class Room:
         Room._count += 1
         self.folder = folder
         self.ports = ports
-        base = f"{_PREFIX}-{os.getpid()}-{Room._count}"
+        base = f"{PREFIX}-{os.getpid()}-{Room._count}"
         self.switch, self.dhcp, self.server = (f"{base}-{name}" for name in ("switch", "dhcp", "server"))
         self._consoles: list[Console] = []
 
@@ -76,10 +81,11 @@ class Room:
 
         It announces an IPv6 prefix too, as such routers do: without any announcement iPXE waits 15 s for one.
         """
-        command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]
+        # --no-daemon: it changes no credentials, which would make it outlive us (see `Console.start`).
+        command = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]
         command += ["--interface=eth0", "--bind-interfaces", "--dhcp-range=10.47.0.100,10.47.0.199,1h"]
         command += ["--enable-ra", "--dhcp-range=::,constructor:eth0,ra-only"]
-        command += ["--dhcp-authoritative", "--no-ping", "--log-dhcp", "--user=root", "--pid-file="]
+        command += ["--dhcp-authoritative", "--no-ping", "--log-dhcp", "--pid-file="]
         command += [f"--dhcp-leasefile={self.folder / 'dnsmasq.leases'}"]
         (self.folder / "dnsmasq.leases").unlink(missing_ok=True)
         console = self.own(Console("dnsmasq", self.folder / "dnsmasq.log"))
@@ -121,13 +127,20 @@ class Room:
 
 
 def sweep() -> None:
-    """Delete the namespaces of rooms whose process is dead. Their programs died with it (see `Console.start`)."""
+    """Delete what rooms of dead processes left. Their programs died with them (see `Console.start`)."""
     listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=20).stdout
     for line in listing.splitlines():
         name = line.split()[0] if line.split() else ""
-        found = _NAME.match(name)
-        if found and not Path(f"/proc/{found.group(1)}").exists():
+        if _is_orphan(name):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20)
+    for folder in TEMPORARY.glob(f"{PREFIX}-*"):
+        if _is_orphan(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_orphan(name: str) -> bool:
+    found = _NAME.match(name)
+    return found is not None and not Path(f"/proc/{found.group(1)}").exists()
 
 
 def _run(command: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.lab.console import Console
 from tests.lab.errors import LabError
-from tests.lab.room import SERVER_ADDRESS, Room
+from tests.lab.room import PREFIX, SERVER_ADDRESS, TEMPORARY, Room
 
 BOOTD = Path(sys.executable).parent / "bootd"
 
@@ -26,7 +26,7 @@ class Server:
         """``boot`` is the folder of the boot artefacts; ``nodes`` maps names to MAC addresses."""
         self._room = room
         # A socket's path has at most 107 bytes: not below the checkout, which may be deep.
-        self._run = Path(tempfile.mkdtemp(prefix="bootd-lab-"))
+        self._run = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=TEMPORARY))
         self._configuration = room.folder / "bootd.toml"
         self._state = room.folder / "state"
         shutil.rmtree(self._state, ignore_errors=True)
