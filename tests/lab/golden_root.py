@@ -82,10 +82,16 @@ def busybox() -> Path:
     path = shutil.which("busybox")
     if path is None:
         raise LabError("golden disk", "BusyBox", "not found: install busybox-static")
-    head = subprocess.run(["readelf", "-l", path], capture_output=True, text=True, timeout=20).stdout
-    if "INTERP" in head:
+    if _has_interpreter(Path(path).read_bytes()):
         raise LabError("golden disk", "BusyBox", f"{path} is not static: install busybox-static")
     return Path(path)
+
+
+def _has_interpreter(data: bytes) -> bool:
+    """Whether a 64-bit ELF file names a dynamic loader (a program header of type PT_INTERP, 3)."""
+    (offset,) = struct.unpack_from("<Q", data, 0x20)
+    size, count = struct.unpack_from("<HH", data, 0x36)
+    return any(struct.unpack_from("<I", data, offset + size * number) == (3,) for number in range(count))
 
 
 def make_initrd(kernel: Path, version: str) -> bytes:
@@ -144,10 +150,10 @@ def payload_bytes(size: int) -> bytes:
 
 
 def _password_hash() -> str:
-    command = ["openssl", "passwd", "-6", "-salt", "bootd", PASSWORD]
+    command = [str(busybox()), "mkpasswd", "-m", "sha512", "-S", "bootdgolden", PASSWORD]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     if done.returncode:
-        raise LabError("golden disk", "openssl passwd", done.stderr.strip())
+        raise LabError("golden disk", "mkpasswd", done.stderr.strip())
     return done.stdout.strip()
 
 

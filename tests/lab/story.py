@@ -48,7 +48,7 @@ LOADER = {Firmware.BIOS: r"PXELINUX \d", Firmware.UEFI: r"iPXE initialising devi
 # Lines after which nothing good can come.
 GIVEN_UP = (
     r"bootd-stage2: refused [^\r\n]*|bootd-stage[12]: (?:failed|parked)[^\r\n]*"
-    r"|Kernel panic - not syncing[^\r\n]*|golden: no disk with UUID[^\r\n]*"
+    r"|Kernel panic - not syncing[^\r\n]*|No bootable device|golden: no disk with UUID[^\r\n]*"
 )
 
 
