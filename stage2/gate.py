@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from bootd.wire.control import Disk, Plan
 from stage2.inventory import table_digest
 
+# What keeps a disk from being chosen by rule, but not from being named by serial or WWN; all else is final here.
+NAMEABLE = ("usb", "removable", "network", "multipath", "raid member")
+
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
 _BLKROGET = 0x125E
 
@@ -29,7 +32,7 @@ def match(plan: Plan, disks: Sequence[Disk]) -> Disk:
     """
     wanted = plan.disk
     named = describe(wanted)
-    if wanted.excluded:
+    if wanted.excluded and not wanted.excluded.startswith(NAMEABLE):
         raise RefusedError(f"the plan's disk {named} was excluded when it was made: {wanted.excluded}")
     if not wanted.table_digest:
         raise RefusedError(f"the plan has no digest of the partition table of {named}")
@@ -43,14 +46,15 @@ def match(plan: Plan, disks: Sequence[Disk]) -> Disk:
     if len(found) > 1:
         raise RefusedError(f"{len(found)} disks match {named}: {', '.join(disk.name for disk in found)}")
     disk = found[0]
-    if disk.excluded:
-        raise RefusedError(f"disk {describe(disk)} is excluded: {disk.excluded}")
-    if not (wanted.serial or wanted.wwn):
-        eligible = [other.name for other in disks if not other.excluded]
-        if eligible != [disk.name]:
-            raise RefusedError(
-                f"disk {named} has no serial and no WWN, and is one of {len(eligible)}: {', '.join(eligible)}"
-            )
+    if disk.excluded != wanted.excluded:
+        raise RefusedError(f"disk {describe(disk)} is excluded: {disk.excluded or 'no longer'}")
+    eligible = [other.name for other in disks if not other.excluded]
+    there = ", ".join(eligible) or "none"
+    if not (wanted.serial or wanted.wwn) and eligible != [disk.name]:
+        raise RefusedError(f"disk {named} has no serial and no WWN, and is one of {len(eligible)}: {there}")
+    if len(eligible) != plan.eligible:
+        # A selector such as `only` chose among the disks that had shown up: another one may make it two.
+        raise RefusedError(f"{len(eligible)} disks are eligible ({there}), the plan was made with {plan.eligible}")
     if disk.size != wanted.size:
         raise RefusedError(f"disk {describe(disk)} has {disk.size} bytes, the plan says {wanted.size}")
     if disk.sector != wanted.sector:

@@ -579,7 +579,9 @@ class Session:
         image, disk = self.image, member.disk
         if image is None or disk is None:
             raise LookupError("a plan needs an image and a disk")
-        plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk)
+        disks = member.node.join.disks if member.node.join else ()
+        eligible = sum(not other.excluded for other in disks)
+        plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk, eligible)
         return Prepare(plan, self.plan.join_token)
 
     def _tell(self, node: Node, reason: str) -> list[Effect]:

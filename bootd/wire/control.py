@@ -69,6 +69,7 @@ class Plan:
     image_size: int
     chunk_size: int
     disk: Disk
+    eligible: int  # how many disks of the node were eligible then; one more or one less voids the plan
 
 
 # --- up: node to coordinator -------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class Bench:
 
     def plan(self, **changes: object) -> Plan:
         (disk,) = self.take()
-        return replace(Plan("s1", NODE.mac, MANIFEST.root, len(IMAGE), CHUNK, disk), **changes)  # type: ignore[arg-type]
+        return replace(Plan("s1", NODE.mac, MANIFEST.root, len(IMAGE), CHUNK, disk, 1), **changes)  # type: ignore[arg-type]
 
     def place(self, epoch: int = 1) -> Arrange:
         return Arrange("s1", epoch, Address("127.0.0.1", self.head_port), "head-s1")

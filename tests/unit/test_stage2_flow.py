@@ -13,7 +13,7 @@ from stage2.flow import Abandon, Ignore, Leave, Place, Refuse, ShowWait, Situati
 from stage2.node import HandoverError, parse_handover
 
 NODE = "52:54:00:00:00:01"
-PLAN = Plan("s1", NODE, "ab" * 32, 1 << 20, 1 << 20, Disk("sda", 1 << 20, 512, "S", "", "", "", False, "", "d"))
+PLAN = Plan("s1", NODE, "ab" * 32, 1 << 20, 1 << 20, Disk("sda", 1 << 20, 512, "S", "", "", "", False, "", "d"), 1)
 PREPARE = Prepare(PLAN, "aa")
 NEXT = Prepare(replace(PLAN, session="s2"), "bb")
 BEHIND = Arrange("s1", 2, Address("10.0.0.1", 1), "head-s1")

@@ -20,13 +20,29 @@ OTHER = Disk("sdb", SIZE, 512, "S2", "0x5001", "model", "sata", False, "", "e" *
 NAMELESS = replace(DISK, serial="", wwn="")
 
 
-def plan_for(disk: Disk, image_size: int = SIZE) -> Plan:
-    return Plan("s1", "52:54:00:00:00:01", "ab" * 32, image_size, 1 << 20, disk)
+def plan_for(disk: Disk, image_size: int = SIZE, eligible: int = 1) -> Plan:
+    return Plan("s1", "52:54:00:00:00:01", "ab" * 32, image_size, 1 << 20, disk, eligible)
 
 
 def test_the_right_disk_under_another_name() -> None:
     moved = replace(DISK, name="sdc")
-    assert match(plan_for(DISK), [OTHER, moved]) == moved
+    assert match(plan_for(DISK, eligible=2), [OTHER, moved]) == moved
+
+
+def test_an_excluded_disk_that_was_named() -> None:
+    """The coordinator plans an excluded disk only when its serial or WWN was given; in use is still no."""
+    stick = replace(OTHER, excluded="usb", transport="usb")
+    assert match(plan_for(stick), [DISK, stick]) == stick
+    used = replace(OTHER, excluded="mounted at /mnt")
+    with pytest.raises(RefusedError, match="mounted"):
+        match(plan_for(used), [DISK, used])
+
+
+@pytest.mark.parametrize("present", [[DISK, OTHER], [replace(DISK, excluded="usb"), OTHER]])
+def test_another_choice_of_disks_voids_the_plan(present: list[Disk]) -> None:
+    """A disk that shows up late (a slow controller) may be the second one that the selector matches."""
+    with pytest.raises(RefusedError, match=r"2 disks are eligible .*the plan was made with 1|is excluded: usb"):
+        match(plan_for(DISK), present)
 
 
 def test_a_nameless_disk_that_is_alone() -> None:
@@ -49,7 +65,8 @@ def test_a_nameless_disk_that_is_alone() -> None:
         (DISK, [replace(DISK, table_digest="f" * 64)], "partition table of sda .* has changed"),
         (DISK, [replace(DISK, excluded="mounted at /mnt")], "excluded: mounted at /mnt"),
         (DISK, [replace(DISK, excluded="removable", removable=True)], "excluded: removable"),
-        (replace(DISK, excluded="usb"), [DISK], "was excluded when it was made: usb"),
+        (replace(DISK, excluded="usb"), [DISK], "is excluded: no longer"),
+        (replace(DISK, excluded="read-only"), [DISK], "was excluded when it was made: read-only"),
         (replace(DISK, table_digest=""), [replace(DISK, table_digest="")], "no digest"),
         (NAMELESS, [NAMELESS, replace(NAMELESS, name="sdb")], "no serial and no WWN, and is one of 2: sda, sdb"),
         (NAMELESS, [NAMELESS, OTHER], "one of 2: sda, sdb"),
