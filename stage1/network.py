@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stage1.cmdline import BootOptions, StaticNetwork
 
+DRIVER_SCRIPT = "/stage1/drivers.sh"
 LEASE_SCRIPT = "/stage1/lease.sh"
 LEASE_FILE = "/run/bootd/lease"
 RESOLVER_FILE = "/etc/resolv.conf"
@@ -85,7 +86,8 @@ def wait_for_interface(options: BootOptions, seconds: float = APPEAR_SECONDS) ->
             wanted = options.interface if options.interface != "auto" else options.boot_interface or options.node
             there = ", ".join(f"{name} ({mac})" for name, mac in present.items()) or "none: no driver for the card?"
             raise NetworkError(f"no network interface {wanted}; present: {there}")
-        time.sleep(0.1)
+        time.sleep(0.5)
+        subprocess.run([DRIVER_SCRIPT], check=False)  # for a card that shows up late, such as one on USB
 
 
 def parse_lease(interface: str, text: str) -> Lease:

@@ -71,7 +71,8 @@ def agent_archive() -> bytes:
     archive = Archive()
     folder = source_root() / "stage1"
     archive.add_file("init", (folder / "init").read_bytes(), 0o755)
-    archive.add_file("stage1/lease.sh", (folder / "lease.sh").read_bytes(), 0o755)
+    for name in ("drivers.sh", "lease.sh"):
+        archive.add_file(f"stage1/{name}", (folder / name).read_bytes(), 0o755)
     archive.add_file("stage1/stage1.pyz", build_bundle("stage1", member=False))
     return compress(archive.finish())
 
