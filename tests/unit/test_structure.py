@@ -1,6 +1,7 @@
 """The tree keeps its shape: who may import whom, what sans-IO code may touch, how large a module may grow."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,3 +144,17 @@ def test_the_import_check_sees_a_forbidden_edge(tmp_path: Path) -> None:
     planted.write_text("def f():\n    from bootd.drivers import serve\n")
     assert {package(name) for name, _ in imports(planted)} == {"bootd.drivers"}
     assert "bootd.drivers" not in ALLOWED["bootd.wire"]
+
+
+def test_features_name_tests_that_exist() -> None:
+    """A proof in docs/features.md points at something: the file, and the test in it."""
+    references = re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/features.md").read_text())
+    files = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs/features.md").read_text())
+    assert len(references) > 10
+    assert len(files) > 5
+    for name in files:
+        assert (ROOT / name).is_file(), name
+    for file, test in references:
+        found = list((ROOT / "tests").rglob(file))
+        assert found, file
+        assert f"def {test}(" in found[0].read_text(), f"{file}::{test}"
