@@ -1,6 +1,7 @@
 """What the HTTP interfaces share: errors as answers, bodies with bounds, runners that end quickly."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -53,8 +54,24 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
-    """A runner that ends its connections soon after the daemon was told to stop."""
-    return web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75
-    )
+class HttpServer:
+    """An application on a socket that is bound already: `prepare`, then `serve`; `close` ends both."""
+
+    def __init__(self, listener: socket.socket, app: web.Application) -> None:
+        self._socket = listener
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75
+        )
+
+    async def prepare(self) -> None:
+        """Set the application up; nothing is answered yet."""
+        await self._runner.setup()
+
+    async def serve(self) -> None:
+        """Accept connections; aiohttp runs them as tasks of the loop."""
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def close(self) -> None:
+        """End the connections soon, and close the socket."""
+        await self._runner.cleanup()
+        self._socket.close()

@@ -5,7 +5,6 @@ what does not fit is answered 400 with one line of text.
 """
 
 import json
-import socket
 from typing import Any
 
 import structlog
@@ -13,7 +12,7 @@ from aiohttp import web
 
 from bootd.config import Settings
 from bootd.drivers.engine import Engine
-from bootd.drivers.http_common import guard, make_runner, read_body, text_error
+from bootd.drivers.http_common import HttpServer, guard, read_body, text_error
 from bootd.drivers.sockets import listen
 from bootd.drivers.streams import serve_stream
 from bootd.drivers.tree import File, NotFound, VirtualTree
@@ -38,29 +37,26 @@ class NodeInterface:
         self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
-        self._socket: socket.socket | None = None
-        self._runner: web.AppRunner | None = None
+        self._server: HttpServer | None = None
 
     async def bind(self) -> None:
         """Listen; nothing is answered before `serve`."""
-        self._socket = listen(self._address, self._port, "nodes, boot files", "server.http_port")
-        self._runner = make_runner(self._application())
-        await self._runner.setup()
+        self._server = HttpServer(
+            listen(self._address, self._port, "nodes, boot files", "server.http_port"), self._application()
+        )
+        await self._server.prepare()
 
     async def serve(self) -> None:
         """Accept connections; aiohttp runs them as tasks of the loop."""
-        if self._runner is not None and self._socket is not None:
-            await web.SockSite(self._runner, self._socket).start()
+        if self._server is not None:
+            await self._server.serve()
 
     async def close(self) -> None:
         """End the streams, then the connections."""
         self._engine.streams.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
 
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[guard, _protocol_errors])

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from bootd.drivers import source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http_common import Handler, guard, make_runner, read_body
+from bootd.drivers.http_common import Handler, HttpServer, guard, read_body
 from bootd.drivers.streams import frame, serve_stream
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label
@@ -78,30 +78,25 @@ class OperatorInterface:
 
     def __init__(self, engine: Engine, labels: dict[str, Label], path: Path) -> None:
         self._engine, self._labels, self._path = engine, labels, path
-        self._socket: socket.socket | None = None
-        self._runner: web.AppRunner | None = None
+        self._server: HttpServer | None = None
         self._watchers = 0
 
     async def bind(self) -> None:
         """Make the socket, mode 0600. A socket that an earlier daemon left is replaced: the lock is ours."""
-        self._socket = _listen_unix(self._path)
-        self._runner = make_runner(self._application())
-        await self._runner.setup()
+        self._server = HttpServer(_listen_unix(self._path), self._application())
+        await self._server.prepare()
 
     async def serve(self) -> None:
         """Accept connections; aiohttp runs them as tasks of the loop."""
-        if self._runner is not None and self._socket is not None:
-            await web.SockSite(self._runner, self._socket).start()
+        if self._server is not None:
+            await self._server.serve()
 
     async def close(self) -> None:
         """End the streams and the connections, and take the socket away."""
         self._engine.watchers.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 
