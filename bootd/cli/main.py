@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, label, node, serve, session, stage, state
+from bootd.cli import deploy, label, node, ring, serve, session, stage, state
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -39,6 +39,7 @@ for command in (
     state.watch,
     label.label,
     node.node,
+    ring.ring,
     stage.stage,
 ):
     cli.add_command(command)
