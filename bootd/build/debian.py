@@ -32,7 +32,7 @@ def run(command: Sequence[str], *, package: str, cwd: Path | None = None, data: 
     """The standard output of a program; `OperatorError` names the Debian package that has a missing program."""
     try:
         done = subprocess.run(command, cwd=cwd, input=data, capture_output=True, check=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter where a folder of PATH cannot be searched
         raise OperatorError(f"{command[0]} is not installed", f"apt-get install {package}", Exit.INPUT) from None
     if done.returncode != 0:
         tail = done.stderr.decode(errors="replace").strip().splitlines()[-5:]
