@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm demo clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,12 @@ test-vm: setup ## real firmware in QEMU, software emulation (root)
 demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios|uefi|both NODES=n IMAGE=path
 	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \
 	    $(if $(IMAGE),--image $(IMAGE)) $(if $(KILL),--kill $(KILL))
+
+bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='--receivers 1 3 --runs 1' shortens it
+	@for program in udp-sender:udpcast nc:netcat-openbsd; do \
+	    command -v $${program%:*} >/dev/null || $(ROOT) env DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qy --no-install-recommends $${program#*:} || echo "bench-ring: no $${program#*:}"; done
+	$(ROOT) $(RUN) -m tests.bench.ring $(BENCH)
 
 clean: ## remove everything built, the cache too
 	rm -rf build

@@ -34,8 +34,8 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def receive(room: Room, folder: Path, number: int, *options: str, token: str = "token") -> Process:
-    words = ["receive", str(folder / f"out{number}"), "--token-file", str(folder / token), *options]
+def receive(room: Room, folder: Path, number: int, known: str = "token") -> Process:
+    words = ["receive", str(folder / f"out{number}"), "--token-file", str(folder / known)]
     process = room.start(f"r{number}", [*BOOTD, *words])
     process.wait_for("waiting on", 20)
     return process
@@ -88,7 +88,7 @@ def test_wrong_secret_is_named_and_full_target_refuses(room: Room, source: Path,
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE // 2}", "none", str(small)], check=True)
     try:
-        stranger = receive(room, tmp_path, 1, token="other")
+        stranger = receive(room, tmp_path, 1, known="other")
         words = ["receive", str(small / "out"), "--token-file", str(tmp_path / "token")]
         full = room.start("r2", [*BOOTD, *words])
         full.wait_for("waiting on", 20)
