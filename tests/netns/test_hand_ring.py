@@ -105,3 +105,30 @@ def test_wrong_secret_is_named_and_full_target_refuses(room: Room, source: Path,
     finally:
         room.close()
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_device_is_written_only_when_named_again(room: Room, source: Path, tmp_path: Path) -> None:
+    backing = tmp_path / "backing"
+    backing.write_bytes(b"\xa5" * (SIZE + 4096))
+    made = ["losetup", "--find", "--show", str(backing)]
+    device = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
+    token = str(tmp_path / "token")
+    try:
+        words = [*BOOTD, "receive", device, "--token-file", token]
+        refused = room.start("r1", words)
+        assert refused.wait(20) == Exit.REFUSED
+        assert "--yes-overwrite" in refused.output
+        assert set(backing.read_bytes()) == {0xA5}
+        receiver = room.start("r1", [*words, "--yes-overwrite", device])
+        receiver.wait_for("waiting on", 20)
+        second = room.start("r2", [*words, "--yes-overwrite", device])
+        assert second.wait(20) == Exit.REFUSED, "two receivers held one device"
+        sender = room.start("s0", [*BOOTD, "send", str(source), "10.87.0.2", "--token-file", token])
+        assert sender.wait(60) == Exit.OK, sender.output
+        assert receiver.wait(20) == Exit.OK, receiver.output
+    finally:
+        room.close()
+        subprocess.run(["losetup", "--detach", device], check=True)
+    content = backing.read_bytes()
+    assert content[:SIZE] == source.read_bytes()
+    assert set(content[SIZE:]) == {0xA5}
