@@ -4,8 +4,8 @@ Namespaces on a bridge; random data with block numbers, from RAM (tmpfs) to file
 Seconds run from the start of the sender's program to the end of the last receiver's, so bootd's include the start
 of Python, the digest of the source, and reading every copy back, which nobody else does. A tool that is not
 installed is named and left out. The share of the wire is payload over what tbf lets through, headers included: TCP
-itself cannot pass 95.6 % (1448 of 1514 bytes). CPU is that of whole programs, start included. One JSON line per result
-goes to build/bench/ring.jsonl.
+itself cannot pass 95.6 % (1448 of 1514 bytes). CPU is that of whole programs, start included. One JSON line per
+result goes to build/bench/ring.jsonl.
 """
 
 import argparse
