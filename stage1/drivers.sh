@@ -1,5 +1,5 @@
 #!/bin/sh
-# One round of drivers for the devices that have appeared since the last one; 1 when there is none.
+# Of stage1 and stage2: one round of drivers for the devices that have appeared since the last one; 1 when there is none.
 # Each alias is asked for once: a round costs seconds on a slow node.
 known=/run/bootd/aliases
 [ -e $known ] || echo none > $known  # BusyBox grep takes no empty list

@@ -54,7 +54,6 @@ UNWANTED = (
     *("usr/lib/python3.11/ensurepip", "usr/lib/python3.11/turtledemo", "usr/lib/python3.11/tkinter"),
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "lib64", "var/log")
-DEVICES = ("dev",)
 # Small blocks and no shared tail blocks: the kernel keeps three of those, and Python's many small files would have
 # each of them unpacked again and again.
 COMPRESSION = ("-comp", "zstd", "-Xcompression-level", "15", "-b", "64K", "-no-fragments")
@@ -165,6 +164,7 @@ def finished_image(store: Cache, base: Path, progress: Progress) -> Path:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "content/bootd"
         shutil.copytree(source_root() / "stage2/overlay/bootd", folder)
+        shutil.copyfile(source_root() / "stage1/drivers.sh", folder / "drivers.sh")
         (folder / "stage2.pyz").write_bytes(build_bundle("stage2", member=True))
         for name, data in site_files():
             (folder / "site" / name).parent.mkdir(parents=True, exist_ok=True)

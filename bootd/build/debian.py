@@ -13,7 +13,6 @@ from bootd.errors import Exit, OperatorError
 
 APT_LISTS = Path("/var/lib/apt/lists")
 APT_SOURCES = Path("/etc/apt")
-APT_STATUS = Path("/var/lib/dpkg/status")
 _QUIET = ("-o", "APT::Sandbox::User=root", "-q")
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
 

@@ -121,11 +121,6 @@ class Progress:
     def level(self, index: int) -> Level:
         return Level(self._level[index])
 
-    @property
-    def is_lacking(self) -> bool:
-        with self._changed:
-            return self._lacking > 0
-
     def lacking(self, limit: int) -> Sequence[ChunkRange]:
         """The first ``limit`` ranges of chunks that have not arrived."""
         ranges: list[ChunkRange] = []

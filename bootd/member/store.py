@@ -25,7 +25,6 @@ class Store(Protocol):
     """What a member needs of its disk. Methods may be called from several threads at once."""
 
     size: int
-    writable: bool
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
@@ -69,8 +68,6 @@ class BlockStore:
     I/O is direct (O_DIRECT is switched on here). The image may end inside a sector: the rest of that sector keeps
     what it holds. ``size``: bytes of the image; the device may be larger.
     """
-
-    writable = True
 
     def __init__(self, descriptor: int, size: int) -> None:
         status = os.fstat(descriptor)
@@ -124,8 +121,6 @@ class BlockStore:
 class FileStore:
     """A regular file of ``size`` bytes, made when it is missing."""
 
-    writable = True
-
     def __init__(self, path: str, size: int) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
@@ -158,8 +153,6 @@ class FileStore:
 
 class SourceStore:
     """A regular file or block device that the head reads."""
-
-    writable = False
 
     def __init__(self, path: str) -> None:
         try:
