@@ -347,16 +347,21 @@ def test_three_nodes_are_cloned_through_the_daemon(room: Room, folder: Path) -> 
     assert len({member["predecessor"] for member in members}) == 3
 
 
-def test_a_node_killed_in_the_middle_leaves_the_others_cloned(room: Room, folder: Path) -> None:
-    daemon = Daemon(room, folder, "[session]\nsilence_seconds = 2\n")
+def start_slow_session(daemon: Daemon) -> tuple[bytes, dict[str, Process]]:
+    """The daemon with a session "room" of three nodes, over links so slow that there is time to disturb it."""
     daemon.start()
-    image = folder / "image"
+    image = daemon.folder / "image"
     data = numbered(image, 32)
     for name in NODES:
-        room.limit(name, 80)
+        daemon.room.limit(name, 80)
     daemon.command("label", "set-default", "kamethod")
     daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "3", "--name", "room", "--yes")
-    nodes = start_nodes(room, folder, len(data))
+    return data, start_nodes(daemon.room, daemon.folder, len(data))
+
+
+def test_a_node_killed_in_the_middle_leaves_the_others_cloned(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder, "[session]\nsilence_seconds = 2\n")
+    data, nodes = start_slow_session(daemon)
     victim = "52:54:00:00:00:02"  # the middle of the chain, which goes by address
 
     def written() -> int:
@@ -413,14 +418,7 @@ def test_nodes_wait_through_a_restart_and_are_cloned_afterwards(room: Room, fold
 
 def test_a_cancelled_session_stops_its_nodes(room: Room, folder: Path) -> None:
     daemon = Daemon(room, folder)
-    daemon.start()
-    image = folder / "image"
-    data = numbered(image, 32)
-    for name in NODES:
-        room.limit(name, 80)
-    daemon.command("label", "set-default", "kamethod")
-    daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "3", "--name", "room", "--yes")
-    nodes = start_nodes(room, folder, len(data))
+    _, nodes = start_slow_session(daemon)
     until(lambda: daemon.session("room")["state"] == "running", 30, "it runs")
     daemon.command("session", "cancel", "room", "--yes")
     for node in nodes.values():
