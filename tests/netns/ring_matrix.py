@@ -31,7 +31,6 @@ from tests.netns import ring_node
 class FaultyStore:
     """A store that has ``fault`` (see above) on top of ``inner``."""
 
-
     def __init__(self, inner: Store, fault: str, number: int) -> None:
         self.size = inner.size
         self._inner, self._fault, self._number = inner, fault, number

@@ -130,7 +130,6 @@ class Room:
 class GatedStore:
     """Writes the first ``count`` chunks, then waits until `gate` opens; `reached` tells that it waits."""
 
-
     def __init__(self, inner: Store, count: int) -> None:
         self.inner = inner
         self.size = inner.size
