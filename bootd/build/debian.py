@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from bootd.build.cache import Cache, digest_of, file_digest
 from bootd.errors import Exit, OperatorError
@@ -25,6 +26,22 @@ class Package:
     file: str  # as apt names it on disk
     size: int  # bytes
     sha256: str
+
+    @property
+    def version(self) -> str:
+        """As dpkg says it, with its epoch: ``3:6.04-1`` in ``pxelinux_3%3a6.04-1_all.deb``."""
+        return unquote(self.file.split("_")[1])
+
+
+@dataclass(frozen=True)
+class Apt:
+    """Which package lists are asked: this machine's own, or those of ``architecture`` (see `foreign`)."""
+
+    options: tuple[str, ...] = ()
+    architecture: str = ""
+
+
+NATIVE = Apt()
 
 
 def run(command: Sequence[str], *, package: str, cwd: Path | None = None, data: bytes | None = None) -> bytes:
@@ -50,14 +67,14 @@ def archive_state() -> str:
     return digest_of("\n".join(lines))
 
 
-def resolve(names: Sequence[str], cache: Cache) -> tuple[Package, ...]:
+def resolve(names: Sequence[str], cache: Cache, apt: Apt = NATIVE) -> tuple[Package, ...]:
     """What the archive offers under these names, in their order.
 
     Kept in the cache until the package lists change, since apt needs about a second to answer.
     """
     wanted = sorted(set(names))
-    key = digest_of(archive_state(), *wanted)
-    entry = cache.get("resolved", key, lambda path: _resolve_to(path, wanted), keep=8)
+    key = digest_of(archive_state(), apt.architecture, *wanted)
+    entry = cache.get("resolved", key, lambda path: _resolve_to(path, wanted, apt), keep=32)
     found = {}
     for line in entry.read_text().splitlines():
         name, file, size, sha256 = line.split("\t")
@@ -65,9 +82,9 @@ def resolve(names: Sequence[str], cache: Cache) -> tuple[Package, ...]:
     return tuple(found[name] for name in names)
 
 
-def _resolve_to(path: Path, names: Sequence[str]) -> None:
+def _resolve_to(path: Path, names: Sequence[str], apt: Apt) -> None:
     try:
-        output = run(["apt-get", *_QUIET, "--print-uris", "download", *names], package="apt").decode()
+        output = run(["apt-get", *_QUIET, *apt.options, "--print-uris", "download", *names], package="apt").decode()
     except OperatorError as error:
         raise OperatorError(
             f"Debian packages cannot be resolved: {error.message}",
@@ -102,14 +119,14 @@ def kernel_name(cache: Cache) -> str:
     return cache.get("kernel-name", digest_of(archive_state()), look).read_text()
 
 
-def fetch(package: Package, cache: Cache) -> Path:
+def fetch(package: Package, cache: Cache, apt: Apt = NATIVE) -> Path:
     """The package file, downloaded once and checked against the archive's SHA-256."""
-    return cache.get("deb", package.sha256, lambda path: _download(package, path), keep=64)
+    return cache.get("deb", package.sha256, lambda path: _download(package, path, apt), keep=96)
 
 
-def _download(package: Package, path: Path) -> None:
+def _download(package: Package, path: Path, apt: Apt) -> None:
     folder = path.parent
-    run(["apt-get", *_QUIET, "download", package.name], package="apt", cwd=folder)
+    run(["apt-get", *_QUIET, *apt.options, "download", package.name], package="apt", cwd=folder)
     found = list(folder.glob("*.deb"))
     if len(found) != 1 or file_digest(found[0]) != package.sha256:
         raise OperatorError(
@@ -118,13 +135,13 @@ def _download(package: Package, path: Path) -> None:
     shutil.move(found[0], path)
 
 
-def unpack(names: Sequence[str], cache: Cache) -> Path:
+def unpack(names: Sequence[str], cache: Cache, apt: Apt = NATIVE) -> Path:
     """A folder with the files of these packages, unpacked over each other; no maintainer script runs."""
-    packages = resolve(names, cache)
+    packages = resolve(names, cache, apt)
 
     def make(path: Path) -> None:
         path.mkdir()
         for package in packages:
-            run(["dpkg-deb", "--extract", str(fetch(package, cache)), str(path)], package="dpkg")
+            run(["dpkg-deb", "--extract", str(fetch(package, cache, apt)), str(path)], package="dpkg")
 
-    return cache.get("unpacked", digest_of(*(package.sha256 for package in packages)), make, keep=6)
+    return cache.get("unpacked", digest_of(*(package.sha256 for package in packages)), make, keep=24)

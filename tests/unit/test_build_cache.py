@@ -1,6 +1,5 @@
 """The build cache, the choice of kernel modules, and archives that foreign programs read."""
 
-import json
 import os
 import subprocess
 import threading
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bootd.build import debian, loaders, modules
-from bootd.build.cache import Cache, digest_of, file_digest, install, write
+from bootd.build import debian, modules
+from bootd.build.cache import Cache, digest_of, install, write
 from bootd.build.initramfs import Archive, compress
 from bootd.errors import OperatorError
 
@@ -180,40 +179,3 @@ def test_equal_trees_give_equal_archives(tmp_path: Path) -> None:
     os.utime(tmp_path / "a", (1, 1))
     second.add_tree(tmp_path)
     assert first.finish() == second.finish()
-
-
-# --- boot loaders ---------------------------------------------------------------------------------------------
-
-
-def test_missing_loader_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "DEBIAN_LOADERS", {"x.efi": ("/no/such/file", "ipxe")})
-    with pytest.raises(OperatorError, match="apt-get install ipxe"):
-        loaders.build(tmp_path / "out", tmp_path / "cache", lambda _: None)
-
-
-def test_loaders_and_their_record(tmp_path: Path) -> None:
-    for path, package in loaders.DEBIAN_LOADERS.values():
-        if not Path(path).is_file():
-            pytest.skip(f"{path} is missing: apt-get install {package}")
-    if not Path("/usr/lib/grub/x86_64-efi/chain.mod").is_file():
-        pytest.skip("GRUB's modules are missing: apt-get install grub-efi-amd64-bin")
-    loaders.build(tmp_path / "out", tmp_path / "cache", lambda _: None)
-    record = json.loads((tmp_path / "out/loaders.json").read_text())
-    assert set(record) == {"lpxelinux.0", "ldlinux.c32", "ipxe.efi", "snponly.efi", "local.efi"}
-    for name, entry in record.items():
-        assert entry["sha256"] == file_digest(tmp_path / "out" / name)
-        assert entry["package"].split()[0] in ("pxelinux", "syslinux-common", "ipxe", "grub-efi-amd64-bin")
-    local = (tmp_path / "out/local.efi").read_bytes()
-    assert local[:2] == b"MZ"
-    for path in loaders.LOCAL_LOADERS:
-        assert path.encode() in local
-    assert loaders.local_script().encode() in local
-
-
-def test_script_of_the_local_loader_is_valid_grub() -> None:
-    try:
-        subprocess.run(
-            ["grub-script-check"], input=loaders.local_script().encode(), check=True, capture_output=True
-        )
-    except FileNotFoundError:
-        pytest.skip("grub-script-check is not installed (grub-common)")

@@ -1,0 +1,102 @@
+"""Boot loaders: the record of where they come from, and the script that starts a local disk."""
+
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bootd.build import foreign, local_loader, provenance
+from bootd.build.bundle import source_root
+from bootd.build.debian import Package
+from bootd.errors import Exit, OperatorError
+
+CONTENT = b"MZ a loader"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+LINE = f"""
+[[loader]]
+name = "x.efi"
+package = "xloader"
+file = "usr/lib/x.efi"
+[loader.sha256]
+"1.0-1" = "{DIGEST}"
+"""
+
+
+def loader_file(folder: Path, content: bytes = CONTENT) -> Path:
+    path = folder / "usr/lib/x.efi"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_known_version_with_its_digest_is_taken(tmp_path: Path) -> None:
+    (line,) = provenance.parse(LINE)
+    taken = provenance.check(line, "1.0-1", loader_file(tmp_path))
+    assert (taken.sha256, taken.known) == (DIGEST, True)
+
+
+def test_a_changed_file_of_a_known_version_is_refused(tmp_path: Path) -> None:
+    (line,) = provenance.parse(LINE)
+    with pytest.raises(OperatorError, match=r"xloader 1\.0-1 has the SHA-256") as caught:
+        provenance.check(line, "1.0-1", loader_file(tmp_path, CONTENT + b"\0"))
+    assert caught.value.code is Exit.REFUSED
+
+
+def test_a_newer_version_is_taken_and_told(tmp_path: Path) -> None:
+    (line,) = provenance.parse(LINE)
+    assert not provenance.check(line, "1.0-2", loader_file(tmp_path, b"newer")).known
+
+
+def test_a_file_that_its_package_lacks_is_an_error(tmp_path: Path) -> None:
+    (line,) = provenance.parse(LINE)
+    with pytest.raises(OperatorError, match=r"has no file usr/lib/x\.efi"):
+        provenance.check(line, "1.0-1", tmp_path / "usr/lib/x.efi")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "loader = 1", LINE.replace("package", "packet"), LINE.replace(DIGEST, "abc"), LINE + "]"]
+)
+def test_a_malformed_record_is_an_operator_error(text: str) -> None:
+    with pytest.raises(OperatorError, match=re.escape(provenance.RECORD)):
+        provenance.parse(text)
+
+
+def test_the_record_names_each_loader_once_and_completely() -> None:
+    loaders = provenance.read()
+    names = [loader.name for loader in loaders]
+    assert len(set(names)) == len(names)
+    assert {"lpxelinux.0", "ldlinux.c32", "undionly.kpxe", "ipxe.efi", "snponly.efi"} <= set(names)
+    assert {"shimx64.efi", "mmx64.efi", "grubx64.efi", "grubaa64.efi", "linuxx64.efi.stub"} <= set(names)
+    readme = (source_root() / "pxelinux/README.md").read_text()
+    for loader in loaders:
+        assert not loader.file.startswith("/")
+        assert f"`{loader.name}`" in readme, f"pxelinux/README.md does not tell {loader.name}"
+
+
+def test_version_comes_from_the_name_of_the_package_file() -> None:
+    """apt gave Debian 12's pxelinux this name; ``dpkg-deb -f`` says its version."""
+    name = "pxelinux_3%3a6.04~git20190206.bf6db5b4+dfsg1-3_all.deb"
+    assert Package("pxelinux", name, 1, "").version == "3:6.04~git20190206.bf6db5b4+dfsg1-3"
+
+
+def test_foreign_packages_leave_this_machines_apt_alone(tmp_path: Path) -> None:
+    """apt itself says which folders it would use."""
+    command = ["apt-config", *foreign.options("arm64", tmp_path), "dump"]
+    try:
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        pytest.skip("apt-config is not installed (apt)")
+    assert 'APT::Architecture "arm64";' in said
+    assert f'Dir::State::lists "{tmp_path}/lists";' in said
+    assert f'Dir::State::status "{tmp_path}/status";' in said
+
+
+def test_script_of_the_local_loader_is_valid_grub() -> None:
+    script = local_loader.script()
+    try:
+        subprocess.run(["grub-script-check"], input=script.encode(), check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("grub-script-check is not installed (grub-common)")
+    assert all(path in script for path in local_loader.LOCAL_LOADERS)
