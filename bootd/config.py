@@ -3,15 +3,17 @@
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import BUILT_IN, Label, LabelKind, problem
+from bootd.netboot.pool import Subnet, number, overlapping, parse_subnet
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+Mac = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
 
 
 DEFAULT_PATH = Path("/etc/bootd/bootd.toml")
@@ -34,9 +36,37 @@ class Server(_Table, frozen=True):
     bulk_port: Port = 7468  # large files, served by the worker process
 
 
+class PoolTable(_Table, frozen=True):
+    subnet: str  # "192.0.2.0/24"
+    range: str | tuple[str, ...] = ()  # "192.0.2.100-192.0.2.199"; () = [[node]] with an address only
+    gateway: str | tuple[str, ...] = ()
+    dns: str | tuple[str, ...] = ()
+    domain: str = ""
+    lease_seconds: Annotated[int, msgspec.Meta(ge=60, le=31_536_000)] = 3600
+
+    def parsed(self) -> Subnet:
+        """`ValueError` with one sentence on what is wrong."""
+        return parse_subnet(
+            self.subnet,
+            _several(self.range),
+            routers=_several(self.gateway),
+            name_servers=_several(self.dns),
+            domain=self.domain,
+            seconds=self.lease_seconds,
+        )
+
+
 class Dhcp(_Table, frozen=True):
-    proxy: bool = True
+    proxy: bool = True  # another server gives addresses; false: we do, from our pools (none: no DHCP)
     client_prefixes: tuple[str, ...] = ("PXEClient", "HTTPClient")  # option 60
+    ignore: tuple[Mac, ...] = ()  # never an answer to these
+    pool: tuple[PoolTable, ...] = ()
+    authoritative: bool = False  # also refuse addresses that are in no subnet of ours
+    probe_seconds: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3  # wait for who uses an address; 0 = no probe
+    quarantine_seconds: Seconds = 3600.0  # an address that somebody else uses is left alone for so long
+    rogue: Literal["refuse", "warn", "off"] = "refuse"  # another server gives addresses when we start
+    rogue_seconds: Annotated[float, msgspec.Meta(gt=0, le=30)] = 3.5  # dnsmasq pings 3 s before it offers
+    router_advertisement: bool = True  # with pools only: lets iPXE go on at once
 
 
 class Tftp(_Table, frozen=True):
@@ -67,9 +97,11 @@ class LabelTable(_Table, frozen=True):
 
 
 class NodeTable(_Table, frozen=True):
-    mac: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
+    mac: Mac
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
     label: str = ""
+    address: str = ""  # reserved for it, where bootd gives the addresses
+    ignore: bool = False  # its firmware and DHCP client get no answer
 
 
 class Settings(_Table, frozen=True):
@@ -87,6 +119,12 @@ class Settings(_Table, frozen=True):
         return Path(self.server.boot_dir or Path(self.server.state_dir) / "boot")
 
     @property
+    def ignored(self) -> frozenset[str]:
+        """MAC addresses, lower case, that get no answer."""
+        own = (node.mac for node in self.node if node.ignore)
+        return frozenset(mac.lower() for mac in (*self.dhcp.ignore, *own))
+
+    @property
     def socket_path(self) -> Path:
         """The operators' socket."""
         return Path(self.server.run_dir) / SOCKET_NAME
@@ -98,6 +136,11 @@ class Settings(_Table, frozen=True):
         for own in self.label:
             table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
         return table
+
+
+def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One word or several, as settings may say it."""
+    return ((value,) if value else ()) if isinstance(value, str) else value
 
 
 def load(path: Path | None) -> tuple[Settings, str]:
@@ -137,6 +180,7 @@ def parse(text: str, source: str = "bootd.toml") -> Settings:
 
 def _check(settings: Settings, source: str) -> None:
     _check_server(settings, source)
+    _check_addresses(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -183,3 +227,45 @@ def _check_server(settings: Settings, source: str) -> None:
             "give each a port of its own",
             Exit.CONFIG,
         )
+
+
+def _check_addresses(settings: Settings, source: str) -> None:
+    pools = settings.dhcp.pool
+    if pools and settings.dhcp.proxy:
+        raise OperatorError(
+            f"{source}: [[dhcp.pool]] beside dhcp.proxy: bootd gives addresses, or another server does",
+            "set proxy = false under [dhcp], or remove the pools",
+            Exit.CONFIG,
+        )
+    try:
+        subnets = [pool.parsed() for pool in pools]
+    except ValueError as error:
+        raise OperatorError(f"{source}: dhcp.pool: {error}", "mend this [[dhcp.pool]]", Exit.CONFIG) from None
+    wrong = overlapping(subnets)
+    if wrong:
+        raise OperatorError(f"{source}: dhcp.pool: {wrong}", "give each subnet one [[dhcp.pool]]", Exit.CONFIG)
+    taken: dict[str, str] = {}
+    for node in settings.node:
+        if not node.address:
+            continue
+        try:
+            address = str(ipaddress.IPv4Address(node.address))
+        except ValueError:
+            raise OperatorError(
+                f"{source}: node {node.name}: {node.address!r} is not an IPv4 address",
+                "write it as 192.0.2.1, or leave it out",
+                Exit.CONFIG,
+            ) from None
+        if address in taken:
+            raise OperatorError(
+                f"{source}: nodes {taken[address]} and {node.name} both have the address {address}",
+                "give each its own",
+                Exit.CONFIG,
+            )
+        taken[address] = node.name
+        if pools and not any(subnet.usable(number(address)) for subnet in subnets):
+            raise OperatorError(
+                f"{source}: node {node.name}: {address} is in no [[dhcp.pool]]",
+                "add its subnet, or mend the address",
+                Exit.CONFIG,
+            )
