@@ -27,7 +27,8 @@ LIBRARIES = (
     *("libc.so.6", "libm.so.6", "libresolv.so.2", "libz.so.1", "libexpat.so.1", "libcrypto.so.3"),
 )
 # What stage2 arrives in, then the network cards.
-MODULES = ("squashfs", "loop", "overlay", *modules.NETWORK)
+# efivarfs: what firmware and stub say about an HTTP Boot (see ask.py).
+MODULES = ("squashfs", "loop", "overlay", "efivarfs", *modules.NETWORK)
 # What the agent and its interpreter import, now and when something goes wrong. A test holds this list to the agent.
 STANDARD_LIBRARY = """
     __future__ _collections_abc _weakrefset abc ast bisect codecs collections/__init__ collections/abc contextlib

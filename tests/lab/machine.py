@@ -1,7 +1,7 @@
 """One virtual node: QEMU under software emulation, real firmware, its serial line in a log file.
 
-BIOS is SeaBIOS with the network card's iPXE option ROM; UEFI is OVMF with its own PXE stack. The network card is
-first in the boot order, the disk second, as in a machine room.
+BIOS is SeaBIOS with the network card's iPXE option ROM; UEFI is OVMF (AAVMF on arm64) with its own PXE and HTTP
+stack. The network card is first in the boot order, the disk second, as in a machine room.
 """
 
 import shutil
@@ -16,12 +16,46 @@ from tests.lab.console import Console
 from tests.lab.errors import LabError
 from tests.lab.monitor import Monitor
 
-_OVMF = Path("/usr/share/OVMF")
+_NO_PXE = ("IPv4PXESupport", "IPv6PXESupport")
+# A card whose QEMU ROM brings a UEFI driver: OVMF itself only knows virtio.
+_CARDS_OF_OVMF = ("virtio-net-pci",)
 
 
 class Firmware(Enum):
     BIOS = "bios"
     UEFI = "uefi"
+    SECURE = "uefi-secure"  # OVMF with Secure Boot on and Microsoft's keys enrolled
+    HTTP = "uefi-http"  # OVMF that knows no PXE, only HTTP Boot over IPv4
+    IA32 = "uefi-ia32"  # 32-bit OVMF on a 64-bit processor
+    ARM64 = "uefi-arm64"  # AAVMF
+    ARM64_HTTP = "uefi-arm64-http"
+
+
+@dataclass(frozen=True)
+class _Uefi:
+    """Files of a UEFI firmware, its Debian package, and the boot options of its network stack to switch off.
+
+    IPv6 is always off: OVMF tries PXE over IPv6 for a minute when IPv4 fails.
+    """
+
+    code: str
+    variables: str
+    package: str = "ovmf"
+    off: tuple[str, ...] = ("IPv6PXESupport",)
+    secure: bool = False
+
+
+_OVMF = "/usr/share/OVMF/OVMF"
+_AAVMF = "/usr/share/AAVMF/AAVMF"
+_UEFI = {
+    Firmware.UEFI: _Uefi(f"{_OVMF}_CODE_4M.fd", f"{_OVMF}_VARS_4M.fd"),
+    Firmware.SECURE: _Uefi(f"{_OVMF}_CODE_4M.secboot.fd", f"{_OVMF}_VARS_4M.ms.fd", secure=True),
+    Firmware.HTTP: _Uefi(f"{_OVMF}_CODE_4M.fd", f"{_OVMF}_VARS_4M.fd", off=_NO_PXE),
+    Firmware.IA32: _Uefi(f"{_OVMF}32_CODE_4M.secboot.fd", f"{_OVMF}32_VARS_4M.fd", "ovmf-ia32", secure=True),
+    Firmware.ARM64: _Uefi(f"{_AAVMF}_CODE.fd", f"{_AAVMF}_VARS.fd", "qemu-efi-aarch64"),
+    Firmware.ARM64_HTTP: _Uefi(f"{_AAVMF}_CODE.fd", f"{_AAVMF}_VARS.fd", "qemu-efi-aarch64", _NO_PXE),
+}
+_ARM64 = (Firmware.ARM64, Firmware.ARM64_HTTP)
 
 
 @dataclass(frozen=True)
@@ -54,8 +88,9 @@ class Machine(Console):
         ``network`` is the value of QEMU's ``-netdev`` without its id, "" for a machine without a network card;
         ``prefix`` is put before the command line (``ip netns exec NAME``).
         """
-        if shutil.which("qemu-system-x86_64") is None:
-            raise LabError(self.who, "start", "qemu-system-x86_64 is not installed: install qemu-system-x86")
+        program, package = self._program()
+        if shutil.which(program) is None:
+            raise LabError(self.who, "start", f"{program} is not installed: install {package}")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._monitor = Monitor(self._stand)
         command = [*prefix, *self._command(network), *self._monitor.arguments()]
@@ -100,30 +135,48 @@ class Machine(Console):
         self.wait_for(r"(?m)^begin\s*$", seconds, step)
         return self.wait_for(r"(?ms)\A(.*?)^end\s*$", seconds, step).groups[0].replace("\r", "")
 
+    def _program(self) -> tuple[str, str]:
+        """QEMU for the node's processor, and its Debian package."""
+        if self.specification.firmware in _ARM64:
+            return "qemu-system-aarch64", "qemu-system-arm"
+        return "qemu-system-x86_64", "qemu-system-x86"
+
     def _command(self, network: str) -> list[str]:
         node = self.specification
-        command = ["qemu-system-x86_64", "-name", node.name, "-nodefaults", "-no-user-config", "-display", "none"]
-        command += ["-accel", "tcg,tb-size=256", "-cpu", "max", "-smp", "1", "-m", str(node.memory)]
-        command += ["-machine", "q35,graphics=off", "-device", "virtio-rng-pci"]
+        command = [self._program()[0], "-name", node.name, "-nodefaults", "-no-user-config", "-display", "none"]
+        command += ["-accel", "tcg,tb-size=256", "-smp", "1", "-m", str(node.memory)]
+        command += self._board()
+        command += ["-device", "virtio-rng-pci"]
         command += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-        if node.firmware is Firmware.UEFI:
-            command += self._uefi()
+        if node.firmware in _UEFI:
+            command += self._uefi(_UEFI[node.firmware])
         # cache=unsafe: the page cache of this machine is the disk; nothing here has to survive a power cut.
         command += ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={node.disk}"]
         command += ["-device", f"virtio-blk-pci,drive=disk,serial={node.serial},bootindex=2"]
         if network:
-            rom = ",romfile=" if node.firmware is Firmware.UEFI else ""
+            rom = ",romfile=" if node.firmware in _UEFI and node.card in _CARDS_OF_OVMF else ""
             command += ["-netdev", f"{network},id=network"]
             command += ["-device", f"{node.card},netdev=network,mac={node.mac},bootindex=1{rom}"]
         return command
 
-    def _uefi(self) -> list[str]:
+    def _board(self) -> list[str]:
+        firmware = self.specification.firmware
+        if firmware in _ARM64:
+            return ["-machine", "virt", "-cpu", "cortex-a57"]
+        if firmware in _UEFI and _UEFI[firmware].secure:
+            # The firmware writes its variables in system management mode, and nobody else may.
+            flash = "driver=cfi.pflash01,property=secure,value=on"
+            return ["-machine", "q35,graphics=off,smm=on", "-cpu", "max", "-global", flash]
+        return ["-machine", "q35,graphics=off", "-cpu", "max"]
+
+    def _uefi(self, firmware: _Uefi) -> list[str]:
         variables = self._folder / f"{self.who}-vars.fd"
-        code = _OVMF / "OVMF_CODE_4M.fd"
-        if not code.exists():
-            raise LabError(self.who, "start", f"{code} is missing: install ovmf")
-        shutil.copyfile(_OVMF / "OVMF_VARS_4M.fd", variables)
-        arguments = ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
+        for file in (firmware.code, firmware.variables):
+            if not Path(file).exists():
+                raise LabError(self.who, "start", f"{file} is missing: install {firmware.package}")
+        shutil.copyfile(firmware.variables, variables)
+        arguments = ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={firmware.code}"]
         arguments += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
-        # Otherwise OVMF tries PXE over IPv6 for a minute when IPv4 fails.
-        return [*arguments, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]
+        for option in firmware.off:
+            arguments += ["-fw_cfg", f"name=opt/org.tianocore/{option},string=n"]
+        return arguments
