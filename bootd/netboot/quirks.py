@@ -1,11 +1,10 @@
 """What firmware does in the field, and what bootd does about it. One row per fact; the code names its row.
 
-The offer decision (`offer.py`) takes the architecture table and the vendor lists from here; `dhcp.build` and
-`offer.answer` carry out the rows about fields. A row's ``source`` is where the behaviour was seen or is written.
+`offer.py` and `menu.py` carry out most rows, `dhcp.build` those about fields. A row's ``source`` is where
+the behaviour was seen or is written.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 
 @dataclass(frozen=True)
@@ -15,48 +14,6 @@ class Quirk:
     action: str
     source: str
 
-
-class Platform(Enum):
-    BIOS = "BIOS"
-    UEFI = "UEFI"
-    HTTP = "HTTP Boot"
-    OTHER = "other"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One code of option 93. ``loader`` is the first file by TFTP, "" when ``refusal`` says why there is none."""
-
-    name: str
-    platform: Platform
-    loader: str = ""
-    refusal: str = ""
-
-
-_X64 = "ipxe.efi"
-_NO_LOADER = "bootd has no loader for it"
-_NO_HTTP = "HTTP Boot is not served, the firmware's PXE entry is"
-
-# IANA "Processor Architecture Types" (RFC 4578 section 2.1, RFC 5970): 7 and 9 were swapped there, and firmware
-# sends either for x64.
-ARCHITECTURES: dict[int, Architecture] = {
-    0: Architecture("BIOS", Platform.BIOS, "lpxelinux.0"),
-    6: Architecture("UEFI ia32", Platform.UEFI, refusal=_NO_LOADER),
-    7: Architecture("UEFI x64", Platform.UEFI, _X64),
-    9: Architecture("UEFI x64 (EBC)", Platform.UEFI, _X64),
-    10: Architecture("UEFI ARM 32", Platform.UEFI, refusal=_NO_LOADER),
-    11: Architecture("UEFI ARM 64", Platform.UEFI, refusal=_NO_LOADER),
-    15: Architecture("HTTP ia32", Platform.HTTP, refusal=_NO_HTTP),
-    16: Architecture("HTTP x64", Platform.HTTP, refusal=_NO_HTTP),
-    18: Architecture("HTTP ARM 32", Platform.HTTP, refusal=_NO_HTTP),
-    19: Architecture("HTTP ARM 64", Platform.HTTP, refusal=_NO_HTTP),
-    20: Architecture("HTTP BIOS", Platform.HTTP, refusal=_NO_HTTP),
-    **{code: Architecture("U-Boot", Platform.OTHER, refusal=_NO_LOADER) for code in (21, 22, 23, 24)},
-    **{code: Architecture("RISC-V", Platform.OTHER, refusal=_NO_LOADER) for code in (25, 27, 29)},
-    **{code: Architecture("RISC-V HTTP", Platform.HTTP, refusal=_NO_HTTP) for code in (26, 28, 30)},
-    **{code: Architecture("LoongArch", Platform.OTHER, refusal=_NO_LOADER) for code in (37, 39)},
-    41: Architecture("Raspberry Pi (rpiboot)", Platform.OTHER, refusal=_NO_LOADER),
-}
 
 # Boot ROMs of these boards say architecture 0, like a PC's BIOS, and cannot run its loaders.
 RASPBERRY_PI_PREFIXES = ("28:cd:c1", "2c:cf:67", "88:a2:9e", "b8:27:eb", "d8:3a:dd", "dc:a6:32", "e4:5f:01")
@@ -157,12 +114,15 @@ QUIRKS: dict[str, Quirk] = {
         "seen in QEMU",
     ),
     "raspberry-pi": Quirk(
-        "Raspberry Pi", "architecture 0, but no PC", "ignored by its MAC prefix, with the reason", "field reports"
+        "Raspberry Pi",
+        "architecture 0, but no PC; looks for the text 'Raspberry Pi Boot' in option 43; may miss an instant reply",
+        "known by its MAC prefix: menu item with that text, after a delay if one is set",
+        "dnsmasq, field reports",
     ),
     "http-boot": Quirk(
         "UEFI HTTP Boot",
         "asks for a URL as HTTPClient, then falls back to PXE",
-        "ignored with the reason: the PXE entry is served",
-        "UEFI 2.10 section 24.7",
+        "answered with 60 = HTTPClient and a URL with our address in it; a proxy's answer on 67 will do",
+        "UEFI 2.10 section 24.7; EDK2 HttpBootDhcp4.c",
     ),
 }
