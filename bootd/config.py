@@ -9,11 +9,17 @@ import msgspec
 
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import BUILT_IN, Label, LabelKind, problem
+from bootd.netboot.loaders import LOADERS
+from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
+from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.pool import Subnet, number, overlapping, parse_subnet
+from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Mac = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
+MacPrefix = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){0,5}$")]
+BootFile = Annotated[str, msgspec.Meta(max_length=127, pattern=r"^[!-~]*$")]  # BOOTP's `file` holds 127 bytes
 
 
 DEFAULT_PATH = Path("/etc/bootd/bootd.toml")
@@ -58,7 +64,7 @@ class PoolTable(_Table, frozen=True):
 
 class Dhcp(_Table, frozen=True):
     proxy: bool = True  # another server gives addresses; false: we do, from our pools (none: no DHCP)
-    client_prefixes: tuple[str, ...] = ("PXEClient", "HTTPClient")  # option 60
+    client_prefixes: tuple[str, ...] = ("PXEClient", "HTTPClient", "Etherboot")  # option 60
     ignore: tuple[Mac, ...] = ()  # never an answer to these
     pool: tuple[PoolTable, ...] = ()
     authoritative: bool = False  # also refuse addresses that are in no subnet of ours
@@ -79,6 +85,44 @@ class Boot(_Table, frozen=True):
     default: str = "local"  # the default label until `bootd label set-default` says otherwise
     prompt_seconds: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0  # 0 = boot the label at once
     console: str = ""  # appended to every stage command line, e.g. "console=ttyS0,115200"
+    secure_boot: bool = False  # UEFI gets only what Secure Boot runs: shim and GRUB, a signed kernel image
+    loaders: dict[str, BootFile] = {}  # family (bios, x64, arm64, ...) to an operator's own first file
+
+
+class MenuItemTable(_Table, frozen=True):
+    title: str
+    local: bool = False  # boot the node's own disk: nobody is asked
+    file: BootFile = ""  # "" = the loader of the client's architecture; {layer} = the layer that it asks for
+    layers: Annotated[int, msgspec.Meta(ge=0, le=32767)] = 0
+    families: tuple[str, ...] = ()  # () = all
+
+
+class MenuTable(_Table, frozen=True):
+    """The firmware's own menu (PXE option 43), before any loader. No item: no menu."""
+
+    prompt: str = "Press F8 to view menu ..."
+    seconds: int = 2  # then the first item is taken
+    multicast: str = DISCOVERY_GROUP  # boot server discovery; "" = off
+    broadcast: bool = True  # discovery by broadcast
+    uefi: bool = False  # also to UEFI, whose menu code is broken in the field
+    item: tuple[MenuItemTable, ...] = ()
+
+    def parsed(self) -> Menu:
+        """What is sent; `bootd.netboot.menu.problem` has not been asked yet."""
+        items = tuple(
+            MenuItem(item.title, item.local, item.file, item.layers, frozenset(item.families)) for item in self.item
+        )
+        return Menu(items, self.prompt, self.seconds, self.multicast, self.broadcast, self.uefi)
+
+
+class Pxe(_Table, frozen=True):
+    config_file: BootFile = ""  # option 209 for PXELINUX
+    path_prefix: BootFile = ""  # option 210
+    reboot_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = (
+        0  # option 211: reboot when nothing can be loaded
+    )
+    raspberry_pi_prefixes: tuple[MacPrefix, ...] = RASPBERRY_PI_PREFIXES
+    raspberry_pi_delay: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.0  # seconds before it is answered
 
 
 class Session(_Table, frozen=True):
@@ -109,6 +153,8 @@ class Settings(_Table, frozen=True):
     dhcp: Dhcp = Dhcp()
     tftp: Tftp = Tftp()
     boot: Boot = Boot()
+    menu: MenuTable = MenuTable()
+    pxe: Pxe = Pxe()
     session: Session = Session()
     label: tuple[LabelTable, ...] = ()
     node: tuple[NodeTable, ...] = ()
@@ -181,6 +227,7 @@ def parse(text: str, source: str = "bootd.toml") -> Settings:
 def _check(settings: Settings, source: str) -> None:
     _check_server(settings, source)
     _check_addresses(settings, source)
+    _check_menu(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -196,6 +243,17 @@ def _check(settings: Settings, source: str) -> None:
         for value in values:
             if values.count(value) > 1:
                 raise OperatorError(f"{source}: two [[node]] with {key} {value}", "name each once", Exit.CONFIG)
+
+
+def _check_menu(settings: Settings, source: str) -> None:
+    wrong = menu_problem(settings.menu.parsed())
+    if wrong:
+        raise OperatorError(f"{source}: menu: {wrong}", "mend [menu] and its [[menu.item]]", Exit.CONFIG)
+    named = {*settings.boot.loaders, *(family for item in settings.menu.item for family in item.families)}
+    for name in sorted(named - LOADERS.keys()):
+        raise OperatorError(
+            f"{source}: {name!r} is no family of machines", f"known families: {', '.join(LOADERS)}", Exit.CONFIG
+        )
 
 
 def _check_server(settings: Settings, source: str) -> None:

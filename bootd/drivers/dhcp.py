@@ -11,13 +11,15 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from bootd.config import Settings
+from bootd.drivers import offering
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
-from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer
+from bootd.netboot.offer import Ignore, NodePolicy, Offer
 from bootd.wire.errors import PeerProtocolError
 
 OnEvent = Callable[[str, str, str, str], None]
@@ -47,12 +49,14 @@ class ProxyDhcp:
         decide_context: Callable[[str], NodePolicy],
         on_event: OnEvent,
     ) -> None:
-        self._interface = Interface(interface, address, settings.server.http_port, settings.dhcp.client_prefixes)
+        self._interface = offering.interface(settings, interface, address)
+        self._artefacts = offering.artefacts(settings)
         self._policy = decide_context
         self._on_event = on_event
         self._sockets: dict[int, socket.socket] = {}
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._malformed = 0
+        self._waiting = 0  # replies that are held back for slow firmware
         self._malformed_told = float("-inf")
         self._log = structlog.get_logger("bootd.dhcp")
 
@@ -100,12 +104,22 @@ class ProxyDhcp:
         except PeerProtocolError as error:
             self._count_malformed(port, source, str(error))
             return
-        decision = offer.decide(request, self._policy(request.mac), self._interface, port, source)
+        interface = replace(self._interface, artefacts=self._artefacts())
+        decision = offer.decide(request, self._policy(request.mac), interface, port, source)
         if isinstance(decision, Ignore):
             if decision.network_boot:
                 self._tell("ignored", decision.mac, source[0], decision.reason)
             return
+        if decision.delay and self._waiting < _BATCH:
+            self._waiting += 1
+            asyncio.get_running_loop().call_later(decision.delay, self._send_late, port, decision, source)
+            return
         self._send(opened, port, decision, source)
+
+    def _send_late(self, port: int, decision: Offer, source: tuple[str, int]) -> None:
+        self._waiting -= 1
+        if port in self._sockets:  # else the daemon has stopped meanwhile
+            self._send(self._sockets[port], port, decision, source)
 
     def _send(self, opened: socket.socket, port: int, decision: Offer, source: tuple[str, int]) -> None:
         destination = (decision.destination.address, decision.destination.port)

@@ -10,6 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bootd.config import parse
 from bootd.drivers.dhcp import ProxyDhcp
 from bootd.drivers.service import Service
@@ -22,6 +24,7 @@ from bootd.netboot.render import RenderContext
 
 async def run(boot_dir: Path, text: str) -> None:
     settings = parse(text)
+    settings = replace(settings, server=replace(settings.server, boot_dir=str(boot_dir)))
     address = settings.server.address
 
     def context(mac: str) -> RenderContext:

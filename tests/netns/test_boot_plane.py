@@ -81,6 +81,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     boot_dir.mkdir()
     for name, size in SIZES.items():
         (boot_dir / name).write_bytes(content(name, size))
+    for name in ("lpxelinux.0", "ldlinux.c32", "ipxe.efi"):
+        (boot_dir / name).write_bytes(content(name, 20_000))
     with Room("dhcp", "server", "client") as room:
         room.address("dhcp", f"{ROUTER}/24")
         room.address("server", f"{SERVER}/24")
@@ -144,13 +146,13 @@ def test_who_is_not_served_hears_only_the_address_server(plane: Plane) -> None:
     for call in (
         {"arch": 7, "vendor": "MSFT 5.0"},
         {"arch": 11},
-        {"arch": 16, "vendor": "HTTPClient:Arch:00016:UNDI:003001"},
+        {"arch": 19, "vendor": "HTTPClient:Arch:00019:UNDI:003001"},
         {"arch": 7, "mac": "52:54:00:00:00:66"},
     ):
         answers = plane.client("discover", answers=2, **{"seconds": 0.8, **call})
         assert [answer["server_id"] for answer in answers] == [ROUTER], call
     plane.event("ignored", "UEFI ARM 64")
-    plane.event("ignored", "HTTP Boot")
+    plane.event("ignored", "HTTP ARM 64")
     assert plane.event("ignored", "kept out by an operator")["mac"] == "52:54:00:00:00:66"
 
 

@@ -5,12 +5,12 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootd.netboot import dhcp, offer, tftp
+from bootd.netboot import dhcp, loaders, offer, tftp
 from bootd.netboot.dhcp import Message, Operation
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer
 from bootd.wire.errors import PeerProtocolError
 
-INTERFACE = Interface("eth0", "10.9.0.2", 7467)
+INTERFACE = Interface("eth0", "10.9.0.2", 7467, artefacts=loaders.ARTEFACTS)
 OPTIONS = (
     b"\x35\x01\x01" + b"\x39\x02\x05\xc0" + b"\x37\x04\x01\x03\x42\x43" + b"\x61\x11\x00" + bytes(range(16))
     + b"\x5d\x02\x00\x07" + b"\x5e\x03\x01\x03\x10" + b"\x3c\x20PXEClient:Arch:00007:UNDI:003016"
