@@ -159,11 +159,13 @@ def choose(
     artefacts: frozenset[str],
     secure_boot: bool = False,
     overrides: Mapping[str, str] | None = None,
+    stage: bool = True,
 ) -> Loader | str:
     """The loader for ``architecture`` out of ``artefacts``, or why there is none: the artefact that is missing.
 
     ``secure_boot`` allows only what such firmware runs (UEFI; others have no such check). ``overrides`` maps a
-    family to an operator's own file, which goes before the table.
+    family to an operator's own file, which goes before the table. Without ``stage`` the node is to boot something
+    else than our kernel: its own disk, say, which a kernel image cannot start.
     """
     own = (overrides or {}).get(architecture.family)
     if own and architecture.platform is not Platform.HTTP:
@@ -176,6 +178,9 @@ def choose(
         loaders = tuple(loader for loader in loaders if loader.secure_boot or not secure_boot)
         if not loaders:
             return "no signed loader for it is known: Secure Boot cannot be served"
+        loaders = tuple(loader for loader in loaders if stage or loader.kind is not LoaderKind.UKI)
+        if not loaders:
+            return "what its label boots cannot be started over HTTP with Secure Boot"
     for loader in loaders:
         if {loader.file, *loader.needs} <= artefacts:
             return loader

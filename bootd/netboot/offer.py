@@ -25,15 +25,12 @@ from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
 _NOBODY = "0.0.0.0"
 _EVERYBODY = "255.255.255.255"
 _HTTP_CLIENT = "HTTPClient"
+_STAGE1 = b"bootd"  # user class of our own stage1 when it was started without a command line of its own
 _ETHERBOOT = "Etherboot"
-# Quirk raspberry-pi: the ROM looks for this text in a menu item of type 0; the Pi 3's wants three blanks after it.
-_RASPBERRY_PI_VENDOR = dhcp.vendor_options(
-    {
-        menu.DISCOVERY_CONTROL: b"\x03",
-        menu.MENU: b"\0\0\x11Raspberry Pi Boot",
-        menu.PROMPT: b"\0PXE",
-    }
-)
+# Quirk raspberry-pi: the ROM looks for this text in the first menu item. The ROM of the Pi 3 and older (all of them
+# have the first of the prefixes) wants three blanks after it.
+_RASPBERRY_PI_ITEM = b"Raspberry Pi Boot"
+_RASPBERRY_PI_ROM_PREFIX = "b8:27:eb"
 _ETHERBOOT_VENDOR = b"\x3c\x09Etherboot\xff"  # Etherboot 5 takes an offer for a PXE one by this mark
 _ETHERBOOT_CLASS = b"Etherboot-5.0"
 _IPXE_SOLE_SERVER = b"\xb0\x01\x01"  # 175.176 no-pxedhcp: quirk sole-server
@@ -77,11 +74,13 @@ class NodePolicy:
     """What is known of a node when its firmware asks.
 
     ``silence`` is why it gets no answer at all, not even an address; ``no_boot`` why it gets no boot file (beside
-    a lease it still gets its address). "" for neither.
+    a lease it still gets its address). "" for neither. ``stage``: its label starts a stage, so a kernel image that
+    can do nothing else is of use to it.
     """
 
     silence: str = ""
     no_boot: str = ""
+    stage: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def decide(
         return Ignore("no usable return address", mac, True)
     if policy.silence or policy.no_boot:
         return Ignore(policy.silence or policy.no_boot, mac, True)
-    boot = _boot(request, interface, leased=False)
+    boot = _boot(request, policy, interface, leased=False)
     if isinstance(boot, str):
         return Ignore(boot, mac, True)
     own: dict[int, bytes] = {Option.SERVER_IDENTIFIER: dhcp.packed(interface.address)}
@@ -188,7 +187,7 @@ def _with_address(
     kind = MessageType.OFFER if request.message_type is MessageType.DISCOVER else MessageType.ACK
     boot: _Boot | str = "not a network boot client"
     if wanted:
-        boot = policy.no_boot or _boot(request, interface, leased=True)
+        boot = policy.no_boot or _boot(request, policy, interface, leased=True)
     found = boot if isinstance(boot, _Boot) else None
     reply = replace(_reply(request, kind, lease.options(), found, interface), your=lease.address)
     return Offer(
@@ -263,12 +262,16 @@ def _architecture(request: Message, interface: Interface) -> Architecture | str:
     return architecture
 
 
-def _boot(request: Message, interface: Interface, *, leased: bool) -> _Boot | str:
+def _boot(request: Message, policy: NodePolicy, interface: Interface, *, leased: bool) -> _Boot | str:
     """The boot part of the answer, or why there is none (an unknown architecture, an artefact that is missing)."""
     architecture = _architecture(request, interface)
     if isinstance(architecture, str):
         return architecture
-    loader = loaders.choose(architecture, interface.artefacts, interface.secure_boot, interface.overrides)
+    if _STAGE1 in request.user_classes:
+        return _words(request, architecture, interface)
+    loader = loaders.choose(
+        architecture, interface.artefacts, interface.secure_boot, interface.overrides, policy.stage
+    )
     file = ""
     if request.from_ipxe and architecture.platform in (Platform.BIOS, Platform.UEFI):
         # Quirk ipxe-rom: iPXE has HTTP and gets its script; as a BIOS option ROM it starts PXELINUX.
@@ -298,6 +301,17 @@ def _boot(request: Message, interface: Interface, *, leased: bool) -> _Boot | st
         options |= _pxelinux_options(interface.pxelinux)
     options[Option.SERVER_NAME] = interface.address.encode("ascii")
     options[Option.BOOT_FILE] = file.encode("ascii") + b"\0"  # quirk file-name-ends
+    return _Boot(architecture, file, options)
+
+
+def _words(request: Message, architecture: Architecture, interface: Interface) -> _Boot:
+    """Where a stage1 that came alone finds its command line (docs/decisions/0005)."""
+    file = f"http://{interface.address}:{interface.http_port}/boot/stage1/words?mac={request.mac}"
+    options: dict[int, bytes] = {
+        Option.VENDOR_CLASS: b"PXEClient",
+        Option.SERVER_NAME: interface.address.encode("ascii"),
+        Option.BOOT_FILE: file.encode("ascii") + b"\0",
+    }
     return _Boot(architecture, file, options)
 
 
@@ -335,7 +349,15 @@ def _vendor(request: Message, architecture: Architecture, interface: Interface) 
     """Option 43. Quirks bios-prompt, no-discovery-for-uefi, raspberry-pi, etherboot."""
     platform = architecture.platform
     if platform is Platform.RASPBERRY_PI:
-        return _RASPBERRY_PI_VENDOR
+        old = request.mac.startswith(_RASPBERRY_PI_ROM_PREFIX)
+        text = _RASPBERRY_PI_ITEM + (b"   " if old else b"")
+        return dhcp.vendor_options(
+            {
+                menu.DISCOVERY_CONTROL: b"\x03",
+                menu.MENU: bytes((0, 0, len(text))) + text,
+                menu.PROMPT: b"\0PXE",
+            }
+        )
     if platform is Platform.ETHERBOOT:
         return _ETHERBOOT_VENDOR
     item = request.vendor_options.get(menu.ITEM, b"")
