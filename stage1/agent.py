@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from bootd.wire.control import MemberState, Report, encode
 from bootd.wire.retry import RetryPolicy, for_method
+from stage1 import ask
 from stage1.cmdline import BootOptions, CommandLineError, parse
 from stage1.fetch import Download, Source, locate
 from stage1.http import Connection, HttpError
@@ -41,8 +42,7 @@ def main() -> int:
     options: BootOptions | None = None
     lease: Lease | None = None
     try:
-        with open("/proc/cmdline") as stream:
-            options = parse(stream.read())
+        options = parse(read_words())
         arrival = Arrival(options)
         try:
             arrival.run(policy_of(options))
@@ -57,6 +57,27 @@ def main() -> int:
         return 1
     say("switching root")
     return 0
+
+
+def read_words() -> str:
+    """The kernel command line, or what the server says it should be. `ParkedError` after the last try."""
+    with open("/proc/cmdline") as stream:
+        text = stream.read()
+    if not ask.wanted(text):
+        return text
+    policy = for_method("http")
+    reason = ""
+    for attempt in policy.attempts():
+        time.sleep(attempt.delay)
+        try:
+            text = ask.complete(say)
+        except FAILURES as error:
+            reason = str(error)
+            say(f"{policy.message}: {reason} (try {attempt.number} of {attempt.of})")
+        else:
+            say("the server has told my command line")
+            return text
+    raise ParkedError(f"{policy.message} in {policy.tries} tries: {reason}")
 
 
 def policy_of(options: BootOptions) -> RetryPolicy:

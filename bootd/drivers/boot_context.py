@@ -5,6 +5,8 @@ import structlog
 from bootd.config import Settings
 from bootd.drivers.engine import Engine
 from bootd.errors import Exit, OperatorError
+from bootd.netboot.labels import LabelKind
+from bootd.netboot.offer import NodePolicy
 from bootd.netboot.render import RenderContext
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,12 @@ class BootContext:
             log.warning("no boot configuration", node=mac, reason=choice.why)
             return None
         return self._make(choice.label, choice.mac, choice.token)
+
+    def policy(self, mac: str) -> NodePolicy:
+        """What the offer decision needs to know of ``mac``. Changes nothing: who only asks for an address is no
+        boot yet."""
+        label = self._settings.labels[self._engine.coordinator.choice(mac).label]
+        return NodePolicy(stage=label.kind is LabelKind.STAGE and not self._settings.boot.prompt_seconds)
 
     def check(self) -> None:
         """`OperatorError` (CONFIG) when what the settings say cannot be rendered for any node."""

@@ -25,7 +25,6 @@ from bootd.drivers.notify import Notifier
 from bootd.drivers.service import Service
 from bootd.drivers.tftp import TftpServer
 from bootd.drivers.tree import VirtualTree
-from bootd.netboot.offer import NodePolicy
 from bootd.session.coordinator import Coordinator
 from bootd.session.plan import Limits
 
@@ -91,7 +90,7 @@ class Daemon:
             TftpServer(settings, address, tree, on_event),
         ]
         if settings.dhcp.proxy:
-            services.append(ProxyDhcp(settings, interface.name, address, lambda _: NodePolicy(), on_event))
+            services.append(ProxyDhcp(settings, interface.name, address, context.policy, on_event))
         return services
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:

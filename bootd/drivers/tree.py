@@ -2,8 +2,9 @@
 
 TFTP and HTTP (``/boot/...``) ask the same tree, so a file is the same whichever way a loader fetches it.
 
-Rendered: ``pxelinux.cfg/01-MAC``, ``boot.ipxe`` (with a MAC), ``autoexec.ipxe``, ``grub/grub.cfg``,
-``grub/grub.cfg-01-MAC`` and ``grub/node-MAC.cfg``. A name that is rendered hides a file of that name.
+Rendered: ``pxelinux.cfg/01-MAC``, ``boot.ipxe`` and ``stage1/words`` (with a MAC), ``autoexec.ipxe``,
+``grub/grub.cfg``, ``grub/grub.cfg-01-MAC`` and ``grub/node-MAC.cfg``. A name that is rendered hides a file of that
+name.
 """
 
 import re
@@ -90,6 +91,10 @@ class VirtualTree:
             return Rendered(self._autoexec, "", "iPXE entry script")
         if lower == "boot.ipxe":
             return self._for_node(mac, "iPXE", render.ipxe) if mac else NotFound("boot.ipxe needs ?mac=")
+        if lower == "stage1/words":
+            answer = self._for_node(mac, "stage1", render.words) if mac else NotFound("stage1/words needs ?mac=")
+            empty = isinstance(answer, Rendered) and not answer.content
+            return NotFound("this node's label starts no stage") if empty else answer
         if lower == "grub/grub.cfg":
             if mac:
                 return self._for_node(mac, "GRUB", render.grub)

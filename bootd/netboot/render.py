@@ -155,6 +155,13 @@ def _ipxe_give_up(name: str) -> list[str]:
     return [f"echo bootd: {name} could not be loaded, trying the next boot device in 10 s", "sleep 10", "exit 1"]
 
 
+def words(context: RenderContext) -> str:
+    """``stage1/words?mac=...``: the command line that a stage1 without one of its own goes by; "" for a label that
+    starts no stage."""
+    label = context.labels[context.label]
+    return context.command_line(label) + "\n" if label.kind is LabelKind.STAGE else ""
+
+
 def autoexec(server_host: str, http_port: int) -> str:
     """``autoexec.ipxe``, which iPXE asks for before anything else: it brings its own MAC along."""
     url = f"http://{server_host}:{http_port}/boot/boot.ipxe?mac=${{mac}}"
