@@ -67,6 +67,9 @@ class Option(IntEnum):
     END = 255
 
 
+_PLACES: dict[int, int] = {Option.MESSAGE_TYPE: 0, Option.BOOT_FILE: 2, Option.RELAY_AGENT: 3}  # the rest: 1
+
+
 @dataclass(frozen=True)
 class Message:
     """One DHCP or BOOTP message. Addresses are dotted quads, "0.0.0.0" for none.
@@ -193,7 +196,8 @@ def build(message: Message) -> bytes:
     """The datagram for ``message``. `LocalProtocolError` when a field does not fit.
 
     Option 53 comes first and 67 last, whatever the order in ``message.options``: some ROMs read only what they
-    expect first, and EDK2 writes a NUL over the byte after option 67.
+    expect first, and EDK2 writes a NUL over the byte after option 67. Behind a relay 82 follows 67, as RFC 3046
+    section 2.2 wants it: the relay takes it away (section 2.1), and for the client 67 is the last one again.
     """
     if len(message.file) > MAX_FILE or len(message.server_name) > _MAX_SERVER_NAME or len(message.hardware) > 16:
         raise LocalProtocolError("a BOOTP field is too long")
@@ -212,7 +216,7 @@ def build(message: Message) -> bytes:
         message.server_name,
         message.file,
     )
-    order = sorted(message.options, key=lambda code: (code != Option.MESSAGE_TYPE, code == Option.BOOT_FILE))
+    order = sorted(message.options, key=lambda code: _PLACES.get(code, 1))
     body = b"".join(_build_option(code, message.options[code]) for code in order)
     return (header + _COOKIE + body + b"\xff").ljust(_SMALLEST, b"\0")
 

@@ -4,8 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
 
-from bootd.netboot import lease_machine
+from bootd.netboot import dhcp, lease_machine
 from bootd.netboot.dhcp import Message, MessageType, Operation
 from bootd.netboot.lease_decision import Ack, Arrival, Decision, Grant, Nak, Silent, Topic
 from bootd.netboot.lease_table import Binding, LeaseTable, State
@@ -383,3 +384,12 @@ def test_conflict_keeps_the_address_from_all(server: Server) -> None:
     assert server.table.at(number(address)) == Binding(
         number(address), "", State.QUARANTINED, NOW + ADDRESSING.quarantine_seconds
     )
+
+
+def test_relay_option_is_the_last_and_the_boot_file_the_last_for_the_client() -> None:
+    """RFC 3046 section 2.2 and quirk file-name-ends: the relay removes 82, and then 67 is the last. scapy reads."""
+    options = {82: b"\x01\x02ab", 67: b"file\0", 53: b"\x02", 1: packed("255.255.255.0"), 54: packed(SERVER)}
+    data = dhcp.build(Message(Operation.REPLY, 1, 1, bytes(6), relay="10.8.0.1", options=options))
+    names = [option[0] for option in BOOTP(data)[DHCP].options if isinstance(option, tuple)]
+    assert names[0] == "message-type"
+    assert names[-2:] == ["boot-file-name", "relay_agent_information"]
