@@ -33,13 +33,18 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Server(_Table, frozen=True):
-    interface: str = ""  # "" = the only interface that is up and has an IPv4 address
+    interface: str | tuple[str, ...] = ""  # one or several; "" = the only one that is up and has an IPv4 address
     address: str = ""  # "" = the first IPv4 address of that interface
     state_dir: str = "/var/lib/bootd"
     run_dir: str = "/run/bootd"  # the operators' socket and the lock of the daemon
     boot_dir: str = ""  # loaders, stage1, stage2; "" = state_dir/boot
     http_port: Port = 7467
     bulk_port: Port = 7468  # large files, served by the worker process
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Those that are named; () = the one that is found."""
+        return _several(self.interface)
 
 
 class PoolTable(_Table, frozen=True):

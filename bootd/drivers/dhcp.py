@@ -1,25 +1,33 @@
-"""ProxyDHCP on ports 67 and 4011: sockets around the one offer decision.
+"""DHCP on ports 67 and 4011: sockets around the two pure decisions, which address and what to boot.
 
-Both sockets belong to one interface (SO_BINDTODEVICE), so bootd and another DHCP server may share a machine as
-long as they do not share an interface. Replies go out at once: firmware waits as little as 2 s.
+Proxy mode asks only the second one; full mode asks both, and an answer then waits for the probe and for the disk.
+Sockets belong to one interface each (SO_BINDTODEVICE), so bootd and another DHCP server may share a machine as long
+as they do not share an interface. Interfaces are followed: one that loses its address, or goes, is silent until it
+is back.
 """
 
 import asyncio
-import errno
 import socket
-import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 
 from bootd.config import Settings
-from bootd.drivers import offering
+from bootd.drivers import dhcp_sockets, offering, rogue
+from bootd.drivers.dhcp_sockets import Datagram
+from bootd.drivers.leases import Leases
+from bootd.drivers.links import Link, Links
+from bootd.drivers.probe import Prober
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
-from bootd.netboot.offer import Ignore, NodePolicy, Offer
+from bootd.netboot.dhcp import Message
+from bootd.netboot.lease import Lease
+from bootd.netboot.lease_decision import Arrival, Nak, Silent
+from bootd.netboot.offer import Destination, Ignore, Interface, NodePolicy, Offer
+from bootd.netboot.refusal import refuse
 from bootd.wire.errors import PeerProtocolError
 
 OnEvent = Callable[[str, str, str, str], None]
@@ -28,32 +36,46 @@ OnEvent = Callable[[str, str, str, str], None]
 _BATCH = 64  # datagrams per wake-up, so that a flood leaves time for everything else
 _REPEAT_SECONDS = 60.0  # the same reason for the same node is told once in so long
 _REMEMBERED = 1024
-_IP_PKTINFO = 8
-_INFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface index, local address, header destination
+_PORTS = (dhcp.SERVER_PORT, dhcp.PXE_PORT)
 
 
-class ProxyDhcp:
-    """`Service` that answers PXE clients beside another DHCP server.
+@dataclass
+class _Served:
+    """One interface that is served now."""
+
+    interface: Interface
+    index: int
+    addresses: tuple[str, ...]
+    sockets: dict[int, socket.socket]
+
+
+class DhcpServer:
+    """`Service` that answers on ``interfaces``: beside another DHCP server, or with pools as the only one.
 
     ``decide_context`` gives what is known of a MAC (lower case, colons) when its firmware asks. Events: ``offer``
-    (detail: architecture and file), ``boot-file`` (the same on 4011), ``ignored`` (detail: the reason).
+    (detail: architecture and file), ``boot-file`` (the same on 4011), ``ignored`` (the reason); in full mode also
+    ``lease``, ``refused``, ``conflict``, ``exhausted``, ``rival``.
     """
 
-    name = "proxy-dhcp"
+    name = "dhcp"
 
     def __init__(
         self,
         settings: Settings,
-        interface: str,
-        address: str,
+        interfaces: Sequence[str],
         decide_context: Callable[[str], NodePolicy],
         on_event: OnEvent,
     ) -> None:
-        self._interface = offering.interface(settings, interface, address)
+        self._settings = settings
+        self._names = tuple(interfaces)
         self._artefacts = offering.artefacts(settings)
+        self._ignored = settings.ignored
         self._policy = decide_context
         self._on_event = on_event
-        self._sockets: dict[int, socket.socket] = {}
+        self._links = Links(self._names, self._follow)
+        self._prober = Prober(settings.dhcp.probe_seconds)
+        self._leases = Leases(settings, self._prober, self._say) if settings.dhcp.pool else None
+        self._served: dict[str, _Served] = {}
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._malformed = 0
         self._waiting = 0  # replies that are held back for slow firmware
@@ -65,75 +87,203 @@ class ProxyDhcp:
         """Datagrams that were no DHCP messages, since the start."""
         return self._malformed
 
+    @property
+    def leases(self) -> Leases | None:
+        """None in proxy mode."""
+        return self._leases
+
     async def bind(self) -> None:
         try:
-            for port in (dhcp.SERVER_PORT, dhcp.PXE_PORT):
-                self._sockets[port] = _open(self._interface.name, port)
+            links = await self._links.look()
+            for name in self._names:
+                self._open(_there(links, name))
+            if self._leases is not None:
+                await rogue.check(self._settings.dhcp, list(links.values()))
+                self._leases.own_addresses(address for link in links.values() for address in link.addresses)
+                self._leases.open()
         except BaseException:
             await self.close()
             raise
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        for port, opened in self._sockets.items():
-            loop.add_reader(opened, self._receive, opened, port)
-        self._log.info("proxy DHCP serves", interface=self._interface.name, address=self._interface.address)
-        await asyncio.Event().wait()
+        for name, served in self._served.items():
+            self._listen(loop, name, served)
+        mode = "full" if self._leases is not None else "proxy"
+        for name, served in self._served.items():
+            self._log.info("DHCP serves", mode=mode, interface=name, address=served.interface.address)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._links.follow(), name="links")
+            if self._leases is not None:
+                group.create_task(self._leases.run(), name="leases")
 
     async def close(self) -> None:
+        for name in list(self._served):
+            self._drop(name)
+        if self._leases is not None:
+            await self._leases.close()
+        self._prober.close()
+
+    def _follow(self, links: dict[str, Link]) -> None:
+        """The interfaces have changed."""
         loop = asyncio.get_running_loop()
-        while self._sockets:
-            _, opened = self._sockets.popitem()
+        if self._leases is not None:
+            self._leases.own_addresses(address for link in links.values() for address in link.addresses)
+        for name in self._names:
+            link, served = links.get(name), self._served.get(name)
+            if served is not None and (link is None or link.index != served.index):
+                self._drop(name)
+                self._log.warning("interface is gone", interface=name)
+                served = None
+            if link is None:
+                continue
+            if served is None:
+                try:
+                    served = self._open(link)
+                except OperatorError as error:
+                    self._log.error("interface is not served", interface=name, error=str(error))
+                    continue
+                self._listen(loop, name, served)
+                self._log.info("interface is there", interface=name, address=served.interface.address)
+            elif served.addresses != link.addresses:
+                served.addresses = link.addresses
+                served.interface = replace(served.interface, address=self._address(link))
+                if link.addresses:
+                    self._log.info("address has changed", interface=name, address=served.interface.address)
+                else:
+                    self._log.warning("interface has no address: silent on it", interface=name)
+
+    def _address(self, link: Link) -> str:
+        """What clients are told: the configured address where the interface has it, else its first; "" for none."""
+        own = self._settings.server.address
+        return own if own in link.addresses else next(iter(link.addresses), "")
+
+    def _open(self, link: Link) -> _Served:
+        served = _Served(
+            offering.interface(self._settings, link.name, self._address(link)), link.index, link.addresses, {}
+        )
+        self._served[link.name] = served
+        try:
+            for port in _PORTS:
+                served.sockets[port] = dhcp_sockets.open_socket(link.name, port)
+        except OperatorError:
+            self._drop(link.name)
+            raise
+        group = served.interface.menu.multicast
+        if group:  # quirk discovery-on-67: boot server discovery by multicast comes to 4011
+            try:
+                dhcp_sockets.join(served.sockets[dhcp.PXE_PORT], group, link.index)
+            except OSError as error:
+                self._log.warning("no discovery by multicast", interface=link.name, error=error.strerror)
+        if self._leases is not None:
+            self._prober.follow(link.name, link.index, link.mac)
+        return served
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, name: str, served: _Served) -> None:
+        for port, opened in served.sockets.items():
+            loop.add_reader(opened, self._receive, name, opened, port)
+
+    def _drop(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._prober.forget(name)
+        for opened in self._served.pop(name).sockets.values():
             loop.remove_reader(opened)
             opened.close()
 
-    def _receive(self, opened: socket.socket, port: int) -> None:
+    def _receive(self, name: str, opened: socket.socket, port: int) -> None:
         for _ in range(_BATCH):
             try:
-                data, source = opened.recvfrom(65535)
+                datagram = dhcp_sockets.receive(opened)
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error of an earlier reply, interface down
                 self._tell("receive", "", "", f"port {port}: {error.strerror}")
                 return
-            self._handle(opened, port, data, (source[0], source[1]))
+            self._handle(name, port, datagram)
 
-    def _handle(self, opened: socket.socket, port: int, data: bytes, source: tuple[str, int]) -> None:
-        try:
-            request = dhcp.parse(data)
-        except PeerProtocolError as error:
-            self._count_malformed(port, source, str(error))
+    def _handle(self, name: str, port: int, datagram: Datagram) -> None:
+        served = self._served[name]
+        if not served.interface.address:
             return
-        interface = replace(self._interface, artefacts=self._artefacts())
-        decision = offer.decide(request, self._policy(request.mac), interface, port, source)
+        try:
+            request = dhcp.parse(datagram.data)
+        except PeerProtocolError as error:
+            self._count_malformed(port, datagram.source, str(error))
+            return
+        if request.mac in self._ignored:
+            self._tell("ignored", request.mac, datagram.source[0], "the settings say so")
+            return
+        if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
+            self._decide(name, port, request, datagram.source, None)
+            return
+        policy = self._policy(request.mac)
+        if policy.silence:
+            self._tell("ignored", request.mac, datagram.source[0], policy.silence)
+            return
+
+        def answer(given: Lease | Nak) -> None:
+            if isinstance(given, Lease):
+                self._decide(name, port, request, datagram.source, given)
+            elif name in self._served:
+                self._transmit(name, port, *refuse(request, given), mac=request.mac)
+
+        arrival = Arrival(served.addresses, broadcast=datagram.target not in served.addresses)
+        silence = self._leases.handle(request, arrival, name, answer)
+        if silence is not None:
+            self._unaddressed(name, request, datagram.source, silence)
+
+    def _unaddressed(self, name: str, request: Message, source: tuple[str, int], silence: Silent) -> None:
+        """No address for this client: where only reservations count, another server may have one."""
+        if silence.subnet is not None and not silence.subnet.size:
+            self._decide(name, dhcp.SERVER_PORT, request, source, None)
+
+    def _decide(self, name: str, port: int, request: Message, source: tuple[str, int], lease: Lease | None) -> None:
+        """The boot decision, and its answer on the way."""
+        served = self._served.get(name)
+        if served is None or not served.interface.address:  # gone while the address was probed
+            return
+        interface = replace(served.interface, artefacts=self._artefacts())
+        decision = offer.decide(request, self._policy(request.mac), interface, port, source, lease=lease)
         if isinstance(decision, Ignore):
             if decision.network_boot:
                 self._tell("ignored", decision.mac, source[0], decision.reason)
             return
+        if decision.no_boot and decision.network_boot:
+            self._tell("ignored", decision.mac, source[0], f"an address only: {decision.no_boot}")
         if decision.delay and self._waiting < _BATCH:
             self._waiting += 1
-            asyncio.get_running_loop().call_later(decision.delay, self._send_late, port, decision, source)
+            asyncio.get_running_loop().call_later(decision.delay, self._send_late, name, port, decision, source)
             return
-        self._send(opened, port, decision, source)
+        self._send(name, port, decision, source)
 
-    def _send_late(self, port: int, decision: Offer, source: tuple[str, int]) -> None:
+    def _send_late(self, name: str, port: int, decision: Offer, source: tuple[str, int]) -> None:
         self._waiting -= 1
-        if port in self._sockets:  # else the daemon has stopped meanwhile
-            self._send(self._sockets[port], port, decision, source)
+        if name in self._served:  # else the daemon has stopped meanwhile, or the interface is gone
+            self._send(name, port, decision, source)
 
-    def _send(self, opened: socket.socket, port: int, decision: Offer, source: tuple[str, int]) -> None:
-        destination = (decision.destination.address, decision.destination.port)
-        # The source address of the reply is what the client compares with option 54: name it, an interface may
-        # have several.
-        info = _INFO.pack(0, dhcp.packed(self._interface.address), bytes(4))
-        try:
-            opened.sendmsg([decision.reply], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, destination)
-        except OSError as error:  # no route to a claimed address, interface down: the client asks again
-            self._tell("ignored", decision.mac, source[0], f"cannot answer to {destination[0]}: {error.strerror}")
+    def _send(self, name: str, port: int, decision: Offer, source: tuple[str, int]) -> None:
+        if not self._transmit(name, port, decision.reply, decision.destination, mac=decision.mac):
             return
-        kind = "offer" if port == dhcp.SERVER_PORT else "boot-file"
-        self._on_event(kind, decision.mac, source[0], f"{decision.architecture}: {decision.file}")
-        self._log.info(kind, mac=decision.mac, architecture=decision.architecture, file=decision.file, port=port)
+        if decision.file:
+            kind = "offer" if port == dhcp.SERVER_PORT else "boot-file"
+            self._on_event(kind, decision.mac, source[0], f"{decision.architecture}: {decision.file}")
+            self._log.info(
+                kind, mac=decision.mac, architecture=decision.architecture, file=decision.file, port=port
+            )
+
+    def _transmit(self, name: str, port: int, data: bytes, destination: Destination, *, mac: str) -> bool:
+        served = self._served[name]
+        try:
+            dhcp_sockets.send(served.sockets[port], data, served.interface.address, destination)
+        except OSError as error:  # no route to a claimed address, interface down: the client asks again
+            reason = f"cannot answer to {destination.address}: {error.strerror}"
+            self._tell("ignored", mac, "", reason)
+            return False
+        return True
+
+    def _say(self, kind: str, mac: str, detail: str) -> None:
+        """What the leases have to tell."""
+        self._tell(kind, mac, "", detail)
 
     def _tell(self, kind: str, mac: str, address: str, detail: str) -> None:
         """Event and log line, unless the same was told within the last minute."""
@@ -145,7 +295,7 @@ class ProxyDhcp:
         self._told.move_to_end(key)
         if len(self._told) > _REMEMBERED:
             self._told.popitem(last=False)
-        self._log.info(kind, mac=mac, address=address, reason=detail)
+        self._log.info(kind, mac=mac, address=address, detail=detail)
         if mac:
             self._on_event(kind, mac, address, detail)
 
@@ -159,35 +309,7 @@ class ProxyDhcp:
             )
 
 
-def _open(interface: str, port: int) -> socket.socket:
-    """A datagram socket for ``port`` on ``interface`` only; `OperatorError` says what is in the way.
-
-    No SO_REUSEADDR: with it two servers would share the port, and broadcasts would reach both or either.
-    """
-    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-        opened.bind(("0.0.0.0", port))
-    except OSError as error:
-        opened.close()
-        raise _operator_error(error, interface, port) from None
-    return opened
-
-
-def _operator_error(error: OSError, interface: str, port: int) -> OperatorError:
-    if error.errno == errno.EADDRINUSE:
-        return OperatorError(
-            f"UDP port {port} on {interface} is in use by another program",
-            f"find it with `ss -ulpn 'sport = :{port}'` and stop it there, or keep it off {interface}",
-            Exit.BUSY,
-        )
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return OperatorError(
-            f"not allowed to open UDP port {port}",
-            "run as root, or with the capabilities CAP_NET_BIND_SERVICE and CAP_NET_RAW",
-        )
-    if error.errno == errno.ENODEV:
-        return OperatorError(f"there is no interface {interface}", "see `ip link`", Exit.CONFIG)
-    return OperatorError(f"cannot open UDP port {port} on {interface}: {error.strerror}")
+def _there(links: dict[str, Link], name: str) -> Link:
+    if name not in links:
+        raise OperatorError(f"there is no interface {name}", "see `ip link`", Exit.CONFIG)
+    return links[name]

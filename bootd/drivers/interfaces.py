@@ -62,8 +62,8 @@ def parse_listing(listing: list[dict[str, Any]]) -> list[Candidate]:
 
 def choose(candidates: list[Candidate], server: Server) -> Interface:
     """Decide. An interface or address that is configured must exist; nothing is guessed among several."""
-    if server.interface:
-        return _configured(candidates, server)
+    if server.interfaces:
+        return _configured(candidates, server, server.interfaces[0])
     possible = [item for item in candidates if item.up and not item.loopback and item.addresses]
     if server.address:
         possible = [item for item in candidates if item.up and server.address in item.addresses]
@@ -88,11 +88,11 @@ def choose(candidates: list[Candidate], server: Server) -> Interface:
     return Interface(possible[0].name, server.address or possible[0].addresses[0])
 
 
-def _configured(candidates: list[Candidate], server: Server) -> Interface:
-    found = next((item for item in candidates if item.name == server.interface), None)
+def _configured(candidates: list[Candidate], server: Server, name: str) -> Interface:
+    found = next((item for item in candidates if item.name == name), None)
     if found is None:
         raise OperatorError(
-            f"there is no interface {server.interface}: {_describe(candidates)}",
+            f"there is no interface {name}: {_describe(candidates)}",
             "mend server.interface in bootd.toml",
             Exit.CONFIG,
         )

@@ -13,7 +13,7 @@ import structlog
 from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
 from bootd.drivers.bulk import BulkService
-from bootd.drivers.dhcp import ProxyDhcp
+from bootd.drivers.dhcp import DhcpServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http_node import NodeInterface
@@ -78,6 +78,7 @@ class Daemon:
 
     def _compose(self, engine: Engine, context: BootContext, interface: Interface) -> list[Service]:
         settings, address = self._settings, interface.address
+        names = settings.server.interfaces or (interface.name,)
 
         def on_event(kind: str, mac: str, client: str, detail: str) -> None:
             engine.note(kind, mac, "", f"{detail} ({client})" if client else detail, logged=True)
@@ -89,8 +90,8 @@ class Daemon:
             BulkService(address, settings.server.bulk_port, settings.boot_dir),
             TftpServer(settings, address, tree, on_event),
         ]
-        if settings.dhcp.proxy:
-            services.append(ProxyDhcp(settings, interface.name, address, context.policy, on_event))
+        if settings.dhcp.proxy or settings.dhcp.pool:
+            services.append(DhcpServer(settings, names, context.policy, on_event))
         return services
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:

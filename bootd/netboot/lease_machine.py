@@ -159,7 +159,7 @@ def _discover(at: _Situation) -> Grant | Silent:
         offered = Binding(address, at.client, State.OFFERED, expires, _name(at.request))
         return Grant(_lease(at, address), (offered,), True, at.relayed, at.subnet)
     if not at.subnet.size:
-        return Silent(f"no address on {at.subnet} is reserved for it")
+        return Silent(f"no address on {at.subnet} is reserved for it", subnet=at.subnet)
     return Silent(f"no free address in {at.subnet}", Topic.EXHAUSTED, subnet=at.subnet)
 
 
@@ -219,7 +219,9 @@ def _chose_another(at: _Situation) -> Silent:
         for binding in at.owned()
         if binding.state is State.OFFERED
     )
-    return Silent(f"it chose the server {at.chosen}", Topic.RIVAL, void)
+    # Where we have reservations only, the other server is meant to be there.
+    topic = Topic.RIVAL if at.subnet.size else Topic.ROUTINE
+    return Silent(f"it chose the server {at.chosen}", topic, void)
 
 
 def _ack(at: _Situation, address: int, probe: bool) -> Ack:

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bootd.config import parse
-from bootd.drivers.dhcp import ProxyDhcp
+from bootd.drivers.dhcp import DhcpServer
 from bootd.drivers.service import Service
 from bootd.drivers.tftp import TftpServer
 from bootd.drivers.tree import VirtualTree
@@ -41,7 +41,7 @@ async def run(boot_dir: Path, text: str) -> None:
 
     tree = VirtualTree(boot_dir, context, address, settings.server.http_port)
     services: list[Service] = [
-        ProxyDhcp(settings, settings.server.interface, address, policy, event),
+        DhcpServer(settings, settings.server.interfaces, policy, event),
         TftpServer(settings, address, tree, event),
     ]
     try:
