@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bootd.build import modules
+from bootd.build import modules, provenance, uki
 from bootd.build.bundle import build_bundle, check_version, compile_module, source_root
 from bootd.build.cache import Cache, digest_of, install, write
 from bootd.build.debian import resolve, unpack
@@ -51,8 +51,14 @@ FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "r
 MAX_INITRD = 25 << 20  # bytes: beyond that, TFTP loaders and emulated firmware take too long
 
 
-def build(out: Path, cache: Path, progress: Progress) -> None:
-    """Write ``out/stage1/vmlinuz`` and ``out/stage1/initrd.img``. `OperatorError` says what is missing."""
+STUB = "linuxx64.efi.stub"
+
+
+def build(out: Path, cache: Path, progress: Progress, console: str = "") -> None:
+    """Write ``out/stage1/vmlinuz``, ``initrd.img`` and ``uki-x64.efi``. `OperatorError` says what is missing.
+
+    ``console`` are words for the kernel command line of the last: it cannot be told them when it starts.
+    """
     check_version()
     store = Cache(cache)
     tree = modules.kernel_tree(store)
@@ -65,6 +71,17 @@ def build(out: Path, cache: Path, progress: Progress) -> None:
         raise OperatorError(f"the initrd has {len(initrd)} bytes", "shorten the lists in its recipe")
     write(out / "stage1/initrd.img", initrd)
     progress(f"stage1: initrd {len(initrd) / 1e6:.1f} MB")
+    (stub,) = provenance.take([line for line in provenance.read() if line.name == STUB], store)
+    image = uki.assemble(
+        stub.path.read_bytes(),
+        [
+            (".cmdline", f"bootd.ask {console}".strip().encode() + b"\0"),
+            (".linux", modules.kernel_image(tree).read_bytes()),
+            (".initrd", initrd),
+        ],
+    )
+    write(out / "stage1/uki-x64.efi", image)
+    progress(f"stage1: unified kernel image {len(image) / 1e6:.1f} MB")
 
 
 def agent_archive() -> bytes:

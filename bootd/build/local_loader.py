@@ -18,21 +18,21 @@ PACKAGE = "grub-efi-amd64-bin"
 # Vendors' own loaders before the fallback path: the fallback of a shim installation resets the machine to add a
 # boot entry, and Windows' fallback may be stale.
 LOCAL_LOADERS = (
-    "/EFI/debian/shimx64.efi",
-    "/EFI/debian/grubx64.efi",
-    "/EFI/ubuntu/shimx64.efi",
-    "/EFI/ubuntu/grubx64.efi",
-    "/EFI/fedora/shimx64.efi",
-    "/EFI/redhat/shimx64.efi",
-    "/EFI/centos/shimx64.efi",
-    "/EFI/rocky/shimx64.efi",
-    "/EFI/almalinux/shimx64.efi",
+    "/EFI/debian/shim${arch}.efi",
+    "/EFI/debian/grub${arch}.efi",
+    "/EFI/ubuntu/shim${arch}.efi",
+    "/EFI/ubuntu/grub${arch}.efi",
+    "/EFI/fedora/shim${arch}.efi",
+    "/EFI/redhat/shim${arch}.efi",
+    "/EFI/centos/shim${arch}.efi",
+    "/EFI/rocky/shim${arch}.efi",
+    "/EFI/almalinux/shim${arch}.efi",
     "/EFI/opensuse/shim.efi",
-    "/EFI/opensuse/grubx64.efi",
-    "/EFI/arch/grubx64.efi",
-    "/EFI/systemd/systemd-bootx64.efi",
+    "/EFI/opensuse/grub${arch}.efi",
+    "/EFI/arch/grub${arch}.efi",
+    "/EFI/systemd/systemd-boot${arch}.efi",
     "/EFI/Microsoft/Boot/bootmgfw.efi",
-    "/EFI/BOOT/BOOTX64.EFI",
+    "/EFI/BOOT/boot${arch}.efi",  # FAT knows no case
 )
 MODULES = (
     *("normal", "memdisk", "tar", "minicmd", "test", "echo", "sleep", "regexp"),
@@ -47,6 +47,9 @@ def script() -> str:
     """
     return f"""# Written by bootd. Start the operating system of a local disk; never the network.
 set pager=0
+arch=x64
+if [ "$grub_cpu" = arm64 ]; then arch=aa64; fi
+if [ "$grub_cpu" = i386 ]; then arch=ia32; fi
 for path in {" ".join(LOCAL_LOADERS)}; do
   for device in (hd*,*); do
     if [ -e "${{device}}${{path}}" ]; then

@@ -51,6 +51,7 @@ def build(out: Path | None, cache: Path | None, path: Path | None) -> None:
             console.print(text)
             status.update(text)
 
-        for build_part in (stage1.recipe.build, stage2.recipe.build, loaders.build):
+        stage1.recipe.build(target, kept, progress, settings.boot.console)
+        for build_part in (stage2.recipe.build, loaders.build):
             build_part(target, kept, progress)
     console.print(f"boot artefacts are in {target}")

@@ -19,6 +19,7 @@ _CONSOLE = re.compile(r"[A-Za-z0-9_=,. /-]*\Z")
 KERNEL = "stage1/vmlinuz"
 INITRD = "stage1/initrd.img"
 LOCAL_LOADER = "local.efi"
+LOCAL_SCRIPT = "local.cfg"  # the same search for GRUB
 MAX_COMMAND_LINE = 2047  # COMMAND_LINE_SIZE of x86, less the NUL
 
 
@@ -178,7 +179,7 @@ def grub(context: RenderContext) -> str:
     for label in context.labels.values():
         lines.append(f"menuentry '{label.title or label.name}' --id {label.name} {{")
         if label.kind is LabelKind.LOCAL:
-            lines += [f"  {line}" for line in _grub_local()]
+            lines += [f"  {line}" for line in _grub_local(context.server_host)]
         else:
             kernel, initrd = context.boots(label)
             root = f"(tftp,{context.server_host})"
@@ -194,10 +195,11 @@ def grub_entry() -> str:
     return "configfile /grub/node-${net_default_mac}.cfg\n"
 
 
-def _grub_local() -> list[str]:
+def _grub_local(host: str) -> list[str]:
     return [
         'if [ "$grub_platform" = efi ]; then',
-        f"  chainloader /{LOCAL_LOADER}",
+        # Not local.efi: nobody signed it, and under Secure Boot this GRUB would refuse to start it.
+        f"  source (tftp,{host})/{LOCAL_SCRIPT}",
         "else",
         "  set root=(hd0)",
         "  chainloader +1",

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from tests.lab.compare import first_difference
 from tests.lab.errors import LabError
 from tests.lab.machine import Firmware, Machine, Specification
 from tests.lab.room import Room
-from tests.lab.server import Server
+from tests.lab.server import CONSOLE, Server
 from tests.lab.story import LOADER, MIB, Step, Story, steps_for
 
 MOST_NODES = 3
@@ -109,7 +110,7 @@ def run(options: Options, view: View) -> Result:
     if not 1 <= count <= MOST_NODES:
         raise LabError("room", "start", f"{count} nodes: 1 to {MOST_NODES} run at a time under emulation")
     options.folder.mkdir(parents=True, exist_ok=True)
-    build_artefacts(options, view)
+    build_artefacts(options.boot, options.cache, view)
     image = _image(options, view)
     size = image.stat().st_size
     specifications = [
@@ -138,15 +139,15 @@ def run(options: Options, view: View) -> Result:
         return result
 
 
-def build_artefacts(options: Options, view: View) -> None:
-    """Loaders, stage1 and stage2 in ``options.boot``, from the cache where nothing has changed."""
+def build_artefacts(boot: Path, cache: Path, view: View) -> None:
+    """Loaders, stage1 and stage2 in ``boot``, from the cache where nothing has changed."""
     for name, build in (
         ("boot loaders", loaders.build),
-        ("stage1", stage1_recipe.build),
+        ("stage1", partial(stage1_recipe.build, console=CONSOLE)),
         ("stage2", stage2_recipe.build),
     ):
         view.step(f"building {name}")
-        build(options.boot, options.cache, view.step)
+        build(boot, cache, view.step)
 
 
 def _image(options: Options, view: View) -> Path:

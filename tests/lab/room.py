@@ -76,15 +76,17 @@ class Room:
         self._consoles.append(console)
         return console
 
-    def start_dhcp(self) -> Console:
+    def start_dhcp(self, next_server: str = "") -> Console:
         """dnsmasq as any office router would be: addresses, no boot options, no DNS.
 
-        It announces an IPv6 prefix too, as such routers do: without any announcement iPXE waits 15 s for one.
+        ``next_server`` (siaddr) is the one boot option that some routers let people set. It announces an IPv6
+        prefix too, as such routers do: without any announcement iPXE waits 15 s for one.
         """
         # --no-daemon: it changes no credentials, which would make it outlive us (see `Console.start`).
         command = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]
         command += ["--interface=eth0", "--bind-interfaces", "--dhcp-range=10.47.0.100,10.47.0.199,1h"]
         command += ["--enable-ra", "--dhcp-range=::,constructor:eth0,ra-only"]
+        command += [f"--dhcp-boot=,,{next_server}"] if next_server else []
         command += ["--dhcp-authoritative", "--no-ping", "--log-dhcp", "--pid-file="]
         command += [f"--dhcp-leasefile={self.folder / 'dnsmasq.leases'}"]
         (self.folder / "dnsmasq.leases").unlink(missing_ok=True)

@@ -17,20 +17,24 @@ from tests.lab.errors import LabError
 from tests.lab.room import PREFIX, SERVER_ADDRESS, TEMPORARY, Room
 
 BOOTD = Path(sys.executable).parent / "bootd"
+CONSOLE = "console=ttyS0,115200 quiet"
+
+Tables = Mapping[str, Mapping[str, Any]]  # of bootd.toml: values that JSON and TOML write alike
 
 
 class Server:
     """``bootd serve`` in the server's namespace, told what to do by ``bootd`` commands, as an operator does."""
 
-    def __init__(self, room: Room, boot: Path, nodes: Mapping[str, str]) -> None:
-        """``boot`` is the folder of the boot artefacts; ``nodes`` maps names to MAC addresses."""
+    def __init__(self, room: Room, boot: Path, nodes: Mapping[str, str], settings: Tables | None = None) -> None:
+        """``boot`` is the folder of the boot artefacts; ``nodes`` maps names to MAC addresses; ``settings`` go into
+        bootd.toml beside the room's own."""
         self._room = room
         # A socket's path has at most 107 bytes: not below the checkout, which may be deep.
         self._run = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=TEMPORARY))
         self._configuration = room.folder / "bootd.toml"
         self._state = room.folder / "state"
         shutil.rmtree(self._state, ignore_errors=True)
-        self._configuration.write_text(self._settings(boot, nodes))
+        self._configuration.write_text(self._settings(boot, nodes, settings or {}))
         self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.console = Console("server", room.folder / "bootd.log")
 
@@ -98,17 +102,29 @@ class Server:
         self._notifications.close()
         shutil.rmtree(self._run, ignore_errors=True)
 
-    def _settings(self, boot: Path, nodes: Mapping[str, str]) -> str:
-        lines = [
-            "[server]",
-            'interface = "eth0"',
-            f'address = "{SERVER_ADDRESS}"',
-            f'state_dir = "{self._state.resolve()}"',
-            f'run_dir = "{self._run}"',
-            f'boot_dir = "{boot.resolve()}"',
-            "[boot]",
-            'console = "console=ttyS0,115200 quiet"',
-        ]
+    def _settings(self, boot: Path, nodes: Mapping[str, str], more: Tables) -> str:
+        tables: dict[str, dict[str, Any]] = {
+            "server": {
+                "interface": "eth0",
+                "address": SERVER_ADDRESS,
+                "state_dir": str(self._state.resolve()),
+                "run_dir": str(self._run),
+                "boot_dir": str(boot.resolve()),
+            },
+            "boot": {"console": CONSOLE},
+        }
+        for name, values in more.items():
+            tables.setdefault(name, {}).update(values)
+        lines = []
+        for name, table in tables.items():
+            plain = {key: value for key, value in table.items() if not isinstance(value, list)}
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+            for key in table.keys() - plain.keys():  # a list of tables
+                for row in table[key]:
+                    lines += [
+                        f"[[{name}.{key}]]",
+                        *(f"{word} = {json.dumps(value)}" for word, value in row.items()),
+                    ]
         for name, mac in nodes.items():
             lines += ["[[node]]", f'mac = "{mac}"', f'name = "{name}"']
         return "\n".join(lines) + "\n"

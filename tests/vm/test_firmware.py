@@ -1,0 +1,105 @@
+"""Firmware, loaders and network cards, each from power-on to stage1 with its network up (or to its loader).
+
+One machine at a time. What a loader fetched is read off bootd's own log only where the console cannot show it.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from bootd.build.cache import DEFAULT
+from tests.lab import golden
+from tests.lab.arrival import Dhcp, follow, powered_on
+from tests.lab.lab import GOLDEN_LOGIN, STAGE_LABEL, build_artefacts
+from tests.lab.machine import Firmware, Specification
+from tests.lab.story import Step
+from tests.vm.test_clone import Log
+
+ROOT = Path(__file__).parents[2]
+MAC = "52:54:00:b0:07:01"
+STAGE1 = (Step("stage1", r"bootd-stage1: start", 120), Step("network", r"bootd-stage1: network [0-9.]+", 60))
+ASKED = Step("words", r"bootd-stage1: the server has told my command line", 60)
+SHIM = (
+    Step("shim", r"Fetching Netboot Image grubx64\.efi", 60),
+    Step("GRUB", r"Welcome to GRUB!", 60),
+)
+SECURE = {"boot": {"secure_boot": True}}
+
+
+@pytest.fixture(scope="module")
+def boot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The boot folder, as `bootd stage build` leaves it."""
+    folder = tmp_path_factory.mktemp("artefacts") / "boot"
+    build_artefacts(folder, ROOT / DEFAULT, Log())
+    return folder
+
+
+def node(folder: Path, firmware: Firmware, card: str = "virtio-net-pci", memory: int = 768) -> Specification:
+    disk = folder / "disk.raw"
+    if not disk.exists():
+        disk.write_bytes(bytes(1 << 20))
+    return Specification("node1", firmware, MAC, disk, "FIRMWARE-1", memory, card)
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(
+    ("firmware", "card", "loader"),
+    [
+        (Firmware.BIOS, "e1000", r"PXELINUX \d"),
+        (Firmware.UEFI, "rtl8139", r"iPXE initialising devices"),
+    ],
+    ids=["BIOS e1000", "UEFI rtl8139"],
+)
+def test_other_cards_reach_stage1(boot: Path, tmp_path: Path, firmware: Firmware, card: str, loader: str) -> None:
+    with powered_on(tmp_path, node(tmp_path, firmware, card), boot, label=STAGE_LABEL) as machine:
+        follow(machine, (Step("loader", loader, 90), *STAGE1))
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("dhcp", [Dhcp.NEXT_SERVER, Dhcp.OURS], ids=["next server", "our DHCP"])
+def test_secure_boot_from_shim_to_stage1(boot: Path, tmp_path: Path, dhcp: Dhcp) -> None:
+    """Microsoft's keys in the firmware, Debian's signatures on shim, GRUB and kernel."""
+    specification = node(tmp_path, Firmware.SECURE)
+    with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp, settings=SECURE) as machine:
+        enabled = Step("kernel", r"UEFI Secure Boot is enabled", 60)
+        follow(machine, (*SHIM, enabled, *STAGE1))
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("dhcp", [Dhcp.FOREIGN, Dhcp.OURS], ids=["another DHCP", "our DHCP"])
+def test_http_boot_of_the_kernel_image(boot: Path, tmp_path: Path, dhcp: Dhcp) -> None:
+    specification = node(tmp_path, Firmware.HTTP, memory=1024)
+    with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp) as machine:
+        first, network = STAGE1
+        follow(machine, (Step("firmware", r"Start HTTP Boot over IPv4", 60), first, ASKED, network))
+
+
+@pytest.mark.vm
+def test_http_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -> None:
+    """Not the kernel image: iPXE by HTTP, which starts the disk's loader."""
+    specification = node(tmp_path, Firmware.HTTP)
+    golden.build(specification.disk, ROOT / DEFAULT)
+    with powered_on(tmp_path, specification, boot, label="local") as machine:
+        loader, login = Step("loader", r"iPXE initialising devices", 60), Step("login", GOLDEN_LOGIN, 120)
+        follow(machine, (loader, Step("disk", r"bootd: starting \(hd", 60), login))
+
+
+@pytest.mark.vm
+def test_arm64_reaches_its_loader(boot: Path, tmp_path: Path) -> None:
+    """GRUB for arm64, and the configuration that bootd renders for it; bootd has no stage for arm64."""
+    with powered_on(
+        tmp_path, node(tmp_path, Firmware.ARM64), boot, label="local", dhcp=Dhcp.NEXT_SERVER
+    ) as machine:
+        steps = (
+            Step("GRUB", r"Welcome to GRUB!", 120),
+            Step("disk", r"bootd: no boot loader on any local disk", 60),
+        )
+        follow(machine, steps)
+
+
+@pytest.mark.vm
+def test_ia32_firmware_reaches_stage1(boot: Path, tmp_path: Path) -> None:
+    """32-bit firmware on a 64-bit processor, as in many small tablets and boxes: GRUB starts the same kernel."""
+    specification = node(tmp_path, Firmware.IA32)
+    with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=Dhcp.NEXT_SERVER) as machine:
+        follow(machine, (Step("GRUB", r"Welcome to GRUB!", 90), *STAGE1))
