@@ -141,10 +141,7 @@ class Message:
     @property
     def vendor_options(self) -> dict[int, bytes]:
         """Option 43 taken apart; {} when it is malformed, since clients send all kinds of things."""
-        try:
-            return _parse_options(self.options.get(Option.VENDOR, b""), "option 43")
-        except PeerProtocolError:
-            return {}
+        return encapsulated(self.options.get(Option.VENDOR, b""))
 
 
 def parse(data: bytes) -> Message:
@@ -219,6 +216,14 @@ def build(message: Message) -> bytes:
     order = sorted(message.options, key=lambda code: _PLACES.get(code, 1))
     body = b"".join(_build_option(code, message.options[code]) for code in order)
     return (header + _COOKIE + body + b"\xff").ljust(_SMALLEST, b"\0")
+
+
+def encapsulated(value: bytes) -> dict[int, bytes]:
+    """Options inside an option (43, 175) taken apart; {} when they are malformed."""
+    try:
+        return _parse_options(value, "encapsulated options")
+    except PeerProtocolError:
+        return {}
 
 
 def vendor_options(options: Mapping[int, bytes]) -> bytes:
