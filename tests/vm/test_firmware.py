@@ -23,7 +23,8 @@ SHIM = (
     Step("shim", r"Fetching Netboot Image grubx64\.efi", 60),
     Step("GRUB", r"Welcome to GRUB!", 60),
 )
-SECURE = {"boot": {"secure_boot": True}}
+# Not quiet: the kernel's own stub says whether the firmware checks signatures.
+SECURE = {"boot": {"secure_boot": True, "console": "console=ttyS0,115200"}}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,13 @@ def test_secure_boot_from_shim_to_stage1(boot: Path, tmp_path: Path, dhcp: Dhcp)
     with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp, settings=SECURE) as machine:
         enabled = Step("kernel", r"UEFI Secure Boot is enabled", 60)
         follow(machine, (*SHIM, enabled, *STAGE1))
+
+
+@pytest.mark.vm
+def test_secure_boot_refuses_what_nobody_signed(boot: Path, tmp_path: Path) -> None:
+    """The firmware of the test above does check: told nothing of Secure Boot, bootd offers iPXE, in vain."""
+    with powered_on(tmp_path, node(tmp_path, Firmware.SECURE), boot, label=STAGE_LABEL) as machine:
+        follow(machine, (Step("refusal", r"BdsDxe: failed to load [^\r\n]*MAC[^\r\n]*Access Denied", 60),))
 
 
 @pytest.mark.vm
