@@ -15,7 +15,10 @@ _REQUEST_LIST = 55
 
 
 def questions(transaction: int, mac: bytes, address: str) -> tuple[bytes, bytes]:
-    """A DISCOVER from nobody and an INFORM from ``address``, both of transaction number ``transaction``."""
+    """An INFORM from ``address`` and a DISCOVER from nobody, both of transaction number ``transaction``.
+
+    In this order: dnsmasq answers nothing else while it pings the address that it is about to offer.
+    """
     common = {_REQUEST_LIST: b"\x01\x03"}
     discover = Message(
         Operation.REQUEST,
@@ -33,7 +36,7 @@ def questions(transaction: int, mac: bytes, address: str) -> tuple[bytes, bytes]
         client=address,
         options={53: bytes((MessageType.INFORM,)), **common},
     )
-    return _packet(dhcp.build(discover), "0.0.0.0"), _packet(dhcp.build(inform), address)
+    return _packet(dhcp.build(inform), address), _packet(dhcp.build(discover), "0.0.0.0")
 
 
 def answering_server(packet: bytes, transaction: int) -> str:

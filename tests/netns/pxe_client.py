@@ -25,6 +25,8 @@ def message(kind: str, call: dict[str, Any], mac: str) -> Any:
     vendor = call.get("vendor", f"PXEClient:Arch:{call['arch']:05d}:UNDI:002001")
     options += [("vendor_class_id", vendor.encode()), (93, struct.pack("!H", call["arch"]))]
     options += [(94, b"\x01\x02\x01"), (97, UUID), ("param_req_list", [1, 3, 43, 54, 60, 66, 67])]
+    options += [(name, call[key]) for name, key in (("requested_addr", "requested"), ("server_id", "chosen"))
+                if key in call]  # fmt: skip
     if call.get("user_class"):
         options.append((77, call["user_class"].encode()))
     hardware = bytes.fromhex(mac.replace(":", ""))

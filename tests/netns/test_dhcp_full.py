@@ -1,0 +1,206 @@
+"""bootd as the only DHCP server: clients that others wrote get, renew, keep and return addresses."""
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootd.errors import Exit
+from tests.netns.daemon import ADDRESS, Daemon
+from tests.netns.dhcp_room import DHCLIENT_PXE, UDHCPC_PXE, dhclient, udhcpc
+from tests.netns.room import Process, Room
+
+MAC, OTHER_MAC, RESERVED_MAC, IGNORED_MAC = (f"52:54:00:00:00:{last}" for last in ("71", "72", "73", "74"))
+POOL = {f"10.9.0.{last}" for last in range(100, 104)}
+SETTINGS = f"""
+[dhcp]
+proxy = false
+rogue_seconds = 0.3
+probe_seconds = 0.2
+[[dhcp.pool]]
+subnet = "10.9.0.0/24"
+range = "10.9.0.100-10.9.0.103"
+gateway = "10.9.0.1"
+dns = "{ADDRESS}"
+domain = "room.example"
+lease_seconds = 120
+[[node]]
+mac = "{RESERVED_MAC}"
+name = "node3"
+address = "10.9.0.50"
+[[node]]
+mac = "{IGNORED_MAC}"
+name = "node4"
+ignore = true
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path, since unix sockets live in it."""
+    path = Path(tempfile.mkdtemp(prefix="bootd-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    with Room("server", "client", "other") as made:
+        made.address("server", f"{ADDRESS}/24")
+        made.mac("client", MAC)
+        made.mac("other", OTHER_MAC)
+        yield made
+
+
+def line(process: Process, event: str, words: str = "", seconds: float = 10.0) -> str:
+    """The next line of the daemon's log about ``event`` with ``words`` in it."""
+    return process.wait_for(rf'\{{(?=[^\n]*"event": "{event}[^"]*")[^\n]*{words}[^\n]*\n', seconds).group(0)
+
+
+def discover(room: Room, mac: str, **call: Any) -> list[dict[str, Any]]:
+    """What answers a PXE ROM's DISCOVER, made and read by scapy."""
+    call = {"mac": mac, "xid": 77, "seconds": 3.0, "arch": 0, "answers": 1, **call}
+    text = room.run("client", [sys.executable, "-m", "tests.netns.pxe_client", "discover", json.dumps(call)], 30)
+    return [json.loads(item) for item in text.splitlines()]
+
+
+def serve(room: Room, folder: Path, settings: str = SETTINGS) -> tuple[Daemon, Process]:
+    """The daemon, with the boot files that a BIOS client is sent to."""
+    daemon = Daemon(room, folder, settings)
+    for name in ("lpxelinux.0", "ldlinux.c32"):
+        (daemon.boot / name).write_bytes(name.encode())
+    return daemon, daemon.start()
+
+
+def test_udhcpc_gets_renews_and_releases(room: Room, folder: Path) -> None:
+    _, process = serve(room, folder)
+    client = udhcpc(room, "client", folder, *UDHCPC_PXE)
+    bound = client.event("bound")
+    assert bound["ip"] in POOL
+    assert bound["server"] == bound["siaddr"] == ADDRESS
+    assert bound["file"] == "lpxelinux.0"
+    assert (bound["lease"], bound["router"], bound["dns"]) == ("120", "10.9.0.1", ADDRESS)
+    assert (bound["mask"], bound["domain"]) == ("24", "room.example")
+    line(process, "lease", bound["ip"])
+    client.process.signal(signal.SIGUSR1)
+    assert client.event("renew")["ip"] == bound["ip"]
+    client.process.signal(signal.SIGUSR2)
+    client.event("deconfig")
+    client.process.signal(signal.SIGUSR1)  # it starts anew, and is remembered
+    assert client.event("bound")["ip"] == bound["ip"]
+    client.process.stop()
+    # The system's client on the same machine: another client id, the same address (quirk mac-is-the-key).
+    system = dhclient(room, "client", folder, config=DHCLIENT_PXE)
+    again = system.event("BOUND")
+    assert (again["ip"], again["server"], again["file"]) == (bound["ip"], ADDRESS, "lpxelinux.0")
+    system.process.wait_for("bound to")  # its lease file is written
+    system.process.stop()
+    reboot = dhclient(room, "client", folder, config=DHCLIENT_PXE)  # it has a lease file now: INIT-REBOOT
+    assert reboot.event("REBOOT")["ip"] == bound["ip"]
+    reboot.process.wait_for("bound to")
+    reboot.process.stop()
+    released = dhclient(room, "client", folder, "-r", config=DHCLIENT_PXE)
+    released.event("RELEASE")
+    # Released: the next machine may have it when it asks for it.
+    other = udhcpc(room, "other", folder, "-r", bound["ip"])
+    assert other.event("bound")["ip"] == bound["ip"]
+
+
+def test_one_offer_has_address_and_boot_file(room: Room, folder: Path) -> None:
+    _, process = serve(room, folder)
+    (offer,) = discover(room, MAC, seconds=1.0, answers=1)
+    assert offer["yiaddr"] in POOL
+    assert (offer["server_id"], offer["siaddr"], offer["file"]) == (ADDRESS, ADDRESS, "lpxelinux.0")
+    assert offer["source"] == [ADDRESS, 67]
+    assert offer["target"] == ["255.255.255.255", 68]
+    (reserved,) = discover(room, RESERVED_MAC)
+    assert reserved["yiaddr"] == "10.9.0.50"
+    assert discover(room, IGNORED_MAC, seconds=0.6) == []  # no answer of any kind
+    line(process, "ignored", IGNORED_MAC)
+    assert discover(room, MAC, vendor="MSFT 5.0")[0]["file"] == ""  # no network boot: the address alone
+
+
+def test_leases_survive_kill(room: Room, folder: Path) -> None:
+    """The daemon is killed without warning: its clients keep their addresses, and nobody else gets them."""
+    daemon, process = serve(room, folder)
+    client = udhcpc(room, "client", folder)
+    address = client.event("bound")["ip"]
+    process.signal(signal.SIGKILL)
+    process.wait(5)
+    process = daemon.start()
+    assert '"live": 1' in line(process, "leases taken over", seconds=1)
+    taken = {discover(room, f"52:54:00:00:01:{last:02x}")[0]["yiaddr"] for last in range(3)}
+    assert taken == POOL - {address}
+    assert discover(room, "52:54:00:00:01:09", seconds=0.6) == []
+    assert "3 of 4" not in line(process, "exhausted", "4 of 4 are taken")
+    assert discover(room, "52:54:00:00:01:0a", seconds=0.6) == []
+    assert process.output.count('"event": "exhausted"') == 1  # said once
+    client.process.signal(signal.SIGUSR1)
+    assert client.event("renew")["ip"] == address
+    (again,) = discover(room, MAC)
+    assert again["yiaddr"] == address
+
+
+def test_address_that_somebody_uses_is_left_alone(room: Room, folder: Path) -> None:
+    _, process = serve(room, folder)
+    squatted = discover(room, MAC)[0]["yiaddr"]
+    room.address("other", f"{squatted}/24")
+    process.signal(signal.SIGKILL)
+    process.wait(5)
+    _, process = serve(room, folder)
+    client = udhcpc(room, "client", folder)
+    bound = client.event("bound")["ip"]
+    assert bound in POOL - {squatted}
+    assert OTHER_MAC in line(process, "conflict", squatted)
+    # The client's own ARP finds it as well: DECLINE, then another address (dhclient has no such check).
+    (offer,) = discover(room, RESERVED_MAC)
+    assert offer["yiaddr"] == "10.9.0.50"
+    declined = discover(room, RESERVED_MAC, kind="decline", requested="10.9.0.50", chosen=ADDRESS, seconds=0.4)
+    assert declined == []
+    line(process, "conflict", "declined 10.9.0.50")
+    (instead,) = discover(room, RESERVED_MAC)
+    assert instead["yiaddr"] in POOL - {squatted, bound}
+
+
+def test_interface_changes_are_followed(room: Room, folder: Path) -> None:
+    _, process = serve(room, folder)
+    assert len(discover(room, MAC)) == 1
+    room.run("server", ["ip", "address", "flush", "dev", "eth0"])
+    line(process, "interface has no address")
+    assert discover(room, MAC, seconds=0.5) == []
+    room.address("server", "10.9.0.7/24")
+    line(process, "address has changed", "10.9.0.7")
+    (offer,) = discover(room, MAC)
+    assert (offer["server_id"], offer["source"]) == ("10.9.0.7", ["10.9.0.7", 67])
+    room.run("server", ["ip", "link", "set", "eth0", "name", "away"])
+    line(process, "interface is gone")
+    room.run("server", ["sh", "-c", "ip link set away name eth0; ip link set eth0 up"])
+    line(process, "interface is there")
+    assert discover(room, MAC)[0]["server_id"] == "10.9.0.7"
+    assert process.running()
+
+
+def test_second_server_on_the_link_is_refused(room: Room, folder: Path) -> None:
+    room.address("other", "10.9.0.9/24")
+    dnsmasq = room.start("other", [
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"),
+        *("--interface=eth0", "--bind-interfaces", "--dhcp-range=10.9.0.200,10.9.0.210,1h", "--user=root"),
+        *("--pid-file=", f"--dhcp-leasefile={folder / 'dnsmasq'}", "--dhcp-authoritative"),
+    ])  # fmt: skip
+    dnsmasq.wait_for(r"DHCP, (sockets bound|IP range)")
+    daemon = Daemon(room, folder, SETTINGS)
+    refused = daemon.start_unready()
+    assert refused.wait(15) == Exit.BUSY
+    assert "another DHCP server gives addresses here: 10.9.0.9 on eth0" in refused.output
+    # It is busy with a ping of three seconds now, because of our DISCOVER.
+    daemon = Daemon(room, folder, SETTINGS.replace("rogue_seconds = 0.3", 'rogue = "warn"\nrogue_seconds = 4'))
+    process = daemon.start()
+    line(process, "another DHCP server gives addresses here: 10.9.0.9 on eth0", seconds=1)
+    discover(room, MAC, kind="request", requested="10.9.0.205", chosen="10.9.0.9")
+    line(process, "rival", "chose the server 10.9.0.9")
