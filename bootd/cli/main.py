@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, label, node, ring, serve, session, stage, state
+from bootd.cli import deploy, label, node, ring, serve, session, simulate, stage, state
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -40,6 +40,7 @@ for command in (
     label.label,
     node.node,
     ring.ring,
+    simulate.simulate,
     stage.stage,
 ):
     cli.add_command(command)

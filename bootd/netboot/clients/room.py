@@ -21,8 +21,8 @@ class Server(Protocol):
     @property
     def address(self) -> str: ...
 
-    def answer(self, request: Request) -> Received | None:
-        """What the server sends for ``request``, which has reached it; None for nothing."""
+    def answer(self, request: Request) -> tuple[Received | None, str]:
+        """What the server sends for ``request``, which has reached it, None for nothing; and why no boot file."""
 
 
 class Client(Protocol):
@@ -44,21 +44,22 @@ class Bootd:
     def address(self) -> str:
         return self.interface.address
 
-    def answer(self, request: Request) -> Received | None:
+    def answer(self, request: Request) -> tuple[Received | None, str]:
         message = dhcp.parse(dhcp.build(request.message))
         lease = self.lease
         if message.message_type is MessageType.REQUEST and message.client == NOBODY:
             chosen = message.options.get(Option.SERVER_IDENTIFIER)
             if lease is not None and chosen not in (None, dhcp.packed(lease.server)):
-                return None  # the client has taken another server's offer
+                return None, ""  # the client has taken another server's offer
         if message.client != NOBODY:
             lease = None  # it has its address: this is boot server discovery
         source = (message.client, request.source_port)
         decision = offer.decide(message, self.policy, self.interface, request.port, source, lease=lease)
         if isinstance(decision, Ignore):
-            return None
+            return None, decision.reason if decision.network_boot else ""
         reply = dhcp.parse(decision.reply)
-        return Received(reply, len(decision.reply), self.address, request.port, decision.destination.port)
+        received = Received(reply, len(decision.reply), self.address, request.port, decision.destination.port)
+        return received, decision.no_boot if decision.network_boot else ""
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class AddressServer:
     def address(self) -> str:
         return self.lease.server
 
-    def answer(self, request: Request) -> Received | None:
+    def answer(self, request: Request) -> tuple[Received | None, str]:
         message = request.message
         kinds = {MessageType.DISCOVER: MessageType.OFFER, MessageType.REQUEST: MessageType.ACK}
         kind = kinds.get(message.message_type) if message.message_type else None
         chosen = message.options.get(Option.SERVER_IDENTIFIER, dhcp.packed(self.address))
         if kind is None or request.port != dhcp.SERVER_PORT or chosen != dhcp.packed(self.address):
-            return None
+            return None, ""
         options = {Option.MESSAGE_TYPE: bytes((kind,)), **self.lease.options()}
         if self.vendor_class:
             options[Option.VENDOR_CLASS] = self.vendor_class.encode("ascii")
@@ -94,15 +95,16 @@ class AddressServer:
                 options=options,
             )
         )
-        return Received(dhcp.parse(reply), len(reply), self.address, dhcp.SERVER_PORT)
+        return Received(dhcp.parse(reply), len(reply), self.address, dhcp.SERVER_PORT), ""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One request and who answered with what, in words."""
+    """One request and who answered with what, in words; ``refusals`` are why bootd named no boot file."""
 
     request: str
     answers: tuple[str, ...]
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Play:
     client: str
     outcome: Outcome
     steps: tuple[Step, ...]
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why bootd named no boot file, each reason once."""
+        return tuple(dict.fromkeys(reason for step in self.steps for reason in step.refusals))
 
 
 def play(client: Client, servers: Sequence[Server], group: str = menu.DISCOVERY_GROUP) -> Play:
@@ -120,8 +127,11 @@ def play(client: Client, servers: Sequence[Server], group: str = menu.DISCOVERY_
         request = next(attempt)
         while True:
             reached = [server for server in servers if request.address in (EVERYBODY, group, server.address)]
-            answers = tuple(answer for server in reached if (answer := server.answer(request)))
-            steps.append(Step(describe_request(request), tuple(describe_answer(answer) for answer in answers)))
+            replies = [server.answer(request) for server in reached]
+            answers = tuple(answer for answer, _ in replies if answer is not None)
+            refusals = tuple(reason for _, reason in replies if reason)
+            said = tuple(describe_answer(answer) for answer in answers)
+            steps.append(Step(describe_request(request), said, refusals))
             if len(steps) > _MOST_REQUESTS:
                 attempt.close()
                 return Play(client.name, failure("it asks without end", []), tuple(steps))
