@@ -143,6 +143,8 @@ HTTP_LOADERS: dict[str, tuple[Loader, ...]] = {
     "u-boot-arm32": LOADERS["u-boot-arm32"],
     "u-boot-arm64": LOADERS["u-boot-arm64"],
 }
+# What a client of HTTP Boot's codes is that says PXEClient all the same; UEFI where nothing is said.
+BY_TFTP = {"bios": Platform.BIOS, "u-boot-arm32": Platform.U_BOOT, "u-boot-arm64": Platform.U_BOOT}
 
 ARTEFACTS: frozenset[str] = frozenset(
     name

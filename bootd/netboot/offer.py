@@ -257,8 +257,7 @@ def _architecture(request: Message, interface: Interface) -> Architecture | str:
     if over_http and architecture.platform is not Platform.HTTP:
         return replace(architecture, platform=Platform.HTTP)
     if not over_http and architecture.platform is Platform.HTTP:
-        plain = Platform.BIOS if architecture.family == "bios" else Platform.UEFI
-        return replace(architecture, platform=plain)
+        return replace(architecture, platform=loaders.BY_TFTP.get(architecture.family, Platform.UEFI))
     return architecture
 
 
