@@ -22,6 +22,7 @@ from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
+from bootd.drivers.router_advertisement import RouterAdvertisement
 from bootd.drivers.service import Service
 from bootd.drivers.tftp import TftpServer
 from bootd.drivers.tree import VirtualTree
@@ -92,6 +93,8 @@ class Daemon:
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:
             services.append(DhcpServer(settings, names, context.policy, on_event))
+        if settings.dhcp.pool and settings.dhcp.router_advertisement:
+            services.append(RouterAdvertisement(names))
         return services
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:

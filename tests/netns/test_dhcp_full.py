@@ -204,3 +204,46 @@ def test_second_server_on_the_link_is_refused(room: Room, folder: Path) -> None:
     line(process, "another DHCP server gives addresses here: 10.9.0.9 on eth0", seconds=1)
     discover(room, MAC, kind="request", requested="10.9.0.205", chosen="10.9.0.9")
     line(process, "rival", "chose the server 10.9.0.9")
+
+
+SOLICIT = """
+import json, sys, time
+from scapy.all import Ether, IPv6, ICMPv6ND_RS, ICMPv6ND_RA, conf, get_if_hwaddr
+from scapy.layers.inet6 import ICMPv6NDOptPrefixInfo
+link = conf.L2socket(iface="eth0")
+mac = get_if_hwaddr("eth0")
+ask = Ether(src=mac, dst="33:33:00:00:00:02") / IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS()
+if sys.argv[1] == "router":
+    real = IPv6(src="fe80::99", dst="ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=1800)
+    link.send(Ether(src=mac, dst="33:33:00:00:00:01") / real)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    link.send(ask)
+    again = min(end, time.monotonic() + 0.6)
+    while time.monotonic() < again:
+        if not link.select([link], max(0.0, again - time.monotonic())):
+            continue
+        packet = link.recv()
+        if packet is None or ICMPv6ND_RA not in packet or packet[Ether].src == mac:
+            continue
+        answer = packet[ICMPv6ND_RA]
+        prefixes = ICMPv6NDOptPrefixInfo in packet
+        flags = [answer.M, answer.O]
+        print(json.dumps([packet[IPv6].hlim, answer.routerlifetime, flags, prefixes, packet[IPv6].dst]))
+        sys.exit()
+"""
+
+
+def test_solicitation_is_answered_with_no_router(room: Room, folder: Path) -> None:
+    """Read by scapy, and by this kernel: an advertisement that makes no route and no address."""
+    serve(room, folder)
+    (folder / "solicit.py").write_text(SOLICIT)
+    solicit = [sys.executable, "-W", "ignore", str(folder / "solicit.py")]
+    room.run("client", ["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2"])
+    answer = json.loads(room.run("client", [*solicit, "nobody", "6"]))
+    assert answer == [255, 0, [0, 0], False, "ff02::1"]
+    routes = room.run("client", ["ip", "-6", "route", "show", "default"])
+    assert routes == ""
+    assert "global" not in room.run("client", ["ip", "-6", "address", "show", "dev", "eth0"])
+    # A real router is there: it is its business now.
+    assert room.run("client", [*solicit, "router", "1.3"]) == ""
