@@ -50,10 +50,10 @@ def boot_card(variable: Callable[[str], bytes]) -> str:
         return ""
     while len(path) >= 4:
         kind, subtype, size = struct.unpack_from("<BBH", path)
+        if kind == 0x7F or not 4 <= size <= len(path):
+            return ""
         if (kind, subtype, size) == (3, 11, 37) and path[36] in (0, 1):  # UEFI 2.10 section 10.3.4.11, Ethernet
             return path[4:10].hex(":")
-        if kind == 0x7F or size < 4:
-            return ""
         path = path[size:]
     return ""
 
