@@ -87,7 +87,7 @@ def expected_file(code: int, user: str, vendor: str) -> str | None:
     return tftp
 
 
-def read(reply: bytes) -> dict[str, Any]:
+def read(reply: bytes) -> dict[str | int, Any]:
     return {item[0]: item[1] for item in DHCP(reply[240:]).options if isinstance(item, tuple)}
 
 
