@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootd.build.cache import DEFAULT
-from tests.lab import golden
+from tests.lab import golden, signed_disk
 from tests.lab.arrival import Dhcp, follow, powered_on
 from tests.lab.lab import GOLDEN_LOGIN, STAGE_LABEL, build_artefacts
 from tests.lab.machine import Firmware, Specification
@@ -64,6 +64,18 @@ def test_secure_boot_from_shim_to_stage1(boot: Path, tmp_path: Path, dhcp: Dhcp)
     with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp, settings=SECURE) as machine:
         enabled = Step("kernel", r"UEFI Secure Boot is enabled", 60)
         follow(machine, (*SHIM, enabled, *STAGE1))
+
+
+@pytest.mark.vm
+def test_secure_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -> None:
+    """From the network's signed GRUB to the disk's own shim and GRUB: nothing unsigned is on the way."""
+    specification = node(tmp_path, Firmware.SECURE)
+    signed_disk.build(specification.disk, ROOT / DEFAULT)
+    with powered_on(
+        tmp_path, specification, boot, label="local", dhcp=Dhcp.NEXT_SERVER, settings=SECURE
+    ) as machine:
+        disk = Step("disk", r"bootd: starting \(hd0,gpt1\)/EFI/debian/shimx64\.efi", 60)
+        follow(machine, (*SHIM, disk, Step("its GRUB", signed_disk.MARKER, 60)))
 
 
 @pytest.mark.vm
