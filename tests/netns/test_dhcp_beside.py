@@ -1,0 +1,145 @@
+"""Proxy mode beside the DHCP servers that others wrote, one after the other: nobody is disturbed."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns.dhcp_room import DHCLIENT_PXE, dhclient, udhcpc
+from tests.netns.room import Process, Room
+
+ROUTER, SERVER = "10.9.0.1", "10.9.0.2"
+MAC = "52:54:00:00:00:77"
+SETTINGS = f'[server]\ninterface = "eth0"\naddress = "{SERVER}"\n'
+LISTEN = """
+import sys
+from scapy.all import BOOTP, DHCP, sniff
+def show(packet):
+    if BOOTP in packet and DHCP in packet:
+        kinds = [option[1] for option in packet[DHCP].options if option[0] == "message-type"]
+        print("seen", packet[BOOTP].op, *kinds, packet[BOOTP].yiaddr, flush=True)
+sniff(iface="eth0", filter=None, store=False, prn=show, started_callback=lambda: print("listens", flush=True))
+"""
+
+
+def dnsmasq(room: Room, folder: Path) -> Process:
+    process = room.start("dhcp", [
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-", "--no-ping"),
+        *("--interface=eth0", "--bind-interfaces", "--dhcp-range=10.9.0.100,10.9.0.199,1h", "--user=root"),
+        *("--dhcp-authoritative", "--pid-file=", f"--dhcp-leasefile={folder / 'leases'}"),
+    ])  # fmt: skip
+    process.wait_for(r"DHCP, sockets bound")
+    return process
+
+
+def udhcpd(room: Room, folder: Path) -> Process:
+    leases, settings = folder / "udhcpd.leases", folder / "udhcpd.conf"
+    leases.touch()
+    settings.write_text(
+        f"start 10.9.0.100\nend 10.9.0.199\ninterface eth0\nlease_file {leases}\npidfile {folder / 'pid'}\n"
+        f"option subnet 255.255.255.0\noption router {ROUTER}\noption lease 3600\n"
+    )
+    process = room.start("dhcp", ["busybox", "udhcpd", "-f", "-I", ROUTER, str(settings)])
+    process.wait_for("started")
+    return process
+
+
+def kea(room: Room, folder: Path) -> Process:
+    settings = folder / "kea.json"
+    settings.write_text(json.dumps({"Dhcp4": {
+        "interfaces-config": {"interfaces": ["eth0"], "dhcp-socket-type": "raw"},
+        "lease-database": {"type": "memfile", "persist": False},
+        "subnet4": [{"subnet": "10.9.0.0/24", "interface": "eth0",
+                     "pools": [{"pool": "10.9.0.100-10.9.0.199"}], "valid-lifetime": 3600}],
+        "loggers": [{"name": "kea-dhcp4", "output_options": [{"output": "stdout", "flush": True}],
+                     "severity": "INFO"}],
+    }}))  # fmt: skip
+    places = {"KEA_PIDFILE_DIR": str(folder), "KEA_LOCKFILE_DIR": str(folder)}
+    process = room.start("dhcp", ["kea-dhcp4", "-c", str(settings)], places)
+    process.wait_for("DHCP4_STARTED")
+    return process
+
+
+def dhcpd(room: Room, folder: Path) -> Process:
+    leases, settings = folder / "dhcpd.leases", folder / "dhcpd.conf"
+    leases.touch()
+    settings.write_text(
+        "authoritative;\nping-check off;\ndefault-lease-time 3600;\n"
+        f"subnet 10.9.0.0 netmask 255.255.255.0 {{ range 10.9.0.100 10.9.0.199; option routers {ROUTER}; }}\n"
+    )
+    words = ["dhcpd", "-4", "-d", "-f", "-cf", str(settings), "-lf", str(leases), "-pf", str(folder / "pid")]
+    process = room.start("dhcp", [*words, "-user", "root", "-group", "root", "eth0"])
+    process.wait_for("Server starting service|Sending on +Socket/fallback")
+    return process
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    with Room("dhcp", "server", "client") as made:
+        made.address("dhcp", f"{ROUTER}/24")
+        made.address("server", f"{SERVER}/24")
+        made.mac("client", MAC)
+        yield made
+
+
+def ask(room: Room, command: str, **call: Any) -> list[dict[str, Any]]:
+    call = {"mac": MAC, "xid": 7, "arch": 0, "seconds": 4.0, **call}
+    text = room.run("client", [sys.executable, "-m", "tests.netns.pxe_client", command, json.dumps(call)], 30)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("start", [dnsmasq, udhcpd, kea, dhcpd], ids=lambda start: start.__name__)
+def test_proxy_beside(room: Room, tmp_path: Path, start: Callable[[Room, Path], Process]) -> None:
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    for name in ("lpxelinux.0", "ldlinux.c32"):
+        (boot / name).write_bytes(name.encode())
+    address_server = start(room, tmp_path)
+    ours = room.start("server", [sys.executable, "-m", "tests.netns.boot_plane", str(boot), SETTINGS])
+    ours.wait_for(r"ready\n", 20)
+    listener = room.start("client", [sys.executable, "-W", "ignore", "-c", LISTEN])
+    listener.wait_for("listens", 20)
+
+    # A ROM's DISCOVER: two offers, one of them with an address, the other one with the boot file.
+    offers = {offer["server_id"]: offer for offer in ask(room, "discover", answers=2)}
+    assert sorted(offers) == [ROUTER, SERVER]
+    assert offers[ROUTER]["yiaddr"].startswith("10.9.0.1")
+    assert (offers[SERVER]["yiaddr"], offers[SERVER]["file"]) == ("0.0.0.0", "lpxelinux.0")
+
+    # The ROM takes the address of the one and asks the other on 4011. (udhcpc with a ROM's options would take the
+    # first offer that comes, also one without an address; no ROM does.)
+    address = offers[ROUTER]["yiaddr"]
+    (taken,) = ask(room, "discover", kind="request", requested=address, chosen=ROUTER, answers=2, seconds=0.7)
+    assert (taken["type"], taken["server_id"], taken["yiaddr"]) == (5, ROUTER, address)
+    room.address("client", f"{address}/24")
+    (confirmed,) = ask(room, "request", ciaddr=address, server=SERVER, source_port=4011)
+    assert (confirmed["type"], confirmed["file"], confirmed["yiaddr"]) == (5, "lpxelinux.0", "0.0.0.0")
+
+    # The systems' clients, which are none of our business: one address for one machine, renewed and released.
+    first = udhcpc(room, "client", tmp_path)
+    bound = first.event("bound")
+    assert bound["server"] == ROUTER
+    first.process.signal(signal.SIGUSR1)
+    assert first.event("renew")["ip"] == bound["ip"]
+    first.process.signal(signal.SIGUSR2)
+    first.event("deconfig")
+    first.process.stop()
+    system = dhclient(room, "client", tmp_path, config="")
+    assert system.event("BOUND")["server"] == ROUTER
+    system.process.wait_for("bound to")
+    system.process.stop()
+    pretender = dhclient(room, "client", tmp_path, config=DHCLIENT_PXE)
+    assert pretender.event("REBOOT")["server"] == ROUTER
+
+    seen = [line.split() for line in listener.output.splitlines() if line.startswith("seen 2")]
+    assert {kind for _, _, kind, _ in seen} == {"2", "5"}  # offers and acknowledgements, not one NAK
+    given = {address for _, _, _, address in seen} - {"0.0.0.0"}
+    assert given
+    assert all(address.startswith("10.9.0.1") for address in given)
+    assert address_server.running()
+    assert ours.running()
+    assert "Traceback" not in ours.output
