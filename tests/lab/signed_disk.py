@@ -1,4 +1,4 @@
-"""A disk as a Secure Boot installation of Debian leaves it: shim and GRUB, both signed, on the EFI system partition.
+"""A disk as Debian leaves it with Secure Boot: shim and GRUB, both signed, on the EFI system partition.
 
 There is no system behind it: its GRUB says `MARKER`, which nothing else does.
 """
