@@ -23,6 +23,8 @@ MAX_FILE = 127  # bytes of a boot file name: `file` holds 128 with its NUL
 _MAX_SERVER_NAME = 63
 _BROADCAST = 0x8000
 _ETHERNET = 1
+_INFINIBAND = 32
+_GUID = 8  # bytes
 
 
 class Operation(IntEnum):
@@ -102,7 +104,12 @@ class Message:
 
     @property
     def mac(self) -> str:
-        """Lower case with colons; "" when the hardware is not Ethernet."""
+        """Lower case with colons; "" when the hardware is neither Ethernet nor InfiniBand with a port GUID.
+
+        Of a GUID (8 bytes) the alias that its port has as an Ethernet card: without the two bytes in the middle.
+        """
+        if self.hardware_type == _INFINIBAND and len(self.hardware) == _GUID:
+            return (self.hardware[:3] + self.hardware[5:]).hex(":")
         if self.hardware_type != _ETHERNET or len(self.hardware) != 6:
             return ""
         return self.hardware.hex(":")

@@ -114,4 +114,5 @@ def test_what_cannot_be_built_is_our_error(message: Message) -> None:
 
 
 def test_other_hardware_has_no_mac() -> None:
-    assert Message(Operation.REQUEST, 1, 32, b"12345678").mac == ""
+    assert Message(Operation.REQUEST, 1, 6, b"12345678").mac == ""
+    assert Message(Operation.REQUEST, 1, 32, b"1234567").mac == ""

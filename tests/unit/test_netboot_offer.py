@@ -2,7 +2,6 @@
 
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from bootd.netboot import dhcp, offer
 from bootd.netboot.dhcp import MessageType
 from bootd.netboot.loaders import ARCHITECTURES
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer
-from bootd.netboot.quirks import QUIRKS
 
 MAC = "52:54:00:12:34:56"
 SERVER = "10.9.0.2"
@@ -229,86 +227,3 @@ def test_no_kind_of_request_is_ever_answered_with_a_nak_or_an_address() -> None:
                 if isinstance(decision, Offer):
                     assert decision.kind in (MessageType.OFFER, MessageType.ACK)
                     assert decision.reply[16:20] == bytes(4)
-
-
-def answer(*arguments: Any, port: int = 67, source: tuple[str, int] = NOWHERE, **more: Any) -> Offer:
-    decision = decide(request(*arguments, **more), port, source)
-    assert isinstance(decision, Offer)
-    return decision
-
-
-def values(decision: Offer) -> dict[int, bytes]:
-    return dict(read(decision.reply)[1])
-
-
-def order(decision: Offer) -> list[int]:
-    return [code for code, _ in read(decision.reply)[1]]
-
-
-def ask_4011(arch: int, source_port: int = 4011) -> Offer:
-    return answer("request", arch, ciaddr=CLIENT, port=4011, source=(CLIENT, source_port))
-
-
-def reason(*arguments: Any, **more: Any) -> str:
-    decision = decide(request(*arguments, **more))
-    assert isinstance(decision, Ignore)
-    return decision.reason
-
-
-OWN_VENDOR = Interface("eth0", SERVER, 7467, ("PXEClient", "VendorROM"), artefacts=BUILT)
-
-# One check per row of the quirks table, of what the row says that we do.
-CHECKS: dict[str, Callable[[], bool]] = {
-    "no-discovery-for-uefi": lambda: 43 not in values(answer(arch=7)) and 43 not in values(ask_4011(7)),
-    "server-address-everywhere": lambda: (
-        all(
-            where == SERVER.encode()
-            for where in (values(answer(arch=7))[66], answer(arch=7).reply[44:108].rstrip(b"\0"))
-        )
-        and answer(arch=7).reply[20:24] == values(answer(arch=7))[54] == socket.inet_aton(SERVER)
-    ),
-    "reply-from-4011": lambda: [ask_4011(7, port).destination.port for port in (4011, 68)] == [4011, 68],
-    "bios-asks-4011": lambda: ask_4011(0).file == "lpxelinux.0",
-    "bios-prompt": lambda: values(answer(arch=0))[43] == b"\x06\x01\x08\x0a\x04\0PXE\xff",
-    "no-uefi-menu": lambda: b"\x09" not in values(answer(arch=7)).get(43, b""),
-    "file-name-at-once": lambda: bool(answer(arch=0).file and answer(arch=7).file),
-    "answer-at-once": lambda: answer(arch=7).kind is MessageType.OFFER,
-    "discovery-on-67": lambda: (
-        answer("request", 0, ciaddr=CLIENT, extra=((43, b"\x47\x04\0\0\0\0\xff"),)).kind is MessageType.ACK
-    ),
-    "vendor-prefixes": lambda: (
-        isinstance(
-            offer.decide(dhcp.parse(request(arch=7, vendor="VendorROM 2")), NodePolicy(), OWN_VENDOR, 67, NOWHERE),
-            Offer,
-        )
-        and "not a network boot" in reason(arch=7, vendor="VendorROM 2")
-    ),
-    "file-name-ends": lambda: values(answer(arch=7))[67].endswith(b".efi\0") and order(answer(arch=7))[-1] == 67,
-    "both-file-names": lambda: answer(arch=7).reply[108:236].rstrip(b"\0") + b"\0" == values(answer(arch=7))[67],
-    "no-overload": lambda: 52 not in values(answer(arch=0)) and 52 not in values(answer(arch=7)),
-    "smallest-reply": lambda: min(len(answer(arch=0).reply), len(ask_4011(7).reply)) >= 300,
-    "type-first": lambda: order(answer(arch=0))[0] == order(ask_4011(7))[0] == 53,
-    "all-ones-broadcast": lambda: answer(arch=0, flags=0).destination.address == "255.255.255.255",
-    "long-file-name": lambda: len(SCRIPT) < dhcp.MAX_FILE,
-    "user-class-forms": lambda: (
-        [answer(arch=7, extra=form).file for form in (IPXE, COUNTED_IPXE, OPTION_175)] == [SCRIPT] * 3
-    ),
-    "machine-id": lambda: values(answer(arch=7))[97] == UUID,
-    "mac-is-the-key": lambda: answer(arch=7, extra=((61, b"\0other"),)).mac == MAC,
-    "no-nak": lambda: "address server" in reason("request", 7),
-    "ipxe-rom": lambda: answer(arch=0, extra=IPXE).file == "lpxelinux.0",
-    "raspberry-pi": lambda: "Raspberry Pi" in reason(arch=0, mac="b8:27:eb:00:00:01"),
-    "http-boot": lambda: (
-        answer(arch=16, vendor="HTTPClient:Arch:00016:UNDI:003001").file == f"http://{SERVER}:7468/ipxe.efi"
-        and values(answer(arch=16, vendor="HTTPClient:Arch:00016:UNDI:003001"))[60] == b"HTTPClient"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", QUIRKS)
-def test_every_quirk_is_met(name: str) -> None:
-    assert CHECKS[name]()
-
-
-def test_no_check_without_its_row() -> None:
-    assert set(CHECKS) == set(QUIRKS)
