@@ -54,7 +54,7 @@ def simulate(
     Models of EDK2, HTTP Boot, iPXE, BIOS ROMs, U-Boot and the Raspberry Pi get bootd's own offers.
     """
     settings, source = config.load(path)
-    name, address, guessed = _reached_at(settings)
+    name, address, guessed = reached_at(settings)
     present = ARTEFACTS if assume_built else offering.artefacts(settings)()
     interface = offering.interface(settings, name, address, present)
     neighbour = Neighbour(_beside(address), their_file, their_next_server or NOBODY, their_class)
@@ -80,14 +80,14 @@ def simulate(
             )
 
 
-def _reached_at(settings: Settings) -> tuple[str, str, str]:
+def reached_at(settings: Settings) -> tuple[str, str, str]:
     """(interface, address, why that is only an example, or ""): a configuration may be for another machine."""
     names = settings.server.interface
     name = (names if isinstance(names, str) else next(iter(names), "")) or "eth0"
     if settings.server.address:
         return name, settings.server.address, ""
     try:
-        found = interfaces.detect(settings.server)
+        found = interfaces.detect(settings.server)[0]
     except OperatorError as error:
         return name, _EXAMPLE, error.message
     return found.name, found.address, ""

@@ -1,4 +1,4 @@
-"""Which interface and address the daemon serves: as configured, else the only one that is possible."""
+"""Which interfaces and addresses the daemon serves: as configured, else the only one that is possible."""
 
 import json
 import subprocess
@@ -27,8 +27,8 @@ class Candidate:
     addresses: tuple[str, ...]  # IPv4, primary first
 
 
-def detect(server: Server) -> Interface:
-    """The interface to serve on; `OperatorError` (CONFIG) that lists what there is."""
+def detect(server: Server) -> list[Interface]:
+    """The interfaces to serve on, at least one; `OperatorError` (CONFIG) that lists what there is."""
     return choose(list_interfaces(), server)
 
 
@@ -60,10 +60,17 @@ def parse_listing(listing: list[dict[str, Any]]) -> list[Candidate]:
     ]
 
 
-def choose(candidates: list[Candidate], server: Server) -> Interface:
+def choose(candidates: list[Candidate], server: Server) -> list[Interface]:
     """Decide. An interface or address that is configured must exist; nothing is guessed among several."""
     if server.interfaces:
-        return _configured(candidates, server, server.interfaces[0])
+        chosen = [_configured(candidates, server, name) for name in server.interfaces]
+        if server.address and server.address not in [interface.address for interface in chosen]:
+            raise OperatorError(
+                f"{', '.join(server.interfaces)}: none has the address {server.address}: {_describe(candidates)}",
+                "mend server.address in bootd.toml",
+                Exit.CONFIG,
+            )
+        return chosen
     possible = [item for item in candidates if item.up and not item.loopback and item.addresses]
     if server.address:
         possible = [item for item in candidates if item.up and server.address in item.addresses]
@@ -85,7 +92,7 @@ def choose(candidates: list[Candidate], server: Server) -> Interface:
             f'set interface = "{possible[0].name}" (or another) under [server] in bootd.toml',
             Exit.CONFIG,
         )
-    return Interface(possible[0].name, server.address or possible[0].addresses[0])
+    return [Interface(possible[0].name, server.address or possible[0].addresses[0])]
 
 
 def _configured(candidates: list[Candidate], server: Server, name: str) -> Interface:
@@ -106,13 +113,8 @@ def _configured(candidates: list[Candidate], server: Server, name: str) -> Inter
             f"ip address add ADDRESS/PREFIX dev {found.name}, then start again",
             Exit.CONFIG,
         )
-    if server.address and server.address not in found.addresses:
-        raise OperatorError(
-            f"interface {found.name} has not the address {server.address}, but {', '.join(found.addresses)}",
-            "mend server.address in bootd.toml",
-            Exit.CONFIG,
-        )
-    return Interface(found.name, server.address or found.addresses[0])
+    own = server.address
+    return Interface(found.name, own if own in found.addresses else found.addresses[0])
 
 
 def _describe(candidates: list[Candidate]) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
+from bootd.drivers.rebound import Rebound
 from bootd.drivers.router_advertisement import RouterAdvertisement
 from bootd.drivers.service import Service
 from bootd.drivers.tftp import TftpServer
@@ -51,23 +52,24 @@ class Daemon:
         """Until SIGTERM or SIGINT. `OperatorError` when it cannot start."""
         self._lock.acquire()
         try:
-            interface = detect(self._settings.server)
+            interfaces = detect(self._settings.server)
             journal = Journal(Path(self._settings.server.state_dir) / "bootd.db")
             try:
-                await self._serve(interface, journal)
+                await self._serve(interfaces, journal)
             finally:
                 journal.close()
         finally:
             self._lock.release()
 
-    async def _serve(self, interface: Interface, journal: Journal) -> None:
+    async def _serve(self, interfaces: Sequence[Interface], journal: Journal) -> None:
+        interface = interfaces[0]  # the ring's head is reached here
         engine = Engine(_coordinator(self._settings, interface.address), journal)
         context = BootContext(engine, self._settings, interface.address)
         context.check()
         server = f"{interface.address}:{self._settings.server.http_port}"
         heads = Heads(server, interface.address, engine.head_ended)
         engine.attach_heads(heads)
-        self._services = self._compose(engine, context, interface)
+        self._services = self._compose(engine, context, interfaces)
         try:
             for service in self._services:
                 await service.bind()
@@ -77,20 +79,28 @@ class Daemon:
             self._notifier.stopping()
             await self._close(heads)
 
-    def _compose(self, engine: Engine, context: BootContext, interface: Interface) -> list[Service]:
-        settings, address = self._settings, interface.address
-        names = settings.server.interfaces or (interface.name,)
+    def _compose(self, engine: Engine, context: BootContext, interfaces: Sequence[Interface]) -> list[Service]:
+        settings = self._settings
 
         def on_event(kind: str, mac: str, client: str, detail: str) -> None:
             engine.note(kind, mac, "", f"{detail} ({client})" if client else detail, logged=True)
 
-        tree = VirtualTree(settings.boot_dir, context, address, settings.server.http_port)
+        def files(address: str) -> list[Service]:
+            """What is made for one address, since it tells clients where to go on."""
+            tree = VirtualTree(
+                settings.boot_dir, BootContext(engine, settings, address), address, settings.server.http_port
+            )
+            return [
+                NodeInterface(engine, tree, settings, address),
+                BulkService(address, settings.server.bulk_port, settings.boot_dir),
+                TftpServer(settings, address, tree, on_event),
+            ]
+
         services: list[Service] = [
             OperatorInterface(engine, settings.labels, settings.socket_path),
-            NodeInterface(engine, tree, settings, address),
-            BulkService(address, settings.server.bulk_port, settings.boot_dir),
-            TftpServer(settings, address, tree, on_event),
+            *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
+        names = [interface.name for interface in interfaces]
         if settings.dhcp.proxy or settings.dhcp.pool:
             services.append(DhcpServer(settings, names, context.policy, on_event))
         if settings.dhcp.pool and settings.dhcp.router_advertisement:

@@ -178,12 +178,43 @@ def test_interface_changes_are_followed(room: Room, folder: Path) -> None:
     line(process, "address has changed", "10.9.0.7")
     (offer,) = discover(room, MAC)
     assert (offer["server_id"], offer["source"]) == ("10.9.0.7", ["10.9.0.7", 67])
+    line(process, "files are served on another address", "10.9.0.7")  # TFTP and HTTP have moved as well
+    room.address("client", "10.9.0.60/24")
+    fetched = room.run("client", ["curl", "-sS", "-m", "5", f"tftp://{offer['siaddr']}/{offer['file']}"])
+    assert fetched == "lpxelinux.0"
     room.run("server", ["ip", "link", "set", "eth0", "name", "away"])
     line(process, "interface is gone")
     room.run("server", ["sh", "-c", "ip link set away name eth0; ip link set eth0 up"])
     line(process, "interface is there")
     assert discover(room, MAC)[0]["server_id"] == "10.9.0.7"
     assert process.running()
+
+
+def test_two_interfaces_each_with_its_addresses(room: Room, folder: Path) -> None:
+    """A second card in a second network: offers, files and URLs are those of the card that was asked."""
+    add = ["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", room.namespace("other")]
+    room.run("server", add)
+    room.run("server", ["sh", "-c", "ip address add 10.7.0.2/24 dev eth1; ip link set eth1 up"])
+    room.run("other", ["ip", "link", "set", "eth1", "up"])
+    pool = '[[dhcp.pool]]\nsubnet = "10.7.0.0/24"\nrange = "10.7.0.100"\n'
+    daemon = Daemon(room, folder, SETTINGS + pool)
+    text = daemon.config.read_text().replace('interface = "eth0"', 'interface = ["eth0", "eth1"]')
+    daemon.config.write_text(text)
+    for name in ("lpxelinux.0", "ldlinux.c32"):
+        (daemon.boot / name).write_bytes(name.encode())
+    daemon.start()
+    near = udhcpc(room, "client", folder, *UDHCPC_PXE).event("bound")
+    far = udhcpc(room, "other", folder, *UDHCPC_PXE, interface="eth1").event("bound")
+    assert near["ip"] in POOL
+    assert (near["server"], near["siaddr"]) == (ADDRESS, ADDRESS)
+    assert (far["ip"], far["server"], far["siaddr"]) == ("10.7.0.100", "10.7.0.2", "10.7.0.2")
+    for name, bound in (("client", near), ("other", far)):
+        fetched = room.run(name, ["curl", "-sS", "-m", "5", f"tftp://{bound['siaddr']}/{bound['file']}"])
+        assert fetched == "lpxelinux.0"
+        script = room.run(
+            name, ["curl", "-sS", "-m", "5", f"http://{bound['siaddr']}:7467/boot/boot.ipxe?mac={MAC}"]
+        )
+        assert script.startswith("#!ipxe")
 
 
 def test_second_server_on_the_link_is_refused(room: Room, folder: Path) -> None:

@@ -49,8 +49,17 @@ def test_this_machine_can_be_listed() -> None:
     ],
 )
 def test_the_one_that_is_clear(candidates: list[Candidate], server: Server, expected: tuple[str, str]) -> None:
-    chosen = choose(candidates, server)
+    (chosen,) = choose(candidates, server)
     assert (chosen.name, chosen.address) == expected
+
+
+def test_several_that_are_named() -> None:
+    server = Server(interface=("eth1", "eth0"), address="192.0.2.2")
+    chosen = [(item.name, item.address) for item in choose([LO, ETH0, ETH1], server)]
+    assert chosen == [("eth1", "198.51.100.1"), ("eth0", "192.0.2.2")]
+    for wrong in (Server(interface=("eth0", "eth2")), Server(interface=("eth0", "eth9"))):
+        with pytest.raises(OperatorError):
+            choose([LO, ETH0, DOWN], wrong)
 
 
 @pytest.mark.parametrize(
