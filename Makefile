@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring bench-boot clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='-
 	    command -v $${program%:*} >/dev/null || $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qy --no-install-recommends $${program#*:} || echo "bench-ring: no $${program#*:}"; done
 	$(ROOT) $(RUN) -m tests.bench.ring $(BENCH)
+
+bench-boot: setup ## power-on to stage1 beside dnsmasq with PXELINUX, and to a local disk's login (root). BENCH='--runs 1'
+	$(ROOT) $(RUN) -m tests.bench.boot $(BENCH)
 
 clean: ## remove everything built, the cache too
 	rm -rf build

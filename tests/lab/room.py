@@ -76,11 +76,12 @@ class Room:
         self._consoles.append(console)
         return console
 
-    def start_dhcp(self, next_server: str = "") -> Console:
+    def start_dhcp(self, next_server: str = "", more: Sequence[str] = ()) -> Console:
         """dnsmasq as any office router would be: addresses, no boot options, no DNS.
 
         ``next_server`` (siaddr) is the one boot option that some routers let people set. It announces an IPv6
-        prefix too, as such routers do: without any announcement iPXE waits 15 s for one.
+        prefix too, as such routers do: without any announcement iPXE waits 15 s for one. ``more`` are
+        arguments that make it a boot server after all, for comparison.
         """
         # --no-daemon: it changes no credentials, which would make it outlive us (see `Console.start`).
         command = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]
@@ -89,6 +90,7 @@ class Room:
         command += [f"--dhcp-boot=,,{next_server}"] if next_server else []
         command += ["--dhcp-authoritative", "--no-ping", "--log-dhcp", "--pid-file="]
         command += [f"--dhcp-leasefile={self.folder / 'dnsmasq.leases'}"]
+        command += more
         (self.folder / "dnsmasq.leases").unlink(missing_ok=True)
         console = self.own(Console("dnsmasq", self.folder / "dnsmasq.log"))
         console.start(self.inside(self.dhcp) + command)
