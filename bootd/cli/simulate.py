@@ -59,7 +59,9 @@ def simulate(
     interface = offering.interface(settings, name, address, present)
     neighbour = Neighbour(_beside(address), their_file, their_next_server or NOBODY, their_class)
     try:
-        results = survey(interface, _example(settings, address), neighbour, NodePolicy(stage=not local), clients)
+        results = survey(
+            interface, _example(settings, address), neighbour, NodePolicy(stage=not local, disk=local), clients
+        )
     except (ValueError, LocalProtocolError) as error:
         raise OperatorError(str(error), "write addresses as 192.0.2.1 and text in ASCII", Exit.USAGE) from None
     if not results:

@@ -34,8 +34,14 @@ class BootContext:
     def policy(self, mac: str) -> NodePolicy:
         """What the offer decision needs to know of ``mac``. Changes nothing: who only asks for an address is no
         boot yet."""
-        label = self._settings.labels[self._engine.coordinator.choice(mac).label]
-        return NodePolicy(stage=label.kind is LabelKind.STAGE and not self._settings.boot.prompt_seconds)
+        coordinator = self._engine.coordinator
+        kind = self._settings.labels[coordinator.choice(mac).label].kind
+        if self._settings.boot.prompt_seconds:
+            return NodePolicy(stage=False)
+        # Only its configuration makes a machine known and uses a one-shot label up: both must ask for it.
+        node = coordinator.nodes.get(mac)
+        plain = node is not None and not node.once
+        return NodePolicy(stage=kind is LabelKind.STAGE, disk=kind is LabelKind.LOCAL and plain)
 
     def check(self) -> None:
         """`OperatorError` (CONFIG) when what the settings say cannot be rendered for any node."""

@@ -31,6 +31,7 @@ class LoaderKind(Enum):
     SCRIPT = "U-Boot script"
     FIRMWARE = "Raspberry Pi firmware"
     ETHERBOOT = "Etherboot image"
+    LOCAL = "starter of the local disk"
     FOREIGN = "an operator's own file"
 
 
@@ -143,6 +144,8 @@ HTTP_LOADERS: dict[str, tuple[Loader, ...]] = {
     "u-boot-arm32": LOADERS["u-boot-arm32"],
     "u-boot-arm64": LOADERS["u-boot-arm64"],
 }
+# Sent at once to a node that is to boot its disk: a loader in between would only ask for an address again.
+STARTERS = {"x64": Loader("local.efi", LoaderKind.LOCAL)}
 # What a client of HTTP Boot's codes is that says PXEClient all the same; UEFI where nothing is said.
 BY_TFTP = {"bios": Platform.BIOS, "u-boot-arm32": Platform.U_BOOT, "u-boot-arm64": Platform.U_BOOT}
 
@@ -152,7 +155,7 @@ ARTEFACTS: frozenset[str] = frozenset(
     for loaders in table.values()
     for loader in loaders
     for name in (loader.file, *loader.needs)
-)
+) | {loader.file for loader in STARTERS.values()}
 """Every file that the offer decision asks about, relative to ``boot_dir``."""
 
 
@@ -161,13 +164,15 @@ def choose(
     artefacts: frozenset[str],
     secure_boot: bool = False,
     overrides: Mapping[str, str] | None = None,
+    *,
     stage: bool = True,
+    disk: bool = False,
 ) -> Loader | str:
     """The loader for ``architecture`` out of ``artefacts``, or why there is none: the artefact that is missing.
 
     ``secure_boot`` allows only what such firmware runs (UEFI; others have no such check). ``overrides`` maps a
     family to an operator's own file, which goes before the table. Without ``stage`` the node is to boot something
-    else than our kernel: its own disk, say, which a kernel image cannot start.
+    else than our kernel: its own disk, say, which a kernel image cannot start. ``disk``: that, and nothing else.
     """
     own = (overrides or {}).get(architecture.family)
     if own and architecture.platform is not Platform.HTTP:
@@ -177,6 +182,9 @@ def choose(
     if not loaders:
         return "no loader can be fetched over HTTP by it"
     if architecture.platform in (Platform.UEFI, Platform.HTTP):
+        starter = STARTERS.get(architecture.family)
+        if disk and starter is not None and not secure_boot and starter.file in artefacts:
+            return starter
         loaders = tuple(loader for loader in loaders if loader.secure_boot or not secure_boot)
         if not loaders:
             return "no signed loader for it is known: Secure Boot cannot be served"

@@ -75,12 +75,13 @@ class NodePolicy:
 
     ``silence`` is why it gets no answer at all, not even an address; ``no_boot`` why it gets no boot file (beside
     a lease it still gets its address). "" for neither. ``stage``: its label starts a stage, so a kernel image that
-    can do nothing else is of use to it.
+    can do nothing else is of use to it. ``disk``: it boots its own disk, and nobody is to be shown anything before.
     """
 
     silence: str = ""
     no_boot: str = ""
     stage: bool = True
+    disk: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,12 @@ def _boot(request: Message, policy: NodePolicy, interface: Interface, *, leased:
     if _STAGE1 in request.user_classes:
         return _words(request, architecture, interface)
     loader = loaders.choose(
-        architecture, interface.artefacts, interface.secure_boot, interface.overrides, policy.stage
+        architecture,
+        interface.artefacts,
+        interface.secure_boot,
+        interface.overrides,
+        stage=policy.stage,
+        disk=policy.disk,
     )
     file = ""
     if request.from_ipxe and architecture.platform in (Platform.BIOS, Platform.UEFI):

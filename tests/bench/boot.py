@@ -106,7 +106,7 @@ class Lab:
 
     def local_by_network(self, firmware: Firmware) -> float:
         node = self.node(firmware, golden_disk=True)
-        with powered_on(self.folder / "run", node, self.boot, label="local") as machine:
+        with powered_on(self.folder / "run", node, self.boot, node_label="local") as machine:
             return follow(machine, [LOGIN])["login"]
 
     def local_without_network(self, firmware: Firmware) -> float:

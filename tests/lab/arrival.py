@@ -29,11 +29,15 @@ def powered_on(
     specification: Specification,
     boot: Path,
     *,
-    label: str,
+    label: str = "",
+    node_label: str = "",
     dhcp: Dhcp = Dhcp.FOREIGN,
     settings: Tables | None = None,
 ) -> Iterator[Machine]:
-    """The machine, running in a room with bootd, whose default label is ``label``."""
+    """The machine, running in a room with bootd.
+
+    ``label`` is the default label; ``node_label`` is set for the node, which makes it known before it asks.
+    """
     tables = {name: dict(values) for name, values in (settings or {}).items()}
     if dhcp is Dhcp.OURS:
         tables.setdefault("dhcp", {}).update({"proxy": False, "pool": [_OUR_POOL]})
@@ -41,7 +45,10 @@ def powered_on(
         if dhcp is not Dhcp.OURS:
             room.start_dhcp(SERVER_ADDRESS if dhcp is Dhcp.NEXT_SERVER else "")
         with Server(room, boot, {specification.name: specification.mac}, tables) as server:
-            server.command("label", "set-default", label)
+            if label:
+                server.command("label", "set-default", label)
+            if node_label:
+                server.command("label", "set", node_label, "--node", specification.name)
             machine = Machine(specification, folder)
             room.own(machine)
             machine.power_on(room.network(0), room.inside(room.switch))

@@ -22,7 +22,7 @@ from tests.lab.errors import LabError
 from tests.lab.machine import Firmware, Machine, Specification
 from tests.lab.room import Room
 from tests.lab.server import CONSOLE, Server
-from tests.lab.story import LOADER, MIB, Step, Story, steps_for
+from tests.lab.story import LOCAL_LOADER, MIB, Step, Story, steps_for
 
 MOST_NODES = 3
 SESSION = "demo"
@@ -219,7 +219,7 @@ class _Run:
         for result in good:
             machine = self._machines[result.name]
             try:
-                machine.wait_for(LOADER[result.firmware], 120, "power cycle, loader")
+                machine.wait_for(LOCAL_LOADER[result.firmware], 120, "power cycle, loader")
                 machine.wait_for(self._login, 180, "power cycle, login")
             except LabError as error:
                 self._fail(result.name, error)

@@ -45,6 +45,9 @@ PHASES = (
 # What the boot loader that came over the network says first.
 LOADER = {Firmware.BIOS: r"PXELINUX \d", Firmware.UEFI: r"iPXE initialising devices"}
 
+# What a node that boots its disk fetches and sees instead.
+LOCAL_LOADER = {**LOADER, Firmware.UEFI: r"bootd: starting \(hd"}
+
 # Lines after which nothing good can come.
 GIVEN_UP = (
     r"bootd-stage2: refused [^\r\n]*|bootd-stage[12]: (?:failed|parked)[^\r\n]*"

@@ -1,6 +1,7 @@
 """HTTP Boot with a unified kernel image: who is offered it, and the words that it asks for. Requests by scapy."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from stage1.ask import inform, parse_answer
 
 MAC = "52:54:00:12:34:56"
 LABELS = {label.name: label for label in BUILT_IN}
-FILES = frozenset({"ipxe.efi", "shimx64.efi", "grubx64.efi", "stage1/uki-x64.efi"})
+FILES = frozenset({"ipxe.efi", "local.efi", "shimx64.efi", "grubx64.efi", "stage1/uki-x64.efi"})
 INTERFACE = Interface("eth0", "10.9.0.2", 7467, artefacts=FILES)
 WORDS = f"http://10.9.0.2:7467/boot/stage1/words?mac={MAC}"
 
@@ -40,6 +41,31 @@ def test_the_kernel_image_is_for_nodes_that_boot_a_stage(stage: bool, file: str)
     answer = decide(NodePolicy(stage=stage))
     assert isinstance(answer, Offer)
     assert answer.file == f"http://10.9.0.2:7468/{file}"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "file"), [("PXEClient", "local.efi"), ("HTTPClient", "http://10.9.0.2:7468/local.efi")]
+)
+def test_a_node_that_boots_its_disk_gets_the_starter_at_once(vendor: str, file: str) -> None:
+    """Without iPXE in between, which would ask for an address again first."""
+    request = http_boot()
+    code = 16 if vendor == "HTTPClient" else 7
+    options = {**request.options, 60: f"{vendor}:Arch:{code:05d}".encode(), 93: struct.pack("!H", code)}
+    answers = [
+        offer.decide(replace(request, options=options), policy, interface, 67, ("0.0.0.0", 68))
+        for policy, interface in (
+            (NodePolicy(stage=False, disk=True), INTERFACE),
+            (NodePolicy(stage=False), INTERFACE),
+            (NodePolicy(stage=False, disk=True), replace(INTERFACE, artefacts=FILES - {"local.efi"})),
+        )
+    ]
+    assert [answer.file.rpartition("/")[2] for answer in answers if isinstance(answer, Offer)] == [
+        "local.efi",
+        "ipxe.efi",
+        "ipxe.efi",
+    ]
+    assert isinstance(answers[0], Offer)
+    assert answers[0].file == file
 
 
 def test_with_secure_boot_only_a_signed_image_goes_over_http() -> None:
