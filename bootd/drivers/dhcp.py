@@ -101,6 +101,14 @@ class DhcpServer:
                 await rogue.check(self._settings.dhcp, list(links.values()))
                 self._leases.own_addresses(address for link in links.values() for address in link.addresses)
                 self._leases.open()
+                for link in links.values():
+                    if not self._leases.serves(link.addresses):
+                        self._log.warning(
+                            "no pool has an address of this interface: only relays are served on it",
+                            interface=link.name,
+                            addresses=list(link.addresses),
+                            hint="add its subnet as [[dhcp.pool]]",
+                        )
         except BaseException:
             await self.close()
             raise

@@ -88,6 +88,10 @@ class Leases:
         own = frozenset(number(address) for address in addresses)
         self._addressing = replace(self._addressing, kept_out=self._kept_out | own)
 
+    def serves(self, addresses: Iterable[str]) -> bool:
+        """One of these addresses is in a subnet of ours."""
+        return any(self._addressing.subnet_of(number(address)) for address in addresses)
+
     def handle(self, request: Message, arrival: Arrival, interface: str, answer: Answer) -> Silent | None:
         """Decide about ``request``; ``answer`` is called now, after a probe, after a commit, or never.
 

@@ -13,6 +13,7 @@ from enum import Enum
 from bootd.netboot.pool import Subnet
 
 _LOOKED_AT = 4096  # addresses in one search, once a used one that is free again has been seen
+_FULL_SECONDS = 60.0  # a subnet in which nothing was free is searched again after so long, or when something ends
 
 
 class State(Enum):
@@ -41,6 +42,7 @@ class LeaseTable:
     def __init__(self, bindings: Iterable[Binding] = ()) -> None:
         self._by_address: dict[int, Binding] = {}
         self._by_client: dict[str, dict[int, None]] = {}
+        self._full_until: dict[Subnet, float] = {}  # so that asking in vain, over and over, costs no search
         for binding in bindings:
             self.put(binding)
 
@@ -60,6 +62,8 @@ class LeaseTable:
     def put(self, binding: Binding) -> None:
         """Write ``binding`` down in place of what its address had."""
         self.drop(binding.address)
+        if binding.state is State.RELEASED:
+            self._full_until.clear()
         self._by_address[binding.address] = binding
         if binding.client:
             self._by_client.setdefault(binding.client, {})[binding.address] = None
@@ -88,6 +92,8 @@ class LeaseTable:
         The search begins at a place that belongs to the client, so that it finds the same address even after the
         table was lost.
         """
+        if now < self._full_until.get(subnet, now):
+            return None
         size = subnet.size
         start = zlib.crc32(client.encode()) % size if size else 0
         oldest: Binding | None = None
@@ -102,4 +108,8 @@ class LeaseTable:
                 oldest = binding
             if oldest is not None and step >= _LOOKED_AT:
                 break
-        return oldest.address if oldest else None
+        if oldest is None:
+            ends = (binding.expires for binding in self if subnet.in_ranges(binding.address) and binding.live(now))
+            self._full_until[subnet] = min((now + _FULL_SECONDS, *ends))
+            return None
+        return oldest.address

@@ -10,11 +10,12 @@ from random import Random
 
 import pytest
 
-from bootd.netboot import lease_machine
+from bootd.netboot import dhcp, lease_machine
 from bootd.netboot.dhcp import Message, MessageType, Operation
 from bootd.netboot.lease_decision import Ack, Arrival, Decision, Grant, Nak, Silent
 from bootd.netboot.lease_table import LeaseTable, State
 from bootd.netboot.pool import Addressing, number, parse_subnet
+from bootd.netboot.refusal import refuse
 
 SERVER = "10.9.0.2"
 STEPS = 4000
@@ -158,3 +159,38 @@ def test_no_two_clients_ever_use_one_address(seed: int) -> None:
         room.step(room.random.choice(room.clients))
         room.check()
     assert min(room.answers.values()) > STEPS // 100, room.answers  # every kind of answer was given
+
+
+def test_no_request_makes_the_machine_raise() -> None:
+    """Whatever a client sends that is a DHCP message at all: decided, and the decision can be sent."""
+    random = Random(9)
+    room = Room(random)
+    parts = [
+        *(b"", b"\0", bytes(4), b"\xff" * 4, b"x" * 300, b"\x0a\x09\0\x65", b"\x0a\x08\0\x64", b"\x7f\0\0\1"),
+        *(b"\x05\x04\x0a\x08\0\0", b"\x0b\x04\x0a\x08\0\1", b"\x05\x09\1"),
+    ]
+    addresses = ["0.0.0.0", "10.9.0.101", "10.8.0.1", "255.255.255.255", "127.0.0.1", "10.9.0.255"]
+    arrivals = [Arrival(()), Arrival((SERVER,)), Arrival(("192.0.2.1",), broadcast=False)]
+    for _ in range(4000):
+        options = {code: random.choice(parts) for code in (12, 50, 51, 54, 55, 57, 61, 82) if random.random() < 0.5}
+        if random.random() < 0.9:
+            options[53] = bytes((random.randrange(12),))
+        request = Message(
+            random.choice(list(Operation)),
+            1,
+            random.choice((1, 32)),
+            random.choice((room.clients[0].mac, room.clients[9].mac, bytes(6), b"", bytes(16))),
+            client=random.choice(addresses),
+            relay=random.choice(addresses),
+            options=options,
+        )
+        before = {binding.address: binding for binding in room.table}
+        decision = lease_machine.decide(request, room.addressing, room.table, random.choice(arrivals), room.now)
+        assert {binding.address: binding for binding in room.table} == before  # it changes nothing itself
+        for binding in getattr(decision, "bindings", ()):
+            room.table.put(binding)
+        if isinstance(decision, Grant | Ack):
+            decision.lease.options()
+        if isinstance(decision, Nak):
+            dhcp.parse(refuse(request, decision)[0])
+        room.now += 1

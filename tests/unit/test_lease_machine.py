@@ -1,6 +1,7 @@
 """Who gets which address, and who gets no answer: one row per rule of RFC 2131 section 4.3 and of the quirks."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -393,3 +394,17 @@ def test_relay_option_is_the_last_and_the_boot_file_the_last_for_the_client() ->
     names = [option[0] for option in BOOTP(data)[DHCP].options if isinstance(option, tuple)]
     assert names[0] == "message-type"
     assert names[-2:] == ["boot-file-name", "relay_agent_information"]
+
+
+def test_asking_in_vain_costs_no_search(server: Server) -> None:
+    """A flood of unknown clients at a full pool; and the pool is not full for ever."""
+    full = parse_subnet("10.9.0.0/16", ["10.9.0.3-10.9.255.254"])
+    server.addressing = replace(ADDRESSING, subnets=(full,), reservations={})
+    for address in range(full.ranges[0].first, full.ranges[0].last + 1):
+        server.table.put(Binding(address, f"client{address}", State.BOUND, NOW + 100 + address % 7))
+    begun = time.process_time()
+    for last in range(256):
+        assert isinstance(server.ask(MessageType.DISCOVER, mac(last)), Silent)
+    assert time.process_time() - begun < 1.0  # a search each would take several seconds
+    server.now += 101
+    assert server.offered(mac(1))
