@@ -1,7 +1,8 @@
 """A PXE client made of scapy, run in a namespace: ``python -m tests.netns.pxe_client COMMAND JSON``.
 
 ``discover`` broadcasts a DHCPDISCOVER as firmware without an address does and prints every answer to it, one JSON
-line each, until as many as ``answers`` have come or ``seconds`` have passed. ``request`` asks ``server`` on port
+line each, until as many as ``answers`` have come or ``seconds`` have passed; ``discover_all`` does so for each of
+``calls``. ``request`` asks ``server`` on port
 4011 from ``source_port`` and prints the answer.
 """
 
@@ -76,6 +77,12 @@ def discover(call: dict[str, Any]) -> None:
     link.close()
 
 
+def discover_all(call: dict[str, Any]) -> None:
+    """Several ``calls`` one after the other; each has a transaction number of its own."""
+    for one in call["calls"]:
+        discover(one)
+
+
 def request(call: dict[str, Any]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
         plain.bind((call["ciaddr"], call["source_port"]))
@@ -89,4 +96,4 @@ def request(call: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    {"discover": discover, "request": request}[sys.argv[1]](json.loads(sys.argv[2]))
+    {"discover": discover, "discover_all": discover_all, "request": request}[sys.argv[1]](json.loads(sys.argv[2]))
