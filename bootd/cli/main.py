@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, label, node, ring, serve, session, simulate, stage, state
+from bootd.cli import deploy, export, label, node, ring, serve, session, simulate, stage, state
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -41,6 +41,7 @@ for command in (
     node.node,
     ring.ring,
     simulate.simulate,
+    export.export,
     stage.stage,
 ):
     cli.add_command(command)

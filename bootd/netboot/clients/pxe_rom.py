@@ -25,24 +25,25 @@ from bootd.netboot.clients.air import (
 from bootd.netboot.clients.edk2 import servers
 from bootd.netboot.dhcp import Option
 
-_SMALLEST = 300  # bytes of a BOOTP message: shorter ones are dropped
+BOOTP_SIZE = 300  # bytes of a BOOTP message (RFC 951): some old ROMs drop shorter ones
 _FOR_EVER = 255
 
 
 @dataclass(frozen=True)
 class PxeRom:
-    """``asks_from`` is the source port of requests to 4011: 68 in old ROMs, 4011 in others."""
+    """``asks_from`` is the source port of requests to 4011; ``smallest``: it drops replies of fewer bytes."""
 
     name: str
     firmware: Firmware
     strict: bool = True
     asks_from: int = dhcp.CLIENT_PORT
+    smallest: int = 0
 
     def boot(self) -> Attempt:
         notes: list[str] = []
         usable = []
         for offer in (yield self.firmware.discover()):
-            if offer.length < _SMALLEST or Option.OVERLOAD in offer.message.options:
+            if offer.length < self.smallest or Option.OVERLOAD in offer.message.options:
                 notes.append(f"drops the offer of {offer.server}: too short or overloaded")
             else:
                 usable.append(offer)

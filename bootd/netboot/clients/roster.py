@@ -5,7 +5,7 @@ from bootd.netboot.clients.air import Firmware
 from bootd.netboot.clients.edk2 import Edk2
 from bootd.netboot.clients.edk2_http import Edk2Http
 from bootd.netboot.clients.ipxe import Ipxe
-from bootd.netboot.clients.pxe_rom import PxeRom
+from bootd.netboot.clients.pxe_rom import BOOTP_SIZE, PxeRom
 from bootd.netboot.clients.raspberry_pi import RaspberryPi
 from bootd.netboot.clients.room import Client
 from bootd.netboot.clients.u_boot import UBoot
@@ -35,7 +35,9 @@ def _ipxe(architecture: int) -> Firmware:
 
 CLIENTS: tuple[Client, ...] = (
     PxeRom("BIOS ROM (Intel)", Firmware(0, _UNDI_BIOS)),
-    PxeRom("BIOS ROM (old, no option 93)", Firmware(None, "PXEClient"), asks_from=dhcp.PXE_PORT),
+    PxeRom(
+        "BIOS ROM (old, no option 93)", Firmware(None, "PXEClient"), asks_from=dhcp.PXE_PORT, smallest=BOOTP_SIZE
+    ),
     Ipxe("iPXE as BIOS option ROM", _ipxe(0)),
     Edk2("UEFI x64 (EDK2)", _uefi(7)),
     Edk2("UEFI x64 (old EDK2)", _uefi(7), old=True),
