@@ -12,9 +12,7 @@ are dead are swept away by the next one.
 """
 
 import os
-import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,27 +20,22 @@ from types import TracebackType
 
 from tests.lab.console import Console
 from tests.lab.errors import LabError
+from tests.namespaces import Namespaces, inside, is_orphan
 
 SERVER_ADDRESS = "10.47.0.2"
 _DHCP_ADDRESS = "10.47.0.1"
 _DHCP_ADDRESS_6 = "fd47::1"
 PREFIX = "bootd-lab"
 TEMPORARY = Path(tempfile.gettempdir())
-_NAME = re.compile(
-    rf"{PREFIX}-(\d+)-\w+(?:-[a-z]+)?\Z"
-)  # of a namespace or a temporary folder; the number is our pid
 
 
 class Room:
-    _count = 0
-
     def __init__(self, folder: Path, ports: int) -> None:
         """``folder`` for log files; ``ports`` is the number of nodes."""
-        Room._count += 1
         self.folder = folder
         self.ports = ports
-        base = f"{PREFIX}-{os.getpid()}-{Room._count}"
-        self.switch, self.dhcp, self.server = (f"{base}-{name}" for name in ("switch", "dhcp", "server"))
+        self._network = Namespaces(PREFIX, ("dhcp", "server"), lambda text: LabError("room", "start", text))
+        self.switch, self.dhcp, self.server = self._network.switch, self._network["dhcp"], self._network["server"]
         self._consoles: list[Console] = []
 
     def __enter__(self) -> "Room":
@@ -64,12 +57,11 @@ class Room:
         """End the processes of the room, the last started first, and take the namespaces away."""
         while self._consoles:
             self._consoles.pop().terminate(8)
-        for name in (self.server, self.dhcp, self.switch):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20)
+        self._network.remove()
 
     def inside(self, namespace: str) -> list[str]:
         """What to put before a command line that shall run in ``namespace``."""
-        return ["ip", "netns", "exec", namespace]
+        return inside(namespace)
 
     def own(self, console: Console) -> Console:
         """End ``console``'s process with the room."""
@@ -103,54 +95,20 @@ class Room:
 
     def limit(self, port: int, megabits: float) -> None:
         """Limit what node ``port`` receives to ``megabits`` per second."""
-        rate = f"{int(megabits * 1000)}kbit"
-        self._in(self.switch, f"tc qdisc replace dev node{port} root tbf rate {rate} burst 128k latency 100ms")
+        self._network.limit(f"node{port}", megabits)
 
     def _build(self) -> None:
-        for name in (self.switch, self.dhcp, self.server):
-            _run(["ip", "netns", "add", name])
-            self._in(name, "ip link set lo up")
-        self._in(self.switch, "ip link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
-        self._in(self.switch, "ip link set switch up")
-        for port, name, address in (("dhcp", self.dhcp, _DHCP_ADDRESS), ("server", self.server, SERVER_ADDRESS)):
-            self._in(self.switch, f"ip link add {port} type veth peer name eth0 netns {name}")
-            self._plug(port)
-            self._in(name, f"ip address add {address}/24 dev eth0")
-            self._in(name, "ip link set eth0 up")
-        self._in(self.dhcp, f"ip address add {_DHCP_ADDRESS_6}/64 dev eth0 nodad")
+        self._network.build()
+        for name, address in ((self.dhcp, _DHCP_ADDRESS), (self.server, SERVER_ADDRESS)):
+            self._network.ip(name, f"address add {address}/24 dev eth0")
+        self._network.ip(self.dhcp, f"address add {_DHCP_ADDRESS_6}/64 dev eth0 nodad")
         for number in range(self.ports):
-            self._in(self.switch, f"ip tuntap add node{number} mode tap")
-            self._plug(f"node{number}")
-
-    def _plug(self, port: str) -> None:
-        self._in(self.switch, f"ip link set {port} master switch")
-        self._in(self.switch, f"ip link set {port} up")
-
-    def _in(self, namespace: str, command: str) -> None:
-        _run([*self.inside(namespace), *command.split()])
+            self._network.ip(self.switch, f"tuntap add node{number} mode tap")
+            self._network.plug(f"node{number}")
 
 
 def sweep() -> None:
-    """Delete what rooms of dead processes left. Their programs died with them (see `Console.start`)."""
-    listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=20).stdout
-    for line in listing.splitlines():
-        name = line.split()[0] if line.split() else ""
-        if _is_orphan(name):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20)
+    """Delete the folders that rooms of dead processes left; their namespaces go when the next ones are made."""
     for folder in TEMPORARY.glob(f"{PREFIX}-*"):
-        if _is_orphan(folder.name):
+        if is_orphan(PREFIX, folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_orphan(name: str) -> bool:
-    found = _NAME.match(name)
-    return found is not None and not Path(f"/proc/{found.group(1)}").exists()
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except FileNotFoundError:
-        raise LabError("room", "start", f"{command[0]} is not installed") from None
-    if done.returncode:
-        raise LabError("room", " ".join(command), (done.stderr or done.stdout).strip()[-400:])

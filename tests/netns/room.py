@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.namespaces import Namespaces, inside
+
 _PREFIX = "bootd-test"
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-\d+-[a-z0-9]+\Z")
 _KEPT = 1 << 20  # characters of output kept per process
 
 
@@ -129,31 +130,13 @@ class Process:
 class Room:
     """A bridge and the namespaces on it; a context manager."""
 
-    _count = 0
-
     def __init__(self, *names: str) -> None:
         """``names`` of the namespaces, lower-case letters and digits, ten at most each."""
-        Room._count += 1
-        base = f"{_PREFIX}-{os.getpid()}-{Room._count}"
-        self._namespaces = {name: f"{base}-{name}" for name in names}
-        self._switch = f"{base}-switch"
+        self._network = Namespaces(_PREFIX, names, RoomError)
         self._processes: list[Process] = []
 
     def __enter__(self) -> "Room":
-        sweep()
-        try:
-            self._run(["ip", "netns", "add", self._switch])
-            self._ip(self._switch, "link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
-            self._ip(self._switch, "link set switch up")
-            for name, namespace in self._namespaces.items():
-                self._run(["ip", "netns", "add", namespace])
-                self._ip(namespace, "link set lo up")
-                self._ip(self._switch, f"link add name {name} type veth peer name eth0 netns {namespace}")
-                self._ip(self._switch, f"link set dev {name} master switch up")
-                self._ip(namespace, "link set eth0 up")
-        except BaseException:
-            self.close()
-            raise
+        self._network.build()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
@@ -162,42 +145,38 @@ class Room:
     def close(self) -> None:
         while self._processes:
             self._processes.pop().stop()
-        for namespace in (*self._namespaces.values(), self._switch):
-            subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, timeout=20)
+        self._network.remove()
 
     def namespace(self, name: str) -> str:
         """The full name, for ``ip netns exec`` or `setns`."""
-        return self._namespaces[name]
+        return self._network[name]
 
     def path(self, name: str) -> Path:
         """The file that ``setns`` wants."""
-        return Path("/run/netns") / self._namespaces[name]
+        return Path("/run/netns") / self._network[name]
 
     def address(self, name: str, cidr: str) -> None:
         """Give ``eth0`` of ``name`` an address, as ``10.9.0.2/24``."""
         broadcast = "brd + " if "/" in cidr else ""
-        self._ip(self._namespaces[name], f"address add {cidr} {broadcast}dev eth0")
+        self._network.ip(self._network[name], f"address add {cidr} {broadcast}dev eth0")
 
     def mac(self, name: str, mac: str | None = None) -> str:
         """The MAC address of ``eth0``; set first when ``mac`` is given."""
-        namespace = self._namespaces[name]
         if mac is not None:
-            self._ip(namespace, f"link set eth0 address {mac}")
+            self._network.ip(self._network[name], f"link set eth0 address {mac}")
         return self.run(name, ["cat", "/sys/class/net/eth0/address"]).strip()
 
     def link(self, name: str, up: bool) -> None:
         """Plug ``name`` into the switch, or pull its cable."""
-        self._ip(self._switch, f"link set dev {name} {'up' if up else 'down'}")
+        self._network.ip(self._network.switch, f"link set dev {name} {'up' if up else 'down'}")
 
     def limit(self, name: str, megabits: float) -> None:
         """What ``name`` receives at most, in megabits per second."""
-        rate = f"{int(megabits * 1000)}kbit"
-        arguments = f"qdisc replace dev {name} root tbf rate {rate} burst 128k latency 100ms"
-        self._run(["ip", "netns", "exec", self._switch, "tc", *arguments.split()])
+        self._network.limit(name, megabits)
 
     def run(self, name: str, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
         """Standard output of a program that ends by itself, run in the namespace."""
-        return self._run(self._inside(name, command), seconds, check)
+        return self._network.run(self._inside(name, command), seconds, check)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
         """A program in the namespace, ended with the room."""
@@ -206,23 +185,4 @@ class Room:
         return process
 
     def _inside(self, name: str, command: Sequence[str]) -> list[str]:
-        # `ip netns exec` would mount /sys anew, too: that is what makes /sys/class/net the namespace's own.
-        return ["ip", "netns", "exec", self._namespaces[name], *command]
-
-    def _ip(self, namespace: str, arguments: str) -> None:
-        self._run(["ip", "-n", namespace, *arguments.split()])
-
-    def _run(self, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-        if check and done.returncode:
-            raise RoomError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-800:]}")
-        return done.stdout
-
-
-def sweep() -> None:
-    """Delete the namespaces of rooms whose process is dead; their programs died with it."""
-    listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=20).stdout
-    for line in listing.splitlines():
-        found = _NAME.match(line.split()[0]) if line.split() else None
-        if found and not Path(f"/proc/{found.group(1)}").exists():
-            subprocess.run(["ip", "netns", "delete", found.group(0)], capture_output=True, timeout=20)
+        return [*inside(self._network[name]), *command]
