@@ -23,7 +23,7 @@ from bootd.drivers.links import Link, Links
 from bootd.drivers.probe import Prober
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
-from bootd.netboot.dhcp import Message
+from bootd.netboot.dhcp import Message, MessageType
 from bootd.netboot.lease import Lease
 from bootd.netboot.lease_decision import Arrival, Nak, Silent
 from bootd.netboot.offer import Destination, Ignore, Interface, NodePolicy, Offer
@@ -53,8 +53,8 @@ class DhcpServer:
     """`Service` that answers on ``interfaces``: beside another DHCP server, or with pools as the only one.
 
     ``decide_context`` gives what is known of a MAC (lower case, colons) when its firmware asks. Events: ``offer``
-    (detail: architecture and file), ``boot-file`` (the same on 4011), ``ignored`` (the reason); in full mode also
-    ``lease``, ``refused``, ``conflict``, ``exhausted``, ``rival``.
+    (detail: architecture and file), ``boot-file`` (the same, confirmed), ``ignored`` (the reason); in full mode
+    also ``lease``, ``refused``, ``conflict``, ``exhausted``, ``rival``.
     """
 
     name = "dhcp"
@@ -273,7 +273,7 @@ class DhcpServer:
         if not self._transmit(name, port, decision.reply, decision.destination, mac=decision.mac):
             return
         if decision.file:
-            kind = "offer" if port == dhcp.SERVER_PORT else "boot-file"
+            kind = "offer" if decision.kind is MessageType.OFFER else "boot-file"
             self._on_event(kind, decision.mac, source[0], f"{decision.architecture}: {decision.file}")
             self._log.info(
                 kind, mac=decision.mac, architecture=decision.architecture, file=decision.file, port=port
