@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, export, label, node, ring, serve, session, simulate, stage, state
+from bootd.cli import deploy, export, import_, label, node, ring, serve, session, simulate, stage, state
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -42,6 +42,7 @@ for command in (
     ring.ring,
     simulate.simulate,
     export.export,
+    import_.import_,
     stage.stage,
 ):
     cli.add_command(command)

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from bootd.cli.main import cli
 from tests.netns.room import Process, Room
+from tests.unit.test_import import DHCPD_CONF
 from tests.unit.test_netboot_clients import EXPECTED, SCRIPT
 
 ROUTER, SERVER = "10.9.0.1", "10.9.0.2"
@@ -108,3 +109,11 @@ def test_every_firmware_boots_from_here_with_the_other_servers_answers(
 def test_the_servers_are_the_real_ones() -> None:
     for program in ("dnsmasq", "kea-dhcp4", "dhcpd"):
         assert shutil.which(program), f"{program} is missing: make setup"
+
+
+def test_the_dhcpd_conf_that_is_imported_is_one(tmp_path: Path) -> None:
+    """The sample of the import's tests is what the real server takes."""
+    path, leases = tmp_path / "dhcpd.conf", tmp_path / "leases"
+    path.write_text(DHCPD_CONF)
+    leases.touch()
+    checked("dhcpd", "-t", "-4", "-cf", str(path), "-lf", str(leases))
