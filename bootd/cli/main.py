@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, export, import_, label, node, ring, serve, session, simulate, stage, state
+from bootd.cli import deploy, export, import_, label, leases, node, ring, serve, session, simulate, stage, state
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -39,6 +39,7 @@ for command in (
     state.watch,
     label.label,
     node.node,
+    leases.leases,
     ring.ring,
     simulate.simulate,
     export.export,

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -87,10 +88,9 @@ class DhcpServer:
         """Datagrams that were no DHCP messages, since the start."""
         return self._malformed
 
-    @property
-    def leases(self) -> Leases | None:
-        """None in proxy mode."""
-        return self._leases
+    def list_leases(self) -> list[dict[str, Any]]:
+        """Every lease for people and programs, by address; [] in proxy mode."""
+        return self._leases.listing() if self._leases is not None else []
 
     async def bind(self) -> None:
         try:

@@ -11,6 +11,7 @@ import os
 import pwd
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -76,8 +77,14 @@ class OperatorInterface:
 
     name = "operators"
 
-    def __init__(self, engine: Engine, labels: dict[str, Label], path: Path) -> None:
-        self._engine, self._labels, self._path = engine, labels, path
+    def __init__(
+        self,
+        engine: Engine,
+        labels: dict[str, Label],
+        path: Path,
+        leases: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
+        self._engine, self._labels, self._path, self._leases = engine, labels, path, leases
         self._server: HttpServer | None = None
         self._watchers = 0
 
@@ -114,6 +121,7 @@ class OperatorInterface:
                 web.delete("/api/v1/sessions/{id}", self._cancel),
                 web.get("/api/v1/nodes", self._nodes),
                 web.get("/api/v1/timeline", self._timeline),
+                web.get("/api/v1/leases", self._list_leases),
                 web.put("/api/v1/nodes/{node}/name", self._name),
                 web.put("/api/v1/nodes/{node}/label", self._set_label),
                 web.delete("/api/v1/nodes/{node}/label", self._clear_label),
@@ -135,6 +143,9 @@ class OperatorInterface:
             return await serve_stream(request, subscriber)
         finally:
             self._engine.watchers.detach(subscriber)
+
+    async def _list_leases(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._leases())
 
     async def _sessions(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state()["sessions"])

@@ -5,10 +5,12 @@ at the same time cannot be given one address, and no client hears of an address 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -210,11 +212,25 @@ class Leases:
             case Topic.CONFLICT:
                 self._tell("conflict", request.mac, silence.reason)
 
-    def listing(self) -> list[tuple[str, Binding, bool]]:
-        """Every lease for people: address, binding, and whether it holds; by address."""
+    def listing(self) -> list[dict[str, Any]]:
+        """Every lease, by address: also those that have ended, since their clients get the same address again.
+
+        ``ends`` in seconds since the epoch, None for never; ``holds``: nobody else can have the address now.
+        """
         now = self._clock()
-        ordered = sorted(self._table, key=lambda binding: binding.address)
-        return [(dotted(binding.address), binding, binding.live(now)) for binding in ordered]
+        return [
+            {
+                "address": dotted(binding.address),
+                "client": binding.client,
+                "node": self._addressing.names.get(binding.client, ""),
+                "name": binding.name,
+                "state": binding.state.value,
+                "holds": binding.live(now),
+                "reserved": self._addressing.owner(binding.address) == binding.client != "",
+                "ends": binding.expires if math.isfinite(binding.expires) else None,
+            }
+            for binding in sorted(self._table, key=lambda binding: binding.address)
+        ]
 
 
 def addressing(settings: Settings) -> Addressing:

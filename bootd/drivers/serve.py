@@ -96,13 +96,14 @@ class Daemon:
                 TftpServer(settings, address, tree, on_event),
             ]
 
+        names = [interface.name for interface in interfaces]
+        dhcp = DhcpServer(settings, names, context.policy, on_event)
         services: list[Service] = [
-            OperatorInterface(engine, settings.labels, settings.socket_path),
+            OperatorInterface(engine, settings.labels, settings.socket_path, dhcp.list_leases),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
-        names = [interface.name for interface in interfaces]
         if settings.dhcp.proxy or settings.dhcp.pool:
-            services.append(DhcpServer(settings, names, context.policy, on_event))
+            services.append(dhcp)
         if settings.dhcp.pool and settings.dhcp.router_advertisement:
             services.append(RouterAdvertisement(names))
         return services

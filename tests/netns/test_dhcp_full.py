@@ -1,6 +1,7 @@
 """bootd as the only DHCP server: clients that others wrote get, renew, keep and return addresses."""
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -159,6 +160,11 @@ def test_leases_survive_kill(room: Room, folder: Path) -> None:
     assert again
     assert again["yiaddr"] == address
     line(process, "exhausted", "4 of 4 are taken")
+    listed = {lease["address"]: lease for lease in json.loads(daemon.command("leases", "--json"))}
+    assert listed.keys() == POOL
+    assert (listed[address]["client"], listed[address]["state"]) == (MAC, "bound")
+    assert {lease["state"] for at, lease in listed.items() if at != address} == {"offered"}
+    assert re.search(rf"{address} +{MAC} +bound +20\d\d-", daemon.command("leases"))
     assert process.output.count('"event": "exhausted"') == 1  # said once
     client.process.signal(signal.SIGUSR1)
     assert client.event("renew")["ip"] == address
