@@ -94,7 +94,8 @@ def test_every_firmware_boots_from_here_with_the_other_servers_answers(
     with Room("dhcp", "client") as room:
         room.address("dhcp", f"{ROUTER}/24")
         server = start(room, tmp_path)
-        text = room.run("client", [sys.executable, "-W", "ignore", "-m", "tests.netns.model_clients", "1.0"], 60)
+        call = json.dumps({"servers": 1, "seconds": 1.0})
+        text = room.run("client", [sys.executable, "-W", "ignore", "-m", "tests.netns.model_clients", call], 60)
         assert server.running(), server.output
     found = {value["client"]: value for value in map(json.loads, text.splitlines())}
     expected = {name: IPXE_SCRIPT if url == SCRIPT else url for name, url in EXPECTED.items()}

@@ -2,7 +2,7 @@
 
 From net/bootp.c: check_reply_packet, dhcp_handler, dhcp_packet_process_options, store_net_params. It takes the
 first offer that has an address and drops every other one; a build with CONFIG_SERVERIP_FROM_PROXYDHCP (2022 on)
-reads siaddr and ``file`` of a proxy's offer before it waits for an address.
+takes server and file from a proxy's offer (lib/lwip/dhcp.c: ``have_proxy``), and from the ACK only without one.
 """
 
 from dataclasses import dataclass
@@ -43,9 +43,8 @@ class UBoot:
             return failure(f"no ACK from {taken.server_identifier}", notes)
         message = ack.message
         option = message.options.get(Option.BOOT_FILE, b"").rstrip(b"\0").decode("ascii", "replace")
-        file = message.file.decode("ascii", "replace") or option or file
-        if message.server != NOBODY:
-            server = message.server
+        if server == NOBODY:
+            server, file = message.server, message.file.decode("ascii", "replace") or option
         if not file:
             return failure("no boot file name: it would ask for one made of its address", notes)
         if "://" in file:
