@@ -12,6 +12,8 @@ from bootd.netboot.offer import Destination
 _IP_PKTINFO = 8
 _INFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface index, local address, header destination
 _LARGEST = 65535
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h: beyond net.core.rmem_max, for root
+_RECEIVE_BUFFER = 4 << 20  # a room that is switched on at once: some 2 KiB of kernel memory per waiting datagram
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,19 @@ def open_socket(interface: str, port: int) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         opened.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        _widen(opened)
         opened.bind(("0.0.0.0", port))
     except OSError as error:
         opened.close()
         raise _operator_error(error, interface, port) from None
     return opened
+
+
+def _widen(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except PermissionError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)  # what the system allows
 
 
 def join(opened: socket.socket, group: str, index: int) -> None:

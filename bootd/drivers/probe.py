@@ -17,7 +17,8 @@ _ETH_P_ARP = 0x0806
 _EVERYBODY = b"\xff" * 6
 _REPEATS = 2  # a probe may be lost; the second one leaves in the middle of the wait
 _BATCH = 64
-_MOST = 512  # probes at a time; a client beyond them is told nothing and asks again
+_MOST = 4096  # probes at a time; a client beyond them is told nothing and asks again
+_SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h: our own probes need not come back to us
 
 log = structlog.get_logger("bootd.probe")
 
@@ -47,6 +48,7 @@ class Prober:
         try:
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             try:
+                opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
                 opened.bind((name, _ETH_P_ARP))
             except OSError:
                 opened.close()

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from bootd.wire.errors import LocalProtocolError, PeerProtocolError
 
@@ -238,6 +239,7 @@ def vendor_options(options: Mapping[int, bytes]) -> bytes:
     return b"".join(_build_option(code, value) for code, value in options.items()) + b"\xff"
 
 
+@lru_cache(maxsize=8192)
 def packed(address: str) -> bytes:
     """Four bytes of a dotted quad; `LocalProtocolError` for anything else."""
     parts = address.split(".")
