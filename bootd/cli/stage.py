@@ -9,7 +9,7 @@ from rich.console import Console
 import stage1.recipe
 import stage2.recipe
 from bootd import config
-from bootd.build import loaders
+from bootd.build import loaders, signing
 from bootd.errors import Exit, OperatorError
 
 
@@ -30,9 +30,17 @@ def stage() -> None:
     help="Downloads and finished layers are kept here [default: state_dir/cache of the settings].",
 )
 @click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="Settings.")
-def build(out: Path | None, cache: Path | None, path: Path | None) -> None:
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="Sign the kernel image of HTTP Boot with this key (PEM)."
+)
+@click.option("--certificate", type=click.Path(path_type=Path), help="The key's certificate (PEM).")
+def build(
+    out: Path | None, cache: Path | None, path: Path | None, key: Path | None, certificate: Path | None
+) -> None:
     """Build them all. What has not changed is taken from the cache."""
     settings, _ = config.load(path)
+    if (key is None) != (certificate is None):
+        raise OperatorError("--key and --certificate go together", "name both, or neither", Exit.USAGE)
     if os.geteuid() != 0:
         raise OperatorError("building the stages needs root", "sudo bootd stage build", Exit.ERROR)
     target = out or settings.boot_dir
@@ -52,6 +60,10 @@ def build(out: Path | None, cache: Path | None, path: Path | None) -> None:
             status.update(text)
 
         stage1.recipe.build(target, kept, progress, settings.boot.console)
+        if key is not None and certificate is not None:
+            signing.sign(target, key, certificate, progress)
+        else:
+            signing.leave_out(target, progress)
         for build_part in (stage2.recipe.build, loaders.build):
             build_part(target, kept, progress)
     console.print(f"boot artefacts are in {target}")

@@ -26,6 +26,7 @@ class Firmware(Enum):
     UEFI = "uefi"
     SECURE = "uefi-secure"  # OVMF with Secure Boot on and Microsoft's keys enrolled
     HTTP = "uefi-http"  # OVMF that knows no PXE, only HTTP Boot over IPv4
+    SECURE_HTTP = "uefi-secure-http"  # the same with Debian's test key enrolled (PkKek-1-snakeoil), HTTP Boot only
     IA32 = "uefi-ia32"  # 32-bit OVMF on a 64-bit processor
     ARM64 = "uefi-arm64"  # AAVMF
     ARM64_HTTP = "uefi-arm64-http"
@@ -51,6 +52,9 @@ _UEFI = {
     Firmware.UEFI: _Uefi(f"{_OVMF}_CODE_4M.fd", f"{_OVMF}_VARS_4M.fd"),
     Firmware.SECURE: _Uefi(f"{_OVMF}_CODE_4M.secboot.fd", f"{_OVMF}_VARS_4M.ms.fd", secure=True),
     Firmware.HTTP: _Uefi(f"{_OVMF}_CODE_4M.fd", f"{_OVMF}_VARS_4M.fd", off=_NO_PXE),
+    Firmware.SECURE_HTTP: _Uefi(
+        f"{_OVMF}_CODE_4M.secboot.fd", f"{_OVMF}_VARS_4M.snakeoil.fd", off=_NO_PXE, secure=True
+    ),
     Firmware.IA32: _Uefi(f"{_OVMF}32_CODE_4M.secboot.fd", f"{_OVMF}32_VARS_4M.fd", "ovmf-ia32", secure=True),
     Firmware.ARM64: _Uefi(f"{_AAVMF}_CODE.fd", f"{_AAVMF}_VARS.fd", "qemu-efi-aarch64"),
     Firmware.ARM64_HTTP: _Uefi(f"{_AAVMF}_CODE.fd", f"{_AAVMF}_VARS.fd", "qemu-efi-aarch64", _NO_PXE),

@@ -1,11 +1,12 @@
 """The unified kernel image, read by pefile: another parser than ours judges what we wrote."""
 
 import struct
+from pathlib import Path
 
 import pefile
 import pytest
 
-from bootd.build import uki
+from bootd.build import signing, uki
 from bootd.errors import OperatorError
 
 PARTS = [(".cmdline", b"bootd.ask\0"), (".linux", b"MZ" + b"kernel" * 1500), (".initrd", bytes(range(256)) * 40)]
@@ -81,3 +82,24 @@ def test_the_stub_itself_stays_as_it_is() -> None:
 def test_what_is_no_stub_is_an_operator_error(data: bytes, reason: str) -> None:
     with pytest.raises(OperatorError, match=reason):
         uki.assemble(data, PARTS)
+
+
+# --- signing ----------------------------------------------------------------------------------------------------
+
+
+def test_signing_needs_both_files(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("x")
+    with pytest.raises(OperatorError, match="is not a file"):
+        signing.sign(tmp_path, tmp_path / "key.pem", tmp_path / "certificate.pem", print)
+
+
+def test_an_image_signed_before_this_build_goes(tmp_path: Path) -> None:
+    said: list[str] = []
+    signing.leave_out(tmp_path, said.append)
+    assert said == []
+    old = tmp_path / signing.SIGNED
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    signing.leave_out(tmp_path, said.append)
+    assert not old.exists()
+    assert "sign again" in said[0]

@@ -3,15 +3,21 @@
 One machine at a time. What a loader fetched is read off bootd's own log only where the console cannot show it.
 """
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from bootd.build import signing
 from bootd.build.cache import DEFAULT
+from stage1 import recipe
 from tests.lab import golden, signed_disk
 from tests.lab.arrival import Dhcp, follow, powered_on
 from tests.lab.lab import GOLDEN_LOGIN, STAGE_LABEL, build_artefacts
-from tests.lab.machine import Firmware, Specification
+from tests.lab.machine import Firmware, Machine, Specification
+from tests.lab.room import Room
+from tests.lab.server import Server
 from tests.lab.story import Step
 from tests.vm.test_clone import Log
 
@@ -79,6 +85,22 @@ def test_secure_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -
 
 
 @pytest.mark.vm
+def test_signed_grub_asks_the_server_that_gave_the_address(boot: Path, tmp_path: Path) -> None:
+    """What docs/booting.md says cannot be helped in proxy mode. If this fails, Debian's GRUB reads proxy offers."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    specification = node(tmp_path, Firmware.SECURE)
+    with Room(tmp_path, 1) as room:
+        dnsmasq = room.start_dhcp(more=("--enable-tftp", f"--tftp-root={empty}", "--user=root"))
+        with Server(room, boot, {specification.name: MAC}, SECURE):
+            machine = Machine(specification, tmp_path)
+            room.own(machine)
+            machine.power_on(room.network(0), room.inside(room.switch))
+            follow(machine, SHIM)
+            dnsmasq.wait_for(r"grub/grub\.cfg not found", 60, "GRUB's configuration")
+
+
+@pytest.mark.vm
 def test_secure_boot_refuses_what_nobody_signed(boot: Path, tmp_path: Path) -> None:
     """The firmware of the test above does check: told nothing of Secure Boot, bootd offers iPXE, in vain."""
     with powered_on(tmp_path, node(tmp_path, Firmware.SECURE), boot, label=STAGE_LABEL) as machine:
@@ -92,6 +114,23 @@ def test_http_boot_of_the_kernel_image(boot: Path, tmp_path: Path, dhcp: Dhcp) -
     with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp) as machine:
         first, network = STAGE1
         follow(machine, (Step("firmware", r"Start HTTP Boot over IPv4", 60), first, ASKED, network))
+
+
+@pytest.mark.vm
+def test_secure_boot_over_http_with_an_operators_own_key(boot: Path, tmp_path: Path) -> None:
+    """Beside any DHCP server: the kernel image signed with a key that the firmware has (Debian's test key)."""
+    signed = tmp_path / "boot"
+    shutil.copytree(boot, signed)
+    key, certificate = tmp_path / "key.pem", Path("/usr/share/ovmf/PkKek-1-snakeoil.pem")
+    unlock = ["openssl", "rsa", "-in", str(certificate.with_suffix(".key")), "-passin", "pass:snakeoil"]
+    subprocess.run([*unlock, "-out", str(key)], check=True, capture_output=True)
+    recipe.build(signed, ROOT / DEFAULT, print, console="console=ttyS0,115200")
+    signing.sign(signed, key, certificate, print)
+    specification = node(tmp_path, Firmware.SECURE_HTTP, memory=1024)
+    with powered_on(tmp_path, specification, signed, label=STAGE_LABEL, settings=SECURE) as machine:
+        first, network = STAGE1
+        lockdown = Step("lockdown", r"Secure boot enabled|Kernel is locked down from EFI Secure Boot", 90)
+        follow(machine, (lockdown, first, ASKED, network))
 
 
 @pytest.mark.vm
