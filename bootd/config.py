@@ -14,6 +14,8 @@ from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
 from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.pool import Subnet, number, overlapping, parse_subnet
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
+from bootd.netboot.tftp import Cap
+from bootd.netboot.tftp_caps import CapRule
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -80,10 +82,31 @@ class Dhcp(_Table, frozen=True):
     router_advertisement: bool = True  # with pools only: lets iPXE go on at once
 
 
+class TftpCapTable(_Table, frozen=True):
+    """The most that some clients are given, whatever they ask for."""
+
+    mac: MacPrefix | None = None  # whose MAC begins so
+    address: str = ""  # whose address is in this network, "10.1.0.0/24" or "10.1.0.7"
+    blksize: Annotated[int, msgspec.Meta(ge=8, le=65464)] = 65464
+    windowsize: Annotated[int, msgspec.Meta(ge=1, le=64)] = 64
+
+    def parsed(self) -> CapRule:
+        """`ValueError` when ``address`` is no network."""
+        network = ipaddress.ip_network(self.address) if self.address else None
+        return CapRule(Cap(self.blksize, self.windowsize), self.mac or "", network)
+
+
 class Tftp(_Table, frozen=True):
     port: Port = 69
-    max_sessions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1024
-    max_sessions_per_client: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
+    ipv6: bool = True  # also over IPv6, on the same interface
+    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # processes that carry transfers
+    max_sessions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1024
+    max_sessions_per_client: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    cap: tuple[TftpCapTable, ...] = ()  # the first that fits
+
+    def rules(self) -> tuple[CapRule, ...]:
+        """`ValueError` when a cap's address is no network."""
+        return tuple(table.parsed() for table in self.cap)
 
 
 class Boot(_Table, frozen=True):
@@ -231,6 +254,12 @@ def parse(text: str, source: str = "bootd.toml") -> Settings:
 
 def _check(settings: Settings, source: str) -> None:
     _check_server(settings, source)
+    try:
+        settings.tftp.rules()
+    except ValueError as error:
+        raise OperatorError(
+            f"{source}: tftp.cap: {error}", 'write its address as "192.0.2.0/24"', Exit.CONFIG
+        ) from None
     _check_addresses(settings, source)
     _check_menu(settings, source)
     labels = settings.labels

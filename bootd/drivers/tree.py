@@ -7,6 +7,7 @@ Rendered: ``pxelinux.cfg/01-MAC``, ``boot.ipxe`` and ``stage1/words`` (with a MA
 name.
 """
 
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -116,6 +117,25 @@ class VirtualTree:
         if context is None:
             return NotFound("nothing for this node")
         return Rendered(renderer(context).encode(), mac, f"{loader} configuration, label {context.label}")
+
+
+def open_file(file: File) -> int | NotFound:
+    """A descriptor of what `VirtualTree.resolve` found, if it still is what it was: a regular file at that place,
+    with no symbolic link on the way."""
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return NotFound(error.strerror or "cannot be opened")
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError as error:
+        os.close(descriptor)
+        return NotFound(error.strerror or "cannot be opened")
+    if regular and place == file.path:
+        return descriptor
+    os.close(descriptor)
+    return NotFound("has been moved" if regular else "not a regular file")
 
 
 def _parts(path: str) -> tuple[str, ...] | NotFound:

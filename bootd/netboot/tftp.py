@@ -1,4 +1,5 @@
-"""TFTP, read-only server side, sans-IO (RFC 1350, 2347, 2348, 2349, 7440).
+"""TFTP, read-only server side, sans-IO (RFC 1350, 2347, 2348, 2349, 7440; ``rollover`` as tftp-hpa and FreeBSD
+have it).
 
 `parse_request` reads what comes to the well-known port; a `Transfer` judges what follows on the connection of one
 transfer and says what to send. Time is an argument, in seconds of any monotonic clock. Block numbers are counted
@@ -9,6 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from bootd.wire.errors import PeerProtocolError
 
@@ -16,10 +18,12 @@ DEFAULT_BLOCK = 512
 SMALLEST_BLOCK = 8  # RFC 2348
 LARGEST_BLOCK = 65464
 HEADERS = 32  # IPv4 without options, UDP and TFTP headers: what a block leaves free in one MTU
+HEADERS_IPV6 = 52
 LARGEST_WINDOW = 64
 LARGEST_REQUEST = 1024
 FIRST_TIMEOUT = 0.25  # seconds: nothing is known of the client yet
 SMALLEST_TIMEOUT = 0.1
+SMALLEST_PROBE = 0.01  # seconds until the last block of a window goes out again
 LARGEST_TIMEOUT = 4.0
 ATTEMPTS = 10  # sends of one window without an answer; with the back-off, about 25 s
 LAST_ATTEMPTS = 5  # of the last window: firmware may be off already with all it wanted
@@ -92,24 +96,34 @@ def netascii(content: bytes) -> bytes:
 class Terms:
     """What was agreed for a transfer. ``options`` is what the OACK confirms; empty without an OACK.
 
-    ``ceiling``: no retransmission waits longer, in seconds.
+    ``ceiling``: no retransmission waits longer, in seconds. ``rollover``: the number after block 65535, 0 or 1.
     """
 
     block: int
     window: int
     ceiling: float
     options: Mapping[str, str]
+    rollover: int = 0
 
 
-def negotiate(request: Request, size: int, mtu: int) -> Terms:
-    """Terms for a file of ``size`` bytes over a path of ``mtu`` bytes. Unknown or odd options are left out,
-    as RFC 2347 wants it."""
+@dataclass(frozen=True)
+class Cap:
+    """The most that a client is given, whatever it asks for."""
+
+    block: int = LARGEST_BLOCK
+    window: int = LARGEST_WINDOW
+
+
+def negotiate(request: Request, size: int, mtu: int, cap: Cap = Cap(), headers: int = HEADERS) -> Terms:
+    """Terms for a file of ``size`` bytes over a path of ``mtu`` bytes, ``headers`` of them taken in every packet.
+    Unknown or odd options are left out, as RFC 2347 wants it."""
+    rollover = 0
     agreed: dict[str, str] = {}
     block, window, ceiling = DEFAULT_BLOCK, 1, LARGEST_TIMEOUT
     for name, text in request.options.items():
         value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
         if name == "blksize" and value >= SMALLEST_BLOCK:
-            block = min(value, LARGEST_BLOCK, max(mtu - HEADERS, SMALLEST_BLOCK))
+            block = min(value, LARGEST_BLOCK, max(cap.block, SMALLEST_BLOCK), max(mtu - headers, SMALLEST_BLOCK))
             agreed[name] = str(block)
         elif name == "tsize" and value >= 0:
             agreed[name] = str(size)
@@ -118,9 +132,12 @@ def negotiate(request: Request, size: int, mtu: int) -> Terms:
             ceiling = min(float(value), LARGEST_TIMEOUT)
             agreed[name] = text
         elif name == "windowsize" and value >= 1:
-            window = min(value, LARGEST_WINDOW)
+            window = min(value, LARGEST_WINDOW, max(cap.window, 1))
             agreed[name] = str(window)
-    return Terms(block, window, ceiling, agreed)
+        elif name == "rollover" and value in (0, 1):
+            rollover = value
+            agreed[name] = text
+    return Terms(block, window, ceiling, agreed, rollover)
 
 
 class State(Enum):
@@ -137,27 +154,30 @@ class Result(Enum):
     SILENT = "the client went silent"
 
 
-@dataclass(frozen=True)
-class SendOptions:
+class SendOptions(NamedTuple):
     """Send ``packet``, the OACK."""
 
     packet: bytes
 
 
-@dataclass(frozen=True)
-class SendBlocks:
-    """Send ``count`` blocks from number ``first`` (1-based): each is `data_header` and ``block`` bytes at
+class SendBlocks(NamedTuple):
+    """Send ``blocks`` blocks from number ``first`` (1-based): each is `data_header` and ``block`` bytes at
     ``(number - 1) * block`` of the file, fewer or none for the last one."""
 
     first: int
-    count: int
+    blocks: int
 
 
 Action = SendOptions | SendBlocks
 
 
-def data_header(number: int) -> bytes:
-    return struct.pack("!HH", Opcode.DATA, number & 0xFFFF)
+def wire_number(number: int, rollover: int) -> int:
+    """The 16 bits that travel for block ``number``: after 65535 comes 0, or 1 where that was agreed."""
+    return number & 0xFFFF if rollover == 0 or number <= 0xFFFF else (number - 1) % 0xFFFF + 1
+
+
+def data_header(number: int, rollover: int = 0) -> bytes:
+    return struct.pack("!HH", Opcode.DATA, wire_number(number, rollover))
 
 
 class Transfer:
@@ -181,9 +201,15 @@ class Transfer:
         self._attempts = 0
         self._sent_at = 0.0
         self._resent = False  # Karn: no round-trip time from a window that was sent twice
+        self._probe_due = False  # the deadline is that of the last block alone
         self._smoothed = 0.0
         self._variance = 0.0
         self._timeout = min(FIRST_TIMEOUT, terms.ceiling)
+
+    @property
+    def last_under_way(self) -> bool:
+        """Whether the file's last block has been sent: the client may have all it wanted."""
+        return self.state is State.SENDING and self._sent == self.blocks
 
     def start(self, now: float) -> Action:
         return self._transmit(now)
@@ -208,7 +234,13 @@ class Transfer:
         """Send again what was not confirmed in time, with longer and longer waits, and give up in the end."""
         if self.state is State.DONE or now < self.deadline:
             return None
-        last = self.state is State.SENDING and self._sent == self.blocks
+        if self._probe_due:
+            # Whichever of the last blocks was lost, this one makes the client say so, long before a timeout may.
+            self._probe_due, self._resent = False, True
+            self.deadline = max(now, self._sent_at + self._timeout)
+            self.retransmissions += 1
+            return SendBlocks(self._sent, 1)
+        last = self.last_under_way
         if self._attempts >= (LAST_ATTEMPTS if last else ATTEMPTS):
             self._end(Result.UNCONFIRMED if last else Result.SILENT)
             return None
@@ -220,6 +252,7 @@ class Transfer:
         self._attempts = self._attempts + 1 if again else 1
         self._resent = again
         self._sent_at = now
+        self._probe_due = False
         self.deadline = now + self._timeout
         if self.state is State.AGREEING:
             words = [word for pair in self.terms.options.items() for word in pair]
@@ -229,6 +262,11 @@ class Transfer:
         first = self._acknowledged + 1
         count = min(self.terms.window, self.blocks - self._acknowledged)
         self._sent = self._acknowledged + count
+        if count > 1 and not again and self._smoothed:
+            probe = max(2 * self._smoothed + 4 * self._variance, SMALLEST_PROBE)
+            self._probe_due = probe < self._timeout
+            if self._probe_due:
+                self.deadline = now + probe
         return SendBlocks(first, count)
 
     def _acknowledge(self, value: int, now: float) -> Action | None:
@@ -238,7 +276,10 @@ class Transfer:
             self._measure(now)
             self.state = State.SENDING
             return self._transmit(now)
-        number = self._acknowledged + ((value - self._acknowledged) & 0xFFFF)
+        if self.terms.rollover == 0:
+            number = self._acknowledged + ((value - self._acknowledged) & 0xFFFF)
+        else:
+            number = self._acknowledged + (value - wire_number(self._acknowledged, 1)) % 0xFFFF
         if number > self._sent:
             return None  # an old one, late
         if number == self._acknowledged:

@@ -114,5 +114,5 @@ def test_tftp_transfer_under_fire(datagrams: list[tuple[bytes, float]]) -> None:
     for action in actions:
         if isinstance(action, tftp.SendBlocks):
             assert action.first >= 1
-            assert 1 <= action.count <= 4
-            assert action.first + action.count - 1 <= 5000 // 512 + 1
+            assert 1 <= action.blocks <= 4
+            assert action.first + action.blocks - 1 <= 5000 // 512 + 1

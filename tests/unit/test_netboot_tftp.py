@@ -85,7 +85,7 @@ def packets(transfer: Transfer, action: object, content: bytes) -> list[bytes]:
     block = transfer.terms.block
     return [
         struct.pack("!HH", 3, number & 0xFFFF) + content[(number - 1) * block : number * block]
-        for number in range(action.first, action.first + action.count)
+        for number in range(action.first, action.first + action.blocks)
     ]
 
 
