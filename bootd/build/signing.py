@@ -1,4 +1,4 @@
-"""Signing the kernel image with an operator's own key, for Secure Boot over HTTP on machines that have enrolled it."""
+"""Signing the kernel image with an operator's own key, for Secure Boot over HTTP where that key is enrolled."""
 
 from collections.abc import Callable
 from pathlib import Path
