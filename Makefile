@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring bench-boot clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring bench-boot bench-dhcp clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='-
 
 bench-boot: setup ## power-on to stage1 beside dnsmasq with PXELINUX, and to a local disk's login (root). BENCH='--runs 1'
 	$(ROOT) $(RUN) -m tests.bench.boot $(BENCH)
+
+bench-dhcp: setup ## a boot storm of 1,000 machines while a 1 GiB image is served (root). BENCH='--clients 200'
+	$(ROOT) $(RUN) -m tests.bench.dhcp $(BENCH)
 
 clean: ## remove everything built, the cache too
 	rm -rf build
