@@ -16,6 +16,7 @@ from bootd.netboot.pool import Subnet, number, overlapping, parse_subnet
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
 from bootd.netboot.tftp import Cap
 from bootd.netboot.tftp_caps import CapRule
+from bootd.netboot.zone import problem as zone_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -109,6 +110,19 @@ class Tftp(_Table, frozen=True):
         return tuple(table.parsed() for table in self.cap)
 
 
+class Dns(_Table, frozen=True):
+    """Names of the nodes. Off by default: a machine room may have its own."""
+
+    enabled: bool = False
+    port: Port = 53
+    zone: str = "bootd.internal"
+    prefix: str = ""  # aliases are this and the number of the node; "" = none
+    upstream: tuple[str, ...] = ()  # "192.0.2.53" or "192.0.2.53:5353": asked for all else; () = refused
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=30)] = 2.0  # for each of them
+    clients: tuple[str, ...] = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+    responses_per_second: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 50.0  # one name to one /24; 0 = no limit
+
+
 class Boot(_Table, frozen=True):
     default: str = "local"  # the default label until `bootd label set-default` says otherwise
     prompt_seconds: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0  # 0 = boot the label at once
@@ -174,12 +188,14 @@ class NodeTable(_Table, frozen=True):
     label: str = ""
     address: str = ""  # reserved for it, where bootd gives the addresses
     ignore: bool = False  # its firmware and DHCP client get no answer
+    number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None  # in its alias; None = at its name's end
 
 
 class Settings(_Table, frozen=True):
     server: Server = Server()
     dhcp: Dhcp = Dhcp()
     tftp: Tftp = Tftp()
+    dns: Dns = Dns()
     boot: Boot = Boot()
     menu: MenuTable = MenuTable()
     pxe: Pxe = Pxe()
@@ -262,6 +278,7 @@ def _check(settings: Settings, source: str) -> None:
         ) from None
     _check_addresses(settings, source)
     _check_menu(settings, source)
+    _check_dns(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -288,6 +305,30 @@ def _check_menu(settings: Settings, source: str) -> None:
         raise OperatorError(
             f"{source}: {name!r} is no family of machines", f"known families: {', '.join(LOADERS)}", Exit.CONFIG
         )
+
+
+def _check_dns(settings: Settings, source: str) -> None:
+    wrong = zone_problem(settings.dns.zone, settings.dns.prefix)
+    if wrong:
+        raise OperatorError(f"{source}: dns.{wrong}", "mend it under [dns]", Exit.CONFIG)
+    for text in settings.dns.upstream:
+        host, colon, port = text.partition(":")
+        try:
+            ipaddress.IPv4Address(host)
+            good = not colon or 0 < int(port) < 65536
+        except ValueError:
+            good = False
+        if not good:
+            raise OperatorError(
+                f"{source}: dns.upstream: {text!r} is not an IPv4 address, with a port or without",
+                "write it as 192.0.2.53 or 192.0.2.53:5353",
+                Exit.CONFIG,
+            )
+    for text in settings.dns.clients:
+        try:
+            ipaddress.IPv4Network(text)
+        except ValueError as error:
+            raise OperatorError(f"{source}: dns.clients: {error}", "write 192.0.2.0/24", Exit.CONFIG) from None
 
 
 def _check_server(settings: Settings, source: str) -> None:

@@ -14,6 +14,8 @@ from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
 from bootd.drivers.bulk import BulkService
 from bootd.drivers.dhcp import DhcpServer
+from bootd.drivers.dns import DnsServer
+from bootd.drivers.dns_names import NodeNames
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http_node import NodeInterface
@@ -90,11 +92,16 @@ class Daemon:
             tree = VirtualTree(
                 settings.boot_dir, BootContext(engine, settings, address), address, settings.server.http_port
             )
-            return [
+            served: list[Service] = [
                 NodeInterface(engine, tree, settings, address),
                 BulkService(address, settings.server.bulk_port, settings.boot_dir),
                 TftpServer(settings, address, tree, on_event),
             ]
+            if settings.dns.enabled:
+                served.append(
+                    DnsServer(settings.dns, address, NodeNames(engine.coordinator, settings, dhcp.list_leases))
+                )
+            return served
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
