@@ -147,6 +147,8 @@ def _print(results: list[Result], mode: str, steps: bool) -> None:
 def _cell(played: Play) -> Text:
     outcome = played.outcome
     text = Text(outcome.url or outcome.reason or outcome.ending.value, style=_STYLES[outcome.ending])
+    if outcome.url and outcome.reason:
+        text.append(f"\n  {outcome.reason}")
     for note in (*played.refusals, *outcome.notes):
         text.append(f"\n  {note}", style="dim")
     return text

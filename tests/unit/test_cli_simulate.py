@@ -72,6 +72,23 @@ def test_the_other_servers_own_boot_file(settings: Path) -> None:
     assert clients["iPXE on UEFI x64"]["full"]["url"].startswith("http://192.0.2.9:7467/boot/boot.ipxe")
 
 
+def test_grub_takes_its_next_server_from_the_address_server(settings: Path) -> None:
+    """docs/booting.md, "Secure Boot": under a proxy it comes up only when the other server names us."""
+    for name in ("shimx64.efi", "grubx64.efi"):
+        (settings.parent / "boot" / name).write_bytes(b"loader")
+    settings.write_text(settings.read_text() + "[boot]\nsecure_boot = true\n")
+    for words, ending in (
+        ((), "fails"),
+        (("--their-next-server", "192.0.2.1"), "fails"),
+        (("--their-next-server", "192.0.2.9"), "fetches"),
+    ):
+        client = found(str(settings), *words)["UEFI x64 (EDK2)"]
+        assert client["proxied"]["url"] == "tftp://192.0.2.9/shimx64.efi"
+        assert client["proxied"]["ending"] == ending
+        assert client["full"]["ending"] == "fetches"
+    assert "GRUB stands at its prompt" in run(str(settings))
+
+
 def test_pools_and_menu_of_the_settings_count(settings: Path) -> None:
     settings.write_text(
         settings.read_text()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bootd.netboot.clients.air import NOBODY
+from bootd.netboot.clients.grub import follow
 from bootd.netboot.clients.room import AddressServer, Bootd, Play, Server, play
 from bootd.netboot.clients.roster import CLIENTS
 from bootd.netboot.lease import Lease
@@ -54,7 +55,11 @@ def survey(
     alone: list[Server] = [Bootd(interface, example, policy)]
     group = interface.menu.multicast or "0.0.0.0"
     return [
-        Result(client.name, play(client, beside, group), play(client, alone, group))
+        Result(
+            client.name,
+            follow(play(client, beside, group), neighbour.next_server, interface.address),
+            follow(play(client, alone, group), interface.address, interface.address),
+        )
         for client in CLIENTS
         if not clients or any(wanted.lower() in client.name.lower() for wanted in clients)
     ]
