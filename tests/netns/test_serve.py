@@ -40,17 +40,26 @@ def room() -> Iterator[Room]:
         yield made
 
 
-def children(pid: int) -> list[int]:
-    """Processes that ``pid`` started."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
+BULK = "bootd.drivers.bulk"
+
+
+def children(pid: int, module: str = "") -> list[int]:
+    """Processes that ``pid`` started; only those that run ``module``, if it is given."""
+    numbers = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [number for number in numbers if module.encode() in command_line(number)]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def bulk_worker(daemon: Process) -> int:
-    """Process id of the bulk worker, once it is there; for a daemon without heads."""
-    until(lambda: bool(children(daemon.pid)), 10, "the bulk worker is there")
-    (pid,) = children(daemon.pid)
-    return pid
+    """Process id of a bulk worker, once it is there."""
+    until(lambda: bool(children(daemon.pid, BULK)), 10, "the bulk worker is there")
+    return children(daemon.pid, BULK)[0]
 
 
 def gone(pid: int) -> bool:
@@ -77,7 +86,8 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "1", "--yes", "--name", "one")
     until(lambda: daemon.session("one")["state"] == "waiting", 20, "the head has digested the source")
     workers = children(process.pid)
-    assert len(workers) == 2, "the bulk worker and one head"
+    for module in (BULK, "bootd.drivers.tftp_worker", "bootd.member.head"):
+        assert children(process.pid, module), module
     begun = time.monotonic()
     process.signal(signal.SIGTERM)
     assert process.wait(10) == Exit.OK
@@ -91,10 +101,11 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
 
 def test_workers_end_when_the_daemon_is_killed(room: Room, folder: Path) -> None:
     process = Daemon(room, folder).start()
-    bulk = bulk_worker(process)
+    bulk_worker(process)
+    workers = children(process.pid)
     process.signal(signal.SIGKILL)
     process.wait(5)
-    until(lambda: gone(bulk), 5, "the bulk worker ends with its standard input")
+    until(lambda: all(gone(pid) for pid in workers), 5, "workers end with their standard input")
 
 
 def test_dead_bulk_worker_is_replaced(room: Room, folder: Path) -> None:
@@ -103,8 +114,8 @@ def test_dead_bulk_worker_is_replaced(room: Room, folder: Path) -> None:
     (daemon.boot / "file").write_bytes(b"x" * 100_000)
     bulk = bulk_worker(process)
     os.kill(bulk, signal.SIGKILL)
-    until(lambda: gone(bulk) and bool(children(process.pid)), 10, "another worker")
-    assert children(process.pid) != [bulk]
+    until(lambda: gone(bulk) and bool(children(process.pid, BULK)), 10, "another worker")
+    assert bulk not in children(process.pid, BULK)
     size = room.run("n1", ["curl", "-sSf", "-o", "/dev/null", "-w", "%{size_download}", bulk_url("file")])
     assert size == "100000"
 
