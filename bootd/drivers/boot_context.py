@@ -36,10 +36,11 @@ class BootContext:
         boot yet."""
         coordinator = self._engine.coordinator
         kind = self._settings.labels[coordinator.choice(mac).label].kind
-        if self._settings.boot.prompt_seconds:
+        node = coordinator.nodes.get(mac)
+        expired = node is not None and 0 < node.once_until < self._engine.now()
+        if self._settings.boot.prompt_seconds or expired:
             return NodePolicy(stage=False)
         # Only its configuration makes a machine known and uses a one-shot label up: both must ask for it.
-        node = coordinator.nodes.get(mac)
         plain = node is not None and not node.once
         return NodePolicy(stage=kind is LabelKind.STAGE, disk=kind is LabelKind.LOCAL and plain)
 

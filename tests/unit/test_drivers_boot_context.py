@@ -1,0 +1,76 @@
+"""What the offer decision is told of a node, from its policy: a stage, its own disk at once, or neither."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from bootd.config import parse
+from bootd.drivers.boot_context import BootContext
+from bootd.drivers.engine import Engine
+from bootd.drivers.journal import Journal
+from bootd.netboot.offer import NodePolicy
+from bootd.session.coordinator import Coordinator
+
+MAC = "52:54:00:00:00:01"
+SETTINGS = '[[label]]\nname = "memtest"\nkind = "kernel"\nkernel = "memtest.bin"\n'
+
+
+def context(tmp_path: Path, default: str, settings: str = SETTINGS) -> tuple[BootContext, Coordinator]:
+    parsed = parse(settings)
+    numbers = itertools.count(1)
+    coordinator = Coordinator(
+        labels=list(parsed.labels),
+        default_label=default,
+        names={},
+        node_labels={},
+        head_host="192.0.2.1",
+        draw=lambda count: f"{next(numbers):0{2 * count}x}",
+    )
+    engine = Engine(coordinator, Journal(tmp_path / "bootd.db"), clock=itertools.count(1.0).__next__)
+    return BootContext(engine, parsed, "192.0.2.1"), coordinator
+
+
+@pytest.mark.parametrize(
+    ("default", "wanted"),
+    [
+        ("kamethod", NodePolicy(stage=True, disk=False)),
+        ("memtest", NodePolicy(stage=False, disk=False)),
+        ("local", NodePolicy(stage=False, disk=True)),
+    ],
+)
+def test_label_of_a_known_node(tmp_path: Path, default: str, wanted: NodePolicy) -> None:
+    boots, _ = context(tmp_path, default)
+    assert boots(MAC) is not None  # its configuration was asked for once
+    assert boots.policy(MAC) == wanted
+
+
+def test_a_machine_that_nobody_knows_comes_for_its_configuration_first(tmp_path: Path) -> None:
+    boots, coordinator = context(tmp_path, "local")
+    assert boots.policy(MAC) == NodePolicy(stage=False, disk=False)
+    assert coordinator.nodes.get(MAC) is None, "asking must not make a node of it"
+
+
+def test_a_one_shot_label_is_used_up_by_the_configuration(tmp_path: Path) -> None:
+    boots, coordinator = context(tmp_path, "kamethod")
+    boots(MAC)
+    coordinator.set_label(MAC, "local", once=True, who="test")
+    assert boots.policy(MAC) == NodePolicy(stage=False, disk=False)
+
+
+def test_a_one_shot_stage_whose_time_is_over_is_not_sent_as_a_kernel_image(tmp_path: Path) -> None:
+    """Its configuration would use the label up and then have no words for the image: iPXE copes with that."""
+    boots, coordinator = context(tmp_path, "local")
+    coordinator.set_label(MAC, "kamethod", once=True, who="test")
+    assert boots.policy(MAC).stage
+    boots(MAC)
+    known = coordinator.nodes.get(MAC)
+    assert known is not None
+    known.once_until = 0.5  # the clock of these tests is past it
+    assert boots.policy(MAC) == NodePolicy(stage=False, disk=False)
+
+
+def test_with_a_menu_every_node_is_shown_it(tmp_path: Path) -> None:
+    boots, _ = context(tmp_path, "local", "[boot]\nprompt_seconds = 5\n")
+    boots(MAC)
+    assert boots.policy(MAC) == NodePolicy(stage=False, disk=False)
