@@ -339,10 +339,11 @@ def _class_options(
         options[Option.VENDOR_CLASS] = b"HTTPClient"  # quirk http-boot
     elif platform is Platform.ETHERBOOT:
         options[Option.VENDOR_CLASS] = _ETHERBOOT_CLASS
-    elif not leased or platform is not Platform.UEFI:
-        # Quirk no-class-with-address: with an address, 60 would only send UEFI on to 4011 for the same file.
+    elif not leased or platform is not Platform.UEFI or _items(architecture, interface):
+        # Quirk no-class-with-address: with an address, 60 would only send UEFI on to 4011 for the same file. For
+        # its menu, which comes on 4011, that is what is wanted.
         options[Option.VENDOR_CLASS] = b"PXEClient"
-    vendor = _vendor(request, architecture, interface)
+    vendor = _vendor(request, architecture, interface, leased=leased)
     if vendor:
         options[Option.VENDOR] = vendor
     if leased and request.from_ipxe:
@@ -350,7 +351,7 @@ def _class_options(
     return options
 
 
-def _vendor(request: Message, architecture: Architecture, interface: Interface) -> bytes:
+def _vendor(request: Message, architecture: Architecture, interface: Interface, *, leased: bool) -> bytes:
     """Option 43. Quirks bios-prompt, no-discovery-for-uefi, raspberry-pi, etherboot."""
     platform = architecture.platform
     if platform is Platform.RASPBERRY_PI:
@@ -372,7 +373,7 @@ def _vendor(request: Message, architecture: Architecture, interface: Interface) 
     items = _items(architecture, interface)
     if items and platform is Platform.BIOS:
         return menu.vendor_option(interface.menu, items, interface.address)
-    if items and request.message_type is not MessageType.DISCOVER:
+    if items and not leased and request.message_type is not MessageType.DISCOVER:
         return menu.vendor_option(interface.menu, items, interface.address)
     return menu.NO_MENU if platform is Platform.BIOS else b""
 

@@ -163,9 +163,11 @@ def test_uefi_sees_the_menu_only_when_it_is_told_to() -> None:
     for wanted in (False, True):
         interface = replace(EVERYTHING, menu=replace(MENU, uefi=wanted))
         for name in ("UEFI x64 (EDK2)", "UEFI x64 (old EDK2)"):
-            found = play(NAMED[name], [AddressServer(THEIRS), Bootd(interface)]).outcome
-            assert found.url == f"tftp://{US}/ipxe.efi"
-            assert any("boot server type" in note for note in found.notes) is wanted
+            rooms: list[list[Server]] = [[AddressServer(THEIRS), Bootd(interface)], [Bootd(interface, OURS)]]
+            for servers in rooms:
+                found = play(NAMED[name], servers).outcome
+                assert found.url == f"tftp://{US}/ipxe.efi"
+                assert any("boot server type" in note for note in found.notes) is wanted
     one = replace(EVERYTHING, menu=Menu((MenuItem("Clone"),), uefi=True))
     found = play(NAMED["UEFI x64 (EDK2)"], [AddressServer(THEIRS), Bootd(one)]).outcome
     assert found.notes == (f"asks {US} on 4011",)

@@ -129,6 +129,11 @@ def dotted(address: bytes) -> str:
     return ".".join(str(byte) for byte in address) if len(address) == 4 else NOBODY
 
 
+def first_byte(options: Mapping[int, bytes], code: int) -> int:
+    """The first byte of a (sub-)option; 0 when it is not there or empty."""
+    return next(iter(options.get(code, b"")), 0)
+
+
 def acknowledged(answers: tuple[Received, ...], offer: Received) -> Received | None:
     """The ACK to `Firmware.take` among ``answers``: of the server that made the offer."""
     for answer in answers:

@@ -25,6 +25,7 @@ from bootd.netboot.clients.air import (
     dotted,
     failure,
     fetch,
+    first_byte,
 )
 from bootd.netboot.dhcp import Option
 
@@ -141,7 +142,7 @@ class Edk2:
         options = reply.message.vendor_options
         if kind not in (Kind.PROXY_PXE10, Kind.DHCP_PXE10):
             return self._boot_information(reply, notes)
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         if not self.old and control & menu.USE_BOOT_FILE and reply.file:
             return self._boot_information(reply, notes)
         prompt = options.get(menu.PROMPT, b"")
@@ -156,7 +157,7 @@ class Edk2:
 
     def _discover(self, options: dict[int, bytes], number: int, address: str, notes: list[str]) -> Attempt:
         """EfiPxeBcDiscover: multicast if allowed, else broadcast, else each server of the list."""
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         listed = servers(options.get(menu.SERVERS, b"")).get(number, [])
         if menu.SERVERS in options and not listed:
             return failure(f"no boot server of type {number:#06x} in the list", notes)
@@ -183,7 +184,7 @@ class Edk2:
             return failure("PXE-E99: Unexpected network error: the last answer has no boot file name", notes)
         server = NOBODY
         options = reply.message.vendor_options
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         if reply.is_pxe and not self.old and control & menu.USE_BOOT_FILE:
             listed = list(servers(options.get(menu.SERVERS, b"")).values())
             server = listed[0][0] if listed and listed[0] else NOBODY

@@ -21,6 +21,7 @@ from bootd.netboot.clients.air import (
     dotted,
     failure,
     fetch,
+    first_byte,
 )
 from bootd.netboot.clients.edk2 import servers
 from bootd.netboot.dhcp import MessageType, Option
@@ -80,7 +81,7 @@ class Ipxe:
         pxe = any(origin.message.vendor_class == "PXEClient" for origin in settings)
         if with_menu is not None and pxe:
             options = with_menu.message.vendor_options
-            control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+            control = first_byte(options, menu.DISCOVERY_CONTROL)
             if not (control & menu.USE_BOOT_FILE and found):
                 return (yield from self._menu(options, address, notes))
         if found is None:
@@ -97,7 +98,7 @@ class Ipxe:
         number = int.from_bytes(options[menu.MENU][:2], "big")
         if number == menu.LOCAL:
             return Outcome(Ending.LOCAL, notes=tuple(notes))
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         listed = servers(options.get(menu.SERVERS, b"")).get(number, [])
         attempts: list[tuple[str, int]] = []
         if menu.MULTICAST in options and not control & menu.NO_MULTICAST:

@@ -21,6 +21,7 @@ from bootd.netboot.clients.air import (
     dotted,
     failure,
     fetch,
+    first_byte,
 )
 from bootd.netboot.clients.edk2 import servers
 from bootd.netboot.dhcp import Option
@@ -77,17 +78,17 @@ class PxeRom:
 
     def _from_menu(self, reply: Received, address: str, notes: list[str]) -> Attempt:
         options = reply.message.vendor_options if reply.is_pxe else {}
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         if reply.is_pxe and self.strict and menu.PROMPT not in options:
             notes.append("no menu prompt in option 43")
             return Outcome(Ending.WAITS, notes=tuple(notes))
         if not options or (control & menu.USE_BOOT_FILE and reply.file) or menu.MENU not in options:
             return self._fetch(reply, notes)
-        prompt = options.get(menu.PROMPT, b"\0")
-        if prompt[0] == _FOR_EVER:
+        seconds = first_byte(options, menu.PROMPT)
+        if seconds == _FOR_EVER:
             return Outcome(Ending.WAITS, notes=tuple(notes))
-        if prompt[0]:
-            notes.append(f"shows its prompt for {prompt[0]} s")
+        if seconds:
+            notes.append(f"shows its prompt for {seconds} s")
         number = int.from_bytes(options[menu.MENU][:2], "big")
         if number == menu.LOCAL:
             return Outcome(Ending.LOCAL, notes=tuple(notes))
@@ -95,7 +96,7 @@ class PxeRom:
 
     def _discover(self, options: dict[int, bytes], number: int, address: str, notes: list[str]) -> Attempt:
         """Section 2.2.4: multicast, broadcast, then each listed server, as the control bits allow."""
-        control = options.get(menu.DISCOVERY_CONTROL, b"\0")[0]
+        control = first_byte(options, menu.DISCOVERY_CONTROL)
         listed = servers(options.get(menu.SERVERS, b"")).get(number, [])
         targets: list[tuple[str, int]] = []
         if menu.MULTICAST in options and not control & menu.NO_MULTICAST:
