@@ -9,7 +9,6 @@ is back.
 import asyncio
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from bootd.drivers.dhcp_sockets import Datagram
 from bootd.drivers.leases import Leases
 from bootd.drivers.links import Link, Links
 from bootd.drivers.probe import Prober
+from bootd.drivers.told import REPEAT_SECONDS, OnEvent, Told
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
 from bootd.netboot.dhcp import Message, MessageType
@@ -31,12 +31,7 @@ from bootd.netboot.offer import Destination, Ignore, Interface, NodePolicy, Offe
 from bootd.netboot.refusal import refuse
 from bootd.wire.errors import PeerProtocolError
 
-OnEvent = Callable[[str, str, str, str], None]
-"""(kind, mac, address, detail) for the timeline of a node; "" for what is not known. Must not raise."""
-
 _BATCH = 64  # datagrams per wake-up, so that a flood leaves time for everything else
-_REPEAT_SECONDS = 60.0  # the same reason for the same node is told once in so long
-_REMEMBERED = 1024
 _PORTS = (dhcp.SERVER_PORT, dhcp.PXE_PORT)
 
 
@@ -77,11 +72,11 @@ class DhcpServer:
         self._prober = Prober(settings.dhcp.probe_seconds)
         self._leases = Leases(settings, self._prober, self._say) if settings.dhcp.pool else None
         self._served: dict[str, _Served] = {}
-        self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._malformed = 0
         self._waiting = 0  # replies that are held back for slow firmware
         self._malformed_told = float("-inf")
         self._log = structlog.get_logger("bootd.dhcp")
+        self._told = Told(self._log, on_event)
 
     @property
     def malformed(self) -> int:
@@ -205,7 +200,7 @@ class DhcpServer:
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error of an earlier reply, interface down
-                self._tell("receive", "", "", f"port {port}: {error.strerror}")
+                self._told.once("receive", "", "", f"port {port}: {error.strerror}")
                 return
             self._handle(name, port, datagram)
 
@@ -219,21 +214,21 @@ class DhcpServer:
             self._count_malformed(port, datagram.source, str(error))
             return
         if request.mac in self._ignored:
-            self._tell("ignored", request.mac, datagram.source[0], "the settings say so")
+            self._told.once("ignored", request.mac, datagram.source[0], "the settings say so")
             return
         if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
             self._decide(name, port, request, datagram.source, None)
             return
         policy = self._policy(request.mac)
         if policy.silence:
-            self._tell("ignored", request.mac, datagram.source[0], policy.silence)
+            self._told.once("ignored", request.mac, datagram.source[0], policy.silence)
             return
 
         def answer(given: Lease | Nak) -> None:
             if isinstance(given, Lease):
                 self._decide(name, port, request, datagram.source, given)
-            elif name in self._served:
-                self._transmit(name, port, *refuse(request, given), mac=request.mac)
+            else:
+                self._transmit(name, port, *refuse(request, given), mac=request.mac, server=given.server)
 
         arrival = Arrival(served.addresses, broadcast=datagram.target not in served.addresses)
         silence = self._leases.handle(request, arrival, name, answer)
@@ -254,23 +249,25 @@ class DhcpServer:
         decision = offer.decide(request, self._policy(request.mac), interface, port, source, lease=lease)
         if isinstance(decision, Ignore):
             if decision.network_boot:
-                self._tell("ignored", decision.mac, source[0], decision.reason)
+                self._told.once("ignored", decision.mac, source[0], decision.reason)
             return
         if decision.no_boot and decision.network_boot:
-            self._tell("ignored", decision.mac, source[0], f"an address only: {decision.no_boot}")
+            self._told.once("ignored", decision.mac, source[0], f"an address only: {decision.no_boot}")
+        server = lease.server if lease is not None else ""
         if decision.delay and self._waiting < _BATCH:
             self._waiting += 1
-            asyncio.get_running_loop().call_later(decision.delay, self._send_late, name, port, decision, source)
+            asyncio.get_running_loop().call_later(
+                decision.delay, self._send_late, name, port, decision, source, server
+            )
             return
-        self._send(name, port, decision, source)
+        self._send(name, port, decision, source, server)
 
-    def _send_late(self, name: str, port: int, decision: Offer, source: tuple[str, int]) -> None:
+    def _send_late(self, name: str, port: int, decision: Offer, source: tuple[str, int], server: str) -> None:
         self._waiting -= 1
-        if name in self._served:  # else the daemon has stopped meanwhile, or the interface is gone
-            self._send(name, port, decision, source)
+        self._send(name, port, decision, source, server)
 
-    def _send(self, name: str, port: int, decision: Offer, source: tuple[str, int]) -> None:
-        if not self._transmit(name, port, decision.reply, decision.destination, mac=decision.mac):
+    def _send(self, name: str, port: int, decision: Offer, source: tuple[str, int], server: str) -> None:
+        if not self._transmit(name, port, decision.reply, decision.destination, mac=decision.mac, server=server):
             return
         if decision.file:
             kind = "offer" if decision.kind is MessageType.OFFER else "boot-file"
@@ -279,38 +276,29 @@ class DhcpServer:
                 kind, mac=decision.mac, architecture=decision.architecture, file=decision.file, port=port
             )
 
-    def _transmit(self, name: str, port: int, data: bytes, destination: Destination, *, mac: str) -> bool:
-        served = self._served[name]
+    def _transmit(
+        self, name: str, port: int, data: bytes, destination: Destination, *, mac: str, server: str
+    ) -> bool:
+        """Send as ``server`` where that is an address of ours: clients compare the sender with option 54."""
+        served = self._served.get(name)
+        if served is None or not served.interface.address:  # gone while the address was probed
+            return False
+        sender = server if server in served.addresses else served.interface.address
         try:
-            dhcp_sockets.send(served.sockets[port], data, served.interface.address, destination)
+            dhcp_sockets.send(served.sockets[port], data, sender, destination)
         except OSError as error:  # no route to a claimed address, interface down: the client asks again
-            reason = f"cannot answer to {destination.address}: {error.strerror}"
-            self._tell("ignored", mac, "", reason)
+            self._told.once("ignored", mac, "", f"cannot answer to {destination.address}: {error.strerror}")
             return False
         return True
 
     def _say(self, kind: str, mac: str, detail: str) -> None:
         """What the leases have to tell."""
-        self._tell(kind, mac, "", detail)
-
-    def _tell(self, kind: str, mac: str, address: str, detail: str) -> None:
-        """Event and log line, unless the same was told within the last minute."""
-        now = time.monotonic()
-        key = (mac, detail)
-        if now - self._told.get(key, float("-inf")) < _REPEAT_SECONDS:
-            return
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
-        self._log.info(kind, mac=mac, address=address, detail=detail)
-        if mac:
-            self._on_event(kind, mac, address, detail)
+        self._told.once(kind, mac, "", detail)
 
     def _count_malformed(self, port: int, source: tuple[str, int], reason: str) -> None:
         self._malformed += 1
         now = time.monotonic()
-        if now - self._malformed_told >= _REPEAT_SECONDS:
+        if now - self._malformed_told >= REPEAT_SECONDS:
             self._malformed_told = now
             self._log.warning(
                 "malformed DHCP message", port=port, address=source[0], reason=reason, count=self._malformed
