@@ -324,6 +324,18 @@ class Coordinator:
             effects += self._place(known, now, joined=True)
         return self._close(effects)
 
+    def park(self, mac: str, reason: str) -> list[Effect]:
+        """The daemon itself sees that trying again leads nowhere. Nothing for a node that is parked already."""
+        known = self.nodes.get(mac)
+        if known is None or known.parked:
+            return []
+        known.parked = reason
+        return [
+            PolicyChanged(mac, policy.RESCUE, reason),
+            Persist(known.record()),
+            Event("parked", mac, "", reason),
+        ]
+
     # --- restart -----------------------------------------------------------------------------------------
 
     def restore(
