@@ -3,7 +3,8 @@
 ``discover`` broadcasts a DHCPDISCOVER as firmware without an address does and prints every answer to it, one JSON
 line each, until as many as ``answers`` have come or ``seconds`` have passed; ``discover_all`` does so for each of
 ``calls``. ``request`` asks ``server`` on port
-4011 from ``source_port`` and prints the answer.
+4011 from ``source_port`` and prints the answer. ``rom`` does what a ROM does: DISCOVER, REQUEST to the server that
+offers an address, then 4011 from ``ciaddr``, which the interface must have.
 """
 
 import json
@@ -53,7 +54,7 @@ def describe(data: bytes, source: tuple[str, int], target: tuple[str, int]) -> d
     }
 
 
-def discover(call: dict[str, Any]) -> None:
+def discover(call: dict[str, Any]) -> list[dict[str, Any]]:
     mac = call["mac"]
     link = conf.L2socket(iface="eth0")
     frame = (
@@ -62,6 +63,7 @@ def discover(call: dict[str, Any]) -> None:
     link.send(frame / message(call.get("kind", "discover"), call, mac))
     deadline = time.monotonic() + call["seconds"]
     left = call["answers"]
+    answers = []
     while left and time.monotonic() < deadline:
         if not link.select([link], max(0.0, deadline - time.monotonic())):
             continue
@@ -72,15 +74,25 @@ def discover(call: dict[str, Any]) -> None:
         if BOOTP(data).xid != call["xid"]:
             continue
         source, target = (packet[IP].src, packet[UDP].sport), (packet[IP].dst, packet[UDP].dport)
-        print(json.dumps(describe(data, source, target)), flush=True)
+        answers.append(describe(data, source, target))
+        print(json.dumps(answers[-1]), flush=True)
         left -= 1
     link.close()
+    return answers
 
 
 def discover_all(call: dict[str, Any]) -> None:
     """Several ``calls`` one after the other; each has a transaction number of its own."""
     for one in call["calls"]:
         discover(one)
+
+
+def rom(call: dict[str, Any]) -> None:
+    addresses = [offer for offer in discover({**call, "answers": 2}) if offer["yiaddr"] != "0.0.0.0"]
+    if len(addresses) == 1:
+        wanted = {"kind": "request", "requested": addresses[0]["yiaddr"], "chosen": addresses[0]["server_id"]}
+        discover({**call, **wanted, "answers": 2, "seconds": call["patience"]})
+        request({**call, "source_port": 4011})
 
 
 def request(call: dict[str, Any]) -> None:
@@ -96,4 +108,6 @@ def request(call: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    {"discover": discover, "discover_all": discover_all, "request": request}[sys.argv[1]](json.loads(sys.argv[2]))
+    {"discover": discover, "discover_all": discover_all, "request": request, "rom": rom}[sys.argv[1]](
+        json.loads(sys.argv[2])
+    )

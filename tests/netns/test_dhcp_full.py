@@ -264,30 +264,35 @@ def test_second_server_on_the_link_is_refused(room: Room, folder: Path) -> None:
 
 
 SOLICIT = """
-import json, sys, time
-from scapy.all import Ether, IPv6, ICMPv6ND_RS, ICMPv6ND_RA, conf, get_if_hwaddr
-from scapy.layers.inet6 import ICMPv6NDOptPrefixInfo
+import json, time
+from scapy.config import conf
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6ND_RS, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.l2 import Ether
 link = conf.L2socket(iface="eth0")
-mac = get_if_hwaddr("eth0")
+mac = open("/sys/class/net/eth0/address").read().strip()
 ask = Ether(src=mac, dst="33:33:00:00:00:02") / IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS()
-if sys.argv[1] == "router":
-    real = IPv6(src="fe80::99", dst="ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=1800)
-    link.send(Ether(src=mac, dst="33:33:00:00:00:01") / real)
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
-    link.send(ask)
-    again = min(end, time.monotonic() + 0.6)
-    while time.monotonic() < again:
-        if not link.select([link], max(0.0, again - time.monotonic())):
-            continue
-        packet = link.recv()
-        if packet is None or ICMPv6ND_RA not in packet or packet[Ether].src == mac:
-            continue
-        answer = packet[ICMPv6ND_RA]
-        prefixes = ICMPv6NDOptPrefixInfo in packet
-        flags = [answer.M, answer.O]
-        print(json.dumps([packet[IPv6].hlim, answer.routerlifetime, flags, prefixes, packet[IPv6].dst]))
-        sys.exit()
+
+def answer(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        link.send(ask)
+        again = min(end, time.monotonic() + 0.6)
+        while time.monotonic() < again:
+            if not link.select([link], max(0.0, again - time.monotonic())):
+                continue
+            packet = link.recv()
+            if packet is not None and ICMPv6ND_RA in packet and packet[Ether].src != mac:
+                return packet
+    return None
+
+packet = answer(6)
+read = packet[ICMPv6ND_RA]
+prefix = ICMPv6NDOptPrefixInfo in packet
+print(json.dumps([packet[IPv6].hlim, read.routerlifetime, [read.M, read.O], prefix, packet[IPv6].dst]), flush=True)
+input()
+real = IPv6(src="fe80::99", dst="ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=1800)
+link.send(Ether(src=mac, dst="33:33:00:00:00:01") / real)
+print("silence" if answer(1.2) is None else "answered", flush=True)
 """
 
 
@@ -295,12 +300,11 @@ def test_solicitation_is_answered_with_no_router(room: Room, folder: Path) -> No
     """Read by scapy, and by this kernel: an advertisement that makes no route and no address."""
     serve(room, folder)
     (folder / "solicit.py").write_text(SOLICIT)
-    solicit = [sys.executable, "-W", "ignore", str(folder / "solicit.py")]
     room.run("client", ["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2"])
-    answer = json.loads(room.run("client", [*solicit, "nobody", "6"]))
-    assert answer == [255, 0, [0, 0], False, "ff02::1"]
-    routes = room.run("client", ["ip", "-6", "route", "show", "default"])
-    assert routes == ""
+    solicit = room.start("client", [sys.executable, "-W", "ignore", str(folder / "solicit.py")])
+    assert json.loads(solicit.wait_for(r"\[.*\]\n", 15).group(0)) == [255, 0, [0, 0], False, "ff02::1"]
+    assert room.run("client", ["ip", "-6", "route", "show", "default"]) == ""
     assert "global" not in room.run("client", ["ip", "-6", "address", "show", "dev", "eth0"])
     # A real router is there: it is its business now.
-    assert room.run("client", [*solicit, "router", "0.8"]) == ""
+    solicit.send("\n")
+    solicit.wait_for("silence\n")
