@@ -128,6 +128,8 @@ class Boot(_Table, frozen=True):
     prompt_seconds: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0  # 0 = boot the label at once
     console: str = ""  # appended to every stage command line, e.g. "console=ttyS0,115200"
     secure_boot: bool = False  # UEFI gets only what Secure Boot runs: shim and GRUB, a signed kernel image
+    loop_boots: Annotated[int, msgspec.Meta(ge=0, le=100)] = 5  # so many without reaching stage2: parked; 0 = never
+    loop_minutes: Annotated[float, msgspec.Meta(gt=0, le=1440)] = 30.0  # within so long
     loaders: dict[str, BootFile] = {}  # family (bios, x64, arm64, ...) to an operator's own first file
 
 

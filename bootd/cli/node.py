@@ -47,7 +47,7 @@ def list_nodes(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def timeline(context: Context, node: str, as_json: bool) -> None:
-    """What a machine did and was told, from its first DISCOVER on, since the daemon started."""
+    """What a machine did and was told, from its first DISCOVER on, as far as it is kept."""
     lines = context.client.request("GET", "timeline", query=urlencode({"node": node}))
     if as_json:
         print_json(lines)
@@ -55,6 +55,32 @@ def timeline(context: Context, node: str, as_json: bool) -> None:
     for line in lines:
         clock = time.strftime("%H:%M:%S", time.localtime(line["time"]))
         click.echo(f"{clock} {line['kind']}: {line['text']}")
+
+
+@node.command("boots")
+@click.argument("node")
+@click.option("--last", default=5, show_default=True, type=click.IntRange(1, 50), help="So many boots.")
+@json_option
+@pass_context
+def boots(context: Context, node: str, last: int, as_json: bool) -> None:
+    """How a machine booted: each step with its time, and where and probably why it does not go on."""
+    answer = context.client.get("nodes", node, "boots")
+    answer["boots"] = answer["boots"][-last:]
+    if as_json:
+        print_json(answer)
+        return
+    if not answer["boots"]:
+        click.echo(f"{answer['name']}: nothing was heard of it: does its DISCOVER reach this server? bootd doctor")
+    for boot in answer["boots"]:
+        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(boot["begun"]))
+        click.echo(f"{answer['name']}  {begun}  label {boot['label'] or '-'}  {boot['state'].replace('_', ' ')}")
+        for step in boot["steps"]:
+            click.echo(f"  {step['after']:8.1f} s  {'+' + format(step['took'], '.1f'):>7} s  {step['text']}")
+        for line in boot["trouble"]:
+            click.echo(f"                      ! {line}")
+        if boot["reason"]:
+            where = next((step["text"] for step in boot["steps"] if step["step"] == boot["stalled_after"]), "")
+            click.echo(f"  -> {'stalled after: ' + where + '; likely: ' if where else ''}{boot['reason']}")
 
 
 @node.command("name")

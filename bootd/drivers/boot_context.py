@@ -3,11 +3,12 @@
 import structlog
 
 from bootd.config import Settings
+from bootd.drivers.boot_history import LoopBreaker
 from bootd.drivers.engine import Engine
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import LabelKind
 from bootd.netboot.offer import NodePolicy
-from bootd.netboot.render import RenderContext
+from bootd.netboot.render import RenderContext, plain
 
 log = structlog.get_logger(__name__)
 
@@ -22,14 +23,18 @@ class BootContext:
 
     def __init__(self, engine: Engine, settings: Settings, address: str) -> None:
         self._engine, self._settings, self._address = engine, settings, address
+        self._loops = LoopBreaker(engine, settings.boot)
 
     def __call__(self, mac: str) -> RenderContext | None:
+        self._loops.check(mac)
         choice, effects = self._engine.coordinator.boot_choice(mac, self._engine.now())
         self._engine.run(effects)
         if not choice.token:
             log.warning("no boot configuration", node=mac, reason=choice.why)
             return None
-        return self._make(choice.label, choice.mac, choice.token)
+        node = self._engine.coordinator.nodes.get(choice.mac)
+        message = f"bootd: {choice.why}" if node is not None and node.parked else ""
+        return self._make(choice.label, choice.mac, choice.token, message)
 
     def policy(self, mac: str) -> NodePolicy:
         """What the offer decision needs to know of ``mac``. Changes nothing: who only asks for an address is no
@@ -57,7 +62,7 @@ class BootContext:
         folder = self._settings.boot_dir
         return [name for name in ARTEFACTS if not (folder / name).is_file()]
 
-    def _make(self, label: str, mac: str, token: str) -> RenderContext:
+    def _make(self, label: str, mac: str, token: str, message: str = "") -> RenderContext:
         settings = self._settings
         return RenderContext(
             server_host=self._address,
@@ -69,4 +74,5 @@ class BootContext:
             token=token,
             console=settings.boot.console,
             prompt_seconds=settings.boot.prompt_seconds,
+            message=plain(message),
         )

@@ -10,16 +10,21 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from bootd.drivers.logging_setup import set_up_logging
+from bootd.drivers.neighbours import neighbour
 from bootd.drivers.sockets import listen
 from bootd.drivers.workers import Backoff, Worker
 
 log = structlog.get_logger(__name__)
+
+_LOADED = "loaded "  # a worker's line that begins so is for the timeline
 
 
 class BulkService:
@@ -27,8 +32,15 @@ class BulkService:
 
     name = "bulk"
 
-    def __init__(self, address: str, port: int, root: Path) -> None:
-        self._address, self._port, self._root = address, port, root
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        root: Path,
+        on_event: Callable[[str, str, str, str], None] = lambda *_: None,
+    ) -> None:
+        """``on_event`` (kind, mac, address, detail) is told of every file that was sent to its end: ``loaded``."""
+        self._address, self._port, self._root, self._on_event = address, port, root, on_event
         self._socket: socket.socket | None = None
         self._worker: Worker | None = None
 
@@ -67,10 +79,35 @@ class BulkService:
             return "not bound"
         fd = self._socket.fileno()
         line = json.dumps({"socket": fd, "root": str(self._root)}).encode()
-        worker = Worker("bulk", [sys.executable, "-m", "bootd.drivers.bulk"], line, pass_fds=[fd])
+        command = [sys.executable, "-m", "bootd.drivers.bulk"]
+        worker = Worker("bulk", command, line, pass_fds=[fd], on_line=self._on_line)
         self._worker = worker
         await worker.start()
         return await worker.wait()
+
+    def _on_line(self, line: str) -> bool:
+        """Whether ``line`` is the worker's word that a file was sent."""
+        if not line.startswith(_LOADED):
+            return False
+        try:
+            told = json.loads(line.removeprefix(_LOADED))
+            peer, detail = str(told["peer"]), f"{told['path']}, {int(told['size'])} bytes"
+        except (ValueError, TypeError, KeyError):
+            return False
+        self._on_event("loaded", neighbour(peer), peer, detail)
+        return True
+
+
+class _Told(web.FileResponse):
+    """Says on standard error when all of it was sent."""
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        writer = await super().prepare(request)
+        if request.method == "GET" and self.status in (200, 206):
+            told = {"path": request.path.lstrip("/")[:200], "peer": request.remote, "size": self.content_length}
+            sys.stderr.write(f"{_LOADED}{json.dumps(told)}\n")
+            sys.stderr.flush()
+        return writer
 
 
 def find_file(root: Path, path: str) -> Path | None:
@@ -93,7 +130,7 @@ def application(root: Path) -> web.Application:
         found = find_file(root, request.match_info["path"])
         if found is None:
             raise web.HTTPNotFound(text=f"no such file: {request.path[:200]}\n")
-        return web.FileResponse(found, chunk_size=1 << 18)
+        return _Told(found, chunk_size=1 << 18)
 
     app = web.Application(client_max_size=4096)
     app.router.add_get("/{path:.*}", get)

@@ -15,6 +15,7 @@ import structlog
 from bootd.drivers.heads import Heads
 from bootd.drivers.journal import Journal
 from bootd.drivers.streams import Streams, frame
+from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import (
@@ -47,6 +48,7 @@ class Engine:
         self.streams = Streams()
         self.watchers = Streams(limit=64)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
+        self.history: TimelineStore | None = None
         self.journal_trouble = ""
         self._journal = journal
         self._clock = clock
@@ -93,6 +95,8 @@ class Engine:
 
     def timeline_of(self, node: str) -> list[dict[str, Any]]:
         """What was noted of ``node`` (a MAC), or of everything for "", oldest first, as far as it is kept."""
+        if self.history is not None:
+            return self.history.of(node)
         return [line for line in self.timeline if not node or line["node"] == node]
 
     def head_ended(self, session: str, reason: str) -> None:
@@ -117,6 +121,8 @@ class Engine:
         """One line of the timeline: kept for a while, told to those who watch, logged unless it has been."""
         line = {"time": time.time(), "kind": kind, "node": node, "session": session, "text": text}
         self.timeline.append(line)
+        if self.history is not None:
+            self.history.add(line)
         if not logged:
             log.info(kind, node=node, session=session, text=text)
         if len(self.watchers):

@@ -116,7 +116,9 @@ class NodeInterface:
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _stage2(self, request: web.Request) -> web.Response:
-        self._check(request, request.query.get("node", ""))
+        node = request.query.get("node", "")
+        self._check(request, node)
+        self._engine.note("stage1", node, "", "asks for stage2")
         record = self._boot_dir / "stage2" / "stage2.json"
         try:
             known: Any = json.loads(record.read_bytes())

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from bootd.drivers import source
+from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http_common import Handler, HttpServer, guard, read_body
 from bootd.drivers.streams import frame, serve_stream
@@ -121,6 +121,7 @@ class OperatorInterface:
                 web.delete("/api/v1/sessions/{id}", self._cancel),
                 web.get("/api/v1/nodes", self._nodes),
                 web.get("/api/v1/timeline", self._timeline),
+                web.get("/api/v1/nodes/{node}/boots", self._boots),
                 web.get("/api/v1/leases", self._list_leases),
                 web.put("/api/v1/nodes/{node}/name", self._name),
                 web.put("/api/v1/nodes/{node}/label", self._set_label),
@@ -220,6 +221,16 @@ class OperatorInterface:
         node = request.query.get("node", "")
         return web.json_response(
             self._engine.timeline_of(self._engine.coordinator.nodes.find(node) if node else "")
+        )
+
+    async def _boots(self, request: web.Request) -> web.Response:
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        return web.json_response(
+            {
+                "node": mac,
+                "name": self._engine.coordinator.nodes.name(mac),
+                "boots": boot_history.boots_of(self._engine, mac),
+            }
         )
 
     async def _name(self, request: web.Request) -> web.Response:

@@ -28,6 +28,7 @@ from bootd.drivers.rebound import Rebound
 from bootd.drivers.router_advertisement import RouterAdvertisement
 from bootd.drivers.service import Service
 from bootd.drivers.tftp import TftpServer
+from bootd.drivers.timeline import TimelineStore
 from bootd.drivers.tree import VirtualTree
 from bootd.session.coordinator import Coordinator
 from bootd.session.plan import Limits
@@ -71,6 +72,7 @@ class Daemon:
         server = f"{interface.address}:{self._settings.server.http_port}"
         heads = Heads(server, interface.address, engine.head_ended)
         engine.attach_heads(heads)
+        engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         self._services = self._compose(engine, context, interfaces)
         try:
             for service in self._services:
@@ -94,7 +96,7 @@ class Daemon:
             )
             served: list[Service] = [
                 NodeInterface(engine, tree, settings, address),
-                BulkService(address, settings.server.bulk_port, settings.boot_dir),
+                BulkService(address, settings.server.bulk_port, settings.boot_dir, on_event),
                 TftpServer(settings, address, tree, on_event),
             ]
             if settings.dns.enabled:
@@ -106,6 +108,7 @@ class Daemon:
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         services: list[Service] = [
+            *([engine.history] if engine.history is not None else []),
             OperatorInterface(engine, settings.labels, settings.socket_path, dhcp.list_leases),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]

@@ -6,7 +6,7 @@ writes to standard error goes to the log line by line.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -20,13 +20,20 @@ class Worker:
     """One process. Not restarted: whoever owns it decides what its death means."""
 
     def __init__(
-        self, name: str, command: Sequence[str], first_line: bytes = b"", pass_fds: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        first_line: bytes = b"",
+        pass_fds: Sequence[int] = (),
+        on_line: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """``first_line`` is written to its standard input, which then stays open."""
+        """``first_line`` is written to its standard input, which then stays open. ``on_line`` gets each line that
+        it writes and says whether that was for the daemon; all else is logged."""
         self.name = name
         self._command = list(command)
         self._first_line = first_line
         self._pass_fds = tuple(pass_fds)
+        self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
         self._last: list[str] = []
@@ -106,7 +113,7 @@ class Worker:
 
     def _note(self, line: bytes) -> None:
         text = line[:MAX_LINE].decode(errors="replace").rstrip()
-        if text:
+        if text and not self._on_line(text):
             self._last = [*self._last[-_KEPT:], text]
             log.info("worker", name=self.name, pid=self.pid, line=text)
 

@@ -16,6 +16,9 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
 _TOKEN = re.compile(r"[0-9a-f]{8,128}\Z")
 _CONSOLE = re.compile(r"[A-Za-z0-9_=,. /-]*\Z")
 
+_MESSAGE = re.compile(r"[A-Za-z0-9_=,.:/() -]{0,200}\Z")
+MESSAGE_SECONDS = 60
+
 KERNEL = "stage1/vmlinuz"
 INITRD = "stage1/initrd.img"
 LOCAL_LOADER = "local.efi"
@@ -29,7 +32,8 @@ class RenderContext:
 
     ``labels`` by name in menu order; ``label`` is the one to boot; ``mac`` lower case with colons; ``token`` the
     boot token, hex; ``console`` is appended to the command line ("console=ttyS0,115200"); with ``prompt_seconds``
-    above 0 a menu of all labels is shown for so long first.
+    above 0 a menu of all labels is shown for so long first. ``message``, one line, stands on the screen a minute
+    before anything is loaded (a node that is parked: whatever is wrong, it does not spin).
     """
 
     server_host: str
@@ -41,6 +45,7 @@ class RenderContext:
     token: str
     console: str = ""
     prompt_seconds: int = 0
+    message: str = ""
 
     def __post_init__(self) -> None:
         if not _HOST.match(self.server_host):
@@ -51,6 +56,8 @@ class RenderContext:
             raise ValueError("boot token is not hexadecimal")
         if not _CONSOLE.match(self.console):
             raise ValueError(f"console {self.console!r}")
+        if not _MESSAGE.match(self.message):
+            raise ValueError(f"message {self.message!r}")
         if self.label not in self.labels:
             raise ValueError(f"label {self.label!r} is not defined")
         for label in self.labels.values():
@@ -95,6 +102,8 @@ def pxelinux(context: RenderContext) -> str:
     if context.prompt_seconds:
         lines += ["PROMPT 1", f"TIMEOUT {context.prompt_seconds * 10}", "SAY Labels:"]
         lines += [f"SAY   {label.name:16} {label.title}".rstrip() for label in context.labels.values()]
+    elif context.message:
+        lines += [f"SAY {context.message}", "PROMPT 1", f"TIMEOUT {MESSAGE_SECONDS * 10}"]
     else:
         lines += ["PROMPT 0", "NOESCAPE 1"]
     for label in context.labels.values():
@@ -116,6 +125,9 @@ def pxelinux(context: RenderContext) -> str:
 def ipxe(context: RenderContext) -> str:
     """``boot.ipxe?mac=...``, for BIOS and UEFI alike."""
     lines = ["#!ipxe", "# Written by bootd for this node."]
+    if context.message:
+        lines.append(f"echo {context.message}")
+        lines.append(f"prompt --timeout {MESSAGE_SECONDS * 1000} Going on in {MESSAGE_SECONDS} s, or at any key ||")
     shown = list(context.labels.values()) if context.prompt_seconds else [context.labels[context.label]]
     if context.prompt_seconds:
         lines.append("menu bootd")
@@ -156,6 +168,11 @@ def _ipxe_give_up(name: str) -> list[str]:
     return [f"echo bootd: {name} could not be loaded, trying the next boot device in 10 s", "sleep 10", "exit 1"]
 
 
+def plain(text: str) -> str:
+    """``text`` as a message that every loader can show."""
+    return re.sub(r"[^A-Za-z0-9_=,.:/() -]", " ", text)[:200]
+
+
 def words(context: RenderContext) -> str:
     """``stage1/words?mac=...``: the command line that a stage1 without one of its own goes by; "" for a label that
     starts no stage."""
@@ -176,6 +193,8 @@ def grub(context: RenderContext) -> str:
         f"set default={context.label}",
         f"set timeout={context.prompt_seconds}",
     ]
+    if context.message:
+        lines += [f"echo '{context.message}'", f"sleep --interruptible {MESSAGE_SECONDS}"]
     for label in context.labels.values():
         lines.append(f"menuentry '{label.title or label.name}' --id {label.name} {{")
         if label.kind is LabelKind.LOCAL:

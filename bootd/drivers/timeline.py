@@ -1,0 +1,160 @@
+"""The timelines of the nodes on disk: what was noted survives a restart, within bounds per node and in all.
+
+Lines are collected and written once a second by a thread of their own, so that no DHCP answer waits for a disk. A
+killed daemon loses the last second of them: they are for people, nothing decides on them after a crash.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bootd.errors import Exit, OperatorError
+
+SCHEMA = 1
+PER_NODE = 500  # lines kept
+IN_ALL = 100_000
+WRITE_SECONDS = 1.0
+_MOST_WAITING = 20_000  # lines; what comes on top while a disk hangs is not kept
+_MAX_TEXT = 1000
+_PRUNE_EVERY = 2000  # lines written between two looks at the bound in all
+
+_CREATE = """
+CREATE TABLE line (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, node TEXT NOT NULL, session TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE INDEX of_node ON line (node, number);
+"""
+_PRUNE_NODE = """
+DELETE FROM line WHERE node = :node AND number <= (
+    SELECT number FROM line WHERE node = :node ORDER BY number DESC LIMIT 1 OFFSET :keep)
+"""
+_PRUNE = "DELETE FROM line WHERE number <= (SELECT number FROM line ORDER BY number DESC LIMIT 1 OFFSET :keep)"
+
+log = structlog.get_logger(__name__)
+
+Line = dict[str, Any]  # {"time", "kind", "node", "session", "text"}
+
+
+class TimelineStore:
+    """`OperatorError` from the constructor when the file cannot be used. Later troubles are logged once."""
+
+    name = "timeline"
+
+    def __init__(self, path: Path, *, per_node: int = PER_NODE, in_all: int = IN_ALL) -> None:
+        self._path, self._per_node, self._in_all = path, per_node, in_all
+        self._waiting: list[Line] = []
+        self._writing: list[Line] = []
+        self._since_pruned = 0
+        self._failing = False
+        self._guard = threading.Lock()  # the writer's thread and readers share the connection
+        self._thread = ThreadPoolExecutor(1, "timeline")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._migrate()
+        except (OSError, sqlite3.Error) as error:
+            raise OperatorError(
+                f"cannot keep the timeline in {path}: {error}",
+                "check server.state_dir, or remove this file: it is only the nodes' history",
+                Exit.ERROR,
+            ) from None
+
+    def add(self, line: Line) -> None:
+        """Keep ``line``; it is found by `of` at once, on disk within about a second."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append({**line, "text": str(line["text"])[:_MAX_TEXT]})
+
+    def of(self, node: str, limit: int = PER_NODE) -> list[Line]:
+        """The latest lines of ``node`` (a MAC), of everything for "", oldest first."""
+        where = "WHERE node = :node " if node else ""
+        query = f"SELECT time, kind, node, session, text FROM line {where}ORDER BY number DESC LIMIT :limit"  # noqa: S608
+        # What is being written is in `_writing` until it is committed, so nothing is missed, or there twice.
+        with self._guard:
+            try:
+                rows = self._database.execute(query, {"node": node, "limit": limit}).fetchall()
+            except sqlite3.Error as error:
+                self._complain(error)
+                rows = []
+            pending = [*self._writing, *self._waiting]
+        kept = [dict(zip(("time", "kind", "node", "session", "text"), row, strict=True)) for row in reversed(rows)]
+        return [*kept, *(line for line in pending if not node or line["node"] == node)][-limit:]
+
+    async def bind(self) -> None:
+        """There is nothing to bind: the file is open."""
+
+    async def serve(self) -> None:
+        """Write what waits, once a second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            if self._waiting:
+                await loop.run_in_executor(self._thread, self.flush)
+
+    async def close(self) -> None:
+        """Write what still waits."""
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self.flush()
+        self._database.close()
+
+    def flush(self) -> None:
+        """Write what waits, and forget what is too old. From one thread at a time."""
+        with self._guard:
+            if not self._writing:
+                self._writing, self._waiting = self._waiting, []
+            try:
+                self._write(self._writing)
+                self._failing = False
+            except sqlite3.Error as error:
+                self._complain(error)
+                if len(self._writing) < _MOST_WAITING:  # tried again; else given up
+                    return
+            self._writing = []
+
+    def _write(self, lines: list[Line]) -> None:
+        if not lines:
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            self._database.executemany(
+                "INSERT INTO line (time, kind, node, session, text) VALUES (:time, :kind, :node, :session, :text)",
+                lines,
+            )
+            for node in {line["node"] for line in lines}:
+                self._database.execute(_PRUNE_NODE, {"node": node, "keep": self._per_node})
+            self._since_pruned += len(lines)
+            if self._since_pruned >= min(_PRUNE_EVERY, self._in_all):
+                self._since_pruned = 0
+                self._database.execute(_PRUNE, {"keep": self._in_all})
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+
+    def _complain(self, error: sqlite3.Error) -> None:
+        if not self._failing:  # once per failure
+            log.error("the timeline cannot be kept", file=str(self._path), error=str(error))
+        self._failing = True
+
+    def _migrate(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise OperatorError(
+                f"{self._path} has schema {version}, this bootd knows {SCHEMA}",
+                "start the newer bootd that wrote it, or remove this file: it is only the nodes' history",
+                Exit.CONFIG,
+            )
+        if version == 0:
+            self._database.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.of("", self._in_all))
