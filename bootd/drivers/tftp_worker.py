@@ -43,7 +43,18 @@ _NO_SEGMENTS = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROT
 class Session:
     """One transfer's socket, packets and machine."""
 
-    __slots__ = ("address", "armed", "began", "number", "opened", "over", "packets", "per_send", "transfer")
+    __slots__ = (
+        "address",
+        "armed",
+        "began",
+        "number",
+        "opened",
+        "over",
+        "packets",
+        "per_send",
+        "receive",
+        "transfer",
+    )
 
     def __init__(self, order: dict[str, Any], descriptor: int, cache: Cache, now: float) -> None:
         """`OSError` when there is no way to the client; ``descriptor`` is then still the caller's."""
@@ -72,6 +83,7 @@ class Session:
             self.opened.close()
             raise
         self.transfer = Transfer(size, terms)
+        self.receive = self.opened.recv
         self.per_send = 1
         if terms.window > 1:
             self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -89,8 +101,8 @@ class Session:
         try:
             if isinstance(action, SendOptions):
                 self.opened.send(action.packet)
-            elif action.blocks == 1:
-                self.opened.send(self.packets.one(action.first))
+            elif action[1] == 1:
+                self.opened.send(self.packets.one(action[0]))
             else:
                 for piece in self.packets.pieces(action.first, action.blocks, self.per_send):
                     self.opened.send(piece)
@@ -177,9 +189,10 @@ class Carrier:
         self._act(session, session.transfer.start(now))
 
     def _receive(self, session: Session) -> None:
+        """One datagram; the poll names the socket again if there are more."""
         transfer = session.transfer
         try:
-            data = session.opened.recv(2048)
+            data = session.receive(2048)
         except BlockingIOError:
             return
         except OSError as error:  # ICMP: nobody listens on the client's port any more
@@ -189,13 +202,16 @@ class Carrier:
         try:
             action = transfer.receive(data, time.monotonic())
         except PeerProtocolError as error:
-            self._malformed += 1
-            now = time.monotonic()
-            if now >= self._malformed_told + 1:
-                self._tell({"malformed": str(error)[:200], "address": session.address, "count": self._malformed})
-                self._malformed, self._malformed_told = 0, now
+            self._count_malformed(session, str(error))
             return
         self._act(session, action)
+
+    def _count_malformed(self, session: Session, reason: str) -> None:
+        self._malformed += 1
+        now = time.monotonic()
+        if now >= self._malformed_told + 1:
+            self._tell({"malformed": reason[:200], "address": session.address, "count": self._malformed})
+            self._malformed, self._malformed_told = 0, now
 
     def _act(self, session: Session, action: Action | None) -> None:
         """Send, end, or wait."""
@@ -206,12 +222,12 @@ class Carrier:
                 session.transfer.detail = f"reading or sending failed: {error.strerror}"
                 self._end(session, Result.ABORTED)
                 return
-        result = session.transfer.result
-        if result is not None:
-            self._end(session, result)
-        elif session.transfer.deadline < session.armed - _SLACK:
+        transfer = session.transfer
+        if transfer.result is not None:
+            self._end(session, transfer.result)
+        elif transfer.deadline < session.armed - _SLACK:
             # A timer that is too early is let run out and set anew: no work with the heap at every packet.
-            session.armed = session.transfer.deadline
+            session.armed = transfer.deadline
             self._order += 1
             heapq.heappush(self._timers, (session.armed, self._order, session))
 

@@ -23,6 +23,7 @@ LARGEST_WINDOW = 64
 LARGEST_REQUEST = 1024
 FIRST_TIMEOUT = 0.25  # seconds: nothing is known of the client yet
 SMALLEST_TIMEOUT = 0.1
+SAMPLE_EVERY = 0.005  # seconds between two measurements of the round trip
 SMALLEST_PROBE = 0.01  # seconds until the last block of a window goes out again
 LARGEST_TIMEOUT = 4.0
 ATTEMPTS = 10  # sends of one window without an answer; with the back-off, about 25 s
@@ -169,6 +170,7 @@ class SendBlocks(NamedTuple):
 
 
 Action = SendOptions | SendBlocks
+_HEADER = struct.Struct("!HH")
 
 
 def wire_number(number: int, rollover: int) -> int:
@@ -190,6 +192,7 @@ class Transfer:
     def __init__(self, size: int, terms: Terms) -> None:
         self.terms = terms
         self.size = size
+        self._window = terms.window
         self.blocks = size // terms.block + 1  # the last one is short, perhaps empty: that ends the file
         self.state = State.AGREEING if terms.options else State.SENDING
         self.result: Result | None = None
@@ -202,6 +205,8 @@ class Transfer:
         self._sent_at = 0.0
         self._resent = False  # Karn: no round-trip time from a window that was sent twice
         self._probe_due = False  # the deadline is that of the last block alone
+        self._awaited = -1  # what travels when the whole window is confirmed
+        self._sampled_at = float("-inf")
         self._smoothed = 0.0
         self._variance = 0.0
         self._timeout = min(FIRST_TIMEOUT, terms.ceiling)
@@ -220,8 +225,10 @@ class Transfer:
             return None
         if len(data) < 4:
             raise PeerProtocolError(f"TFTP packet of only {len(data)} bytes")
-        opcode, value = struct.unpack_from("!HH", data)
-        if opcode == Opcode.ACK:
+        opcode, value = _HEADER.unpack_from(data)
+        if opcode == 4:
+            if value == self._awaited:
+                return self._advance(self._sent, now)
             return self._acknowledge(value, now)
         if opcode == Opcode.ERROR:
             self._client_error(value, data[4:].split(b"\0", 1)[0].decode("ascii", "replace")[:100])
@@ -255,13 +262,15 @@ class Transfer:
         self._probe_due = False
         self.deadline = now + self._timeout
         if self.state is State.AGREEING:
+            self._awaited = -1
             words = [word for pair in self.terms.options.items() for word in pair]
             return SendOptions(
                 struct.pack("!H", Opcode.OPTIONS) + b"".join(word.encode("ascii") + b"\0" for word in words)
             )
         first = self._acknowledged + 1
-        count = min(self.terms.window, self.blocks - self._acknowledged)
+        count = min(self._window, self.blocks - self._acknowledged)
         self._sent = self._acknowledged + count
+        self._awaited = wire_number(self._sent, self.terms.rollover)
         if count > 1 and not again and self._smoothed:
             probe = max(2 * self._smoothed + 4 * self._variance, SMALLEST_PROBE)
             self._probe_due = probe < self._timeout
@@ -284,13 +293,25 @@ class Transfer:
             return None  # an old one, late
         if number == self._acknowledged:
             return self._repeated(now)
-        self._measure(now)
+        # In a window an ACK short of its end names the last block before a gap: go on from there (RFC 7440).
+        return self._advance(number, now)
+
+    def _advance(self, number: int, now: float) -> Action | None:
+        """Block ``number`` and all before it are confirmed."""
+        if now >= self._sampled_at + SAMPLE_EVERY:
+            self._measure(now)
         self._acknowledged = number
         if number == self.blocks:
             self._end(Result.COMPLETE)
             return None
-        # In a window an ACK short of its end names the last block before a gap: go on from there (RFC 7440).
-        return self._transmit(now)
+        if self._window > 1:
+            return self._transmit(now)
+        # What `_transmit` does, in short: in lockstep this is the way of every packet.
+        self._sent = number = number + 1
+        self._awaited = wire_number(number, self.terms.rollover) if number > 0xFFFF else number
+        self._attempts, self._resent, self._sent_at = 1, False, now
+        self.deadline = now + self._timeout
+        return SendBlocks(number, 1)
 
     def _repeated(self, now: float) -> Action | None:
         """The same ACK again. Answering it with the same block would double every packet from here on (the
@@ -310,6 +331,7 @@ class Transfer:
 
     def _measure(self, now: float) -> None:
         """RFC 6298's estimator over windows; never below SMALLEST_TIMEOUT, so that a slow client is not flooded."""
+        self._sampled_at = now
         if not self._resent:
             sample = max(now - self._sent_at, 0.0)
             if self._smoothed:
@@ -322,5 +344,6 @@ class Transfer:
             self._timeout = min(wanted, self.terms.ceiling)
 
     def _end(self, result: Result) -> None:
+        self._awaited = -1
         self.state = State.DONE
         self.result = result
