@@ -88,10 +88,11 @@ def discover_all(call: dict[str, Any]) -> None:
 
 
 def rom(call: dict[str, Any]) -> None:
-    addresses = [offer for offer in discover({**call, "answers": 2}) if offer["yiaddr"] != "0.0.0.0"]
+    without = {**call, "ciaddr": "0.0.0.0", "answers": 2}
+    addresses = [offer for offer in discover(without) if offer["yiaddr"] != "0.0.0.0"]
     if len(addresses) == 1:
         wanted = {"kind": "request", "requested": addresses[0]["yiaddr"], "chosen": addresses[0]["server_id"]}
-        discover({**call, **wanted, "answers": 2, "seconds": call["patience"]})
+        discover({**without, **wanted, "seconds": call["patience"]})
         request({**call, "source_port": 4011})
 
 

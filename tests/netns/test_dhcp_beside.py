@@ -70,7 +70,7 @@ def dhcpd(room: Room, folder: Path) -> Process:
     leases, settings = folder / "dhcpd.leases", folder / "dhcpd.conf"
     leases.touch()
     settings.write_text(
-        "authoritative;\ndelayed-ack 0;\nping-check off;\ndefault-lease-time 3600;\n"
+        "authoritative;\nping-check off;\ndefault-lease-time 3600;\n"
         f"subnet 10.9.0.0 netmask 255.255.255.0 {{ range 10.9.0.100 10.9.0.199; option routers {ROUTER}; }}\n"
     )
     words = ["dhcpd", "-4", "-d", "-f", "-cf", str(settings), "-lf", str(leases), "-pf", str(folder / "pid")]
