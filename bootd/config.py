@@ -100,7 +100,7 @@ class TftpCapTable(_Table, frozen=True):
 class Tftp(_Table, frozen=True):
     port: Port = 69
     ipv6: bool = True  # also over IPv6, on the same interface
-    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # processes that carry transfers
+    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2  # processes that carry transfers
     max_sessions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1024
     max_sessions_per_client: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
     cap: tuple[TftpCapTable, ...] = ()  # the first that fits
