@@ -200,6 +200,8 @@ def grub(context: RenderContext) -> str:
         if label.kind is LabelKind.LOCAL:
             lines += [f"  {line}" for line in _grub_local(context.server_host)]
         else:
+            if label.kind is LabelKind.STAGE:
+                lines += [f"  {line}" for line in _grub_no_stage()]
             kernel, initrd = context.boots(label)
             root = f"(tftp,{context.server_host})"
             lines.append(f"  linux {root}/{kernel} {_grub_words(context.command_line(label))}".rstrip())
@@ -212,6 +214,17 @@ def grub(context: RenderContext) -> str:
 def grub_entry() -> str:
     """``grub/grub.cfg``, the same for every node: GRUB fills in the MAC of the card that it booted from."""
     return "configfile /grub/node-${net_default_mac}.cfg\n"
+
+
+def _grub_no_stage() -> list[str]:
+    """On to the firmware's next entry where our kernel cannot run; GRUB would stop and wait for a key."""
+    return [
+        'if [ "$grub_cpu" != x86_64 -a "$grub_cpu" != i386 ]; then',
+        '  echo "bootd: no stage is built for $grub_cpu"',
+        "  sleep 5",
+        "  exit",
+        "fi",
+    ]
 
 
 def _grub_local(host: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Boot configuration: what each loader is told, and that nothing an operator writes breaks out of its place."""
 
 import shlex
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 
@@ -51,6 +52,16 @@ def test_stage_label_for_ipxe() -> None:
     assert kernel[1:3] == [KERNEL, "initrd=initrd.img"]  # the name by which a UEFI kernel finds its initrd
     assert kernel[3 : 3 + len(WORDS)] == WORDS
     assert next(line for line in lines if line[0] == "initrd")[:4] == ["initrd", "--name", "initrd.img", INITRD]
+
+
+def test_grub_says_it_where_no_stage_can_run() -> None:
+    text = render.grub(context("kamethod"))
+    stages = [label for label in LABELS.values() if label.kind is LabelKind.STAGE]
+    assert text.count("bootd: no stage is built for $grub_cpu") == len(stages)
+    try:
+        subprocess.run(["grub-script-check"], input=text.encode(), check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("grub-script-check is not installed (grub-common)")
 
 
 def test_stage_label_for_grub() -> None:
