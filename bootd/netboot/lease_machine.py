@@ -31,7 +31,8 @@ def client_of(request: Message) -> str:
     """
     if request.mac:
         # A group address or zeros are nobody's.
-        return request.mac if any(request.hardware) and not request.hardware[0] & 1 else ""
+        usable = any(request.hardware) and not int(request.mac[:2], 16) & 1
+        return request.mac if usable else ""
     if any(request.hardware):
         return f"{request.hardware_type}-{request.hardware.hex()}"
     identifier = request.options.get(_CLIENT_IDENTIFIER, b"")

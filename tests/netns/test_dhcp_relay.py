@@ -1,7 +1,9 @@
 """Clients on another subnet, behind real relays: ISC dhcrelay with option 82, and dnsmasq."""
 
+import json
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +68,15 @@ def start_dnsmasq(room: Room) -> Process:
     return relay
 
 
-def test_behind_dhcrelay(room: Room, folder: Path) -> None:
+def serve(room: Room, folder: Path) -> Process:
     daemon = Daemon(room, folder, SETTINGS)
     for name in ("lpxelinux.0", "ldlinux.c32"):
         (daemon.boot / name).write_bytes(name.encode())
-    process = daemon.start()
+    return daemon.start()
+
+
+def test_behind_dhcrelay(room: Room, folder: Path) -> None:
+    process = serve(room, folder)
     relay = start_dhcrelay(room)
     client = udhcpc(room, "far", folder, *UDHCPC_PXE, interface="far0")
     bound = client.event("bound")
@@ -93,9 +99,14 @@ def test_behind_dhcrelay(room: Room, folder: Path) -> None:
 
 
 def test_behind_dnsmasq_as_a_relay(room: Room, folder: Path) -> None:
-    Daemon(room, folder, SETTINGS).start()
+    serve(room, folder)
     start_dnsmasq(room)
     client = udhcpc(room, "far", folder, interface="far0")
     bound = client.event("bound")
     assert bound["ip"] in ("10.8.0.100", "10.8.0.101")
     assert bound["server"] == ADDRESS
+    # The near subnet has no range: who has no reservation there gets a boot file, and its address from somebody else.
+    call = {"mac": room.mac("relay"), "xid": 5, "arch": 0, "seconds": 3.0, "answers": 1}
+    words = [sys.executable, "-m", "tests.netns.pxe_client", "discover", json.dumps(call)]
+    offer = json.loads(room.run("relay", words))
+    assert (offer["yiaddr"], offer["server_id"], offer["file"]) == ("0.0.0.0", ADDRESS, "lpxelinux.0")

@@ -1,6 +1,7 @@
 """Pools and reservations as bootd.toml writes them: what is usable, and what is refused with its reason."""
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,11 @@ def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
     assert raised.value.code is Exit.CONFIG
     for word in words:
         assert word in str(raised.value)
+
+
+def test_the_example_of_the_manual_is_accepted() -> None:
+    text = (Path(__file__).parents[2] / "docs/addresses.md").read_text().split("```toml", 1)[1].split("```", 1)[0]
+    settings = config.parse(text, "docs/addresses.md")
+    (pool,) = settings.dhcp.pool
+    assert number(settings.node[0].address) in pool.parsed()
+    assert not settings.dhcp.proxy
