@@ -37,6 +37,8 @@ DELETE FROM line WHERE node = :node AND number <= (
 """
 _PRUNE = "DELETE FROM line WHERE number <= (SELECT number FROM line ORDER BY number DESC LIMIT 1 OFFSET :keep)"
 
+_COLUMNS = "number, time, kind, node, session, text"
+
 log = structlog.get_logger(__name__)
 
 Line = dict[str, Any]  # {"time", "kind", "node", "session", "text"}
@@ -53,7 +55,7 @@ class TimelineStore:
         self._writing: list[Line] = []
         self._since_pruned = 0
         self._failing = False
-        self._guard = threading.Lock()  # the writer's thread and readers share the connection
+        self._guard = threading.Lock()  # of the two lists, never held while a disk is waited for
         self._thread = ThreadPoolExecutor(1, "timeline")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,6 +64,9 @@ class TimelineStore:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._migrate()
+            # Readers have a connection of their own: with WAL they do not wait for the writer.
+            self._reader = sqlite3.connect(path, isolation_level=None, timeout=0.1, check_same_thread=False)
+            self._number = self._reader.execute("SELECT coalesce(max(number), 0) FROM line").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise OperatorError(
                 f"cannot keep the timeline in {path}: {error}",
@@ -71,23 +76,26 @@ class TimelineStore:
 
     def add(self, line: Line) -> None:
         """Keep ``line``; it is found by `of` at once, on disk within about a second."""
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting.append({**line, "text": str(line["text"])[:_MAX_TEXT]})
+        with self._guard:
+            if len(self._waiting) < _MOST_WAITING:
+                self._number += 1
+                self._waiting.append({**line, "text": str(line["text"])[:_MAX_TEXT], "number": self._number})
 
     def of(self, node: str, limit: int = PER_NODE) -> list[Line]:
         """The latest lines of ``node`` (a MAC), of everything for "", oldest first."""
         where = "WHERE node = :node " if node else ""
-        query = f"SELECT time, kind, node, session, text FROM line {where}ORDER BY number DESC LIMIT :limit"  # noqa: S608
-        # What is being written is in `_writing` until it is committed, so nothing is missed, or there twice.
+        query = f"SELECT {_COLUMNS} FROM line {where}ORDER BY number DESC LIMIT :limit"  # noqa: S608
         with self._guard:
-            try:
-                rows = self._database.execute(query, {"node": node, "limit": limit}).fetchall()
-            except sqlite3.Error as error:
-                self._complain(error)
-                rows = []
-            pending = [*self._writing, *self._waiting]
-        kept = [dict(zip(("time", "kind", "node", "session", "text"), row, strict=True)) for row in reversed(rows)]
-        return [*kept, *(line for line in pending if not node or line["node"] == node)][-limit:]
+            pending = [line for line in (*self._writing, *self._waiting) if not node or line["node"] == node]
+        try:
+            rows = self._reader.execute(query, {"node": node, "limit": limit}).fetchall()
+        except sqlite3.Error as error:
+            self._complain(error)
+            rows = []
+        found = {row[0]: dict(zip(_COLUMNS.split(", "), row, strict=True)) for row in reversed(rows)}
+        found.update((line["number"], line) for line in pending)  # some may be on disk by now
+        latest = [found[number] for number in sorted(found)][-limit:]
+        return [{key: value for key, value in line.items() if key != "number"} for line in latest]
 
     async def bind(self) -> None:
         """There is nothing to bind: the file is open."""
@@ -104,6 +112,7 @@ class TimelineStore:
         """Write what still waits."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self.flush()
+        self._reader.close()
         self._database.close()
 
     def flush(self) -> None:
@@ -111,13 +120,14 @@ class TimelineStore:
         with self._guard:
             if not self._writing:
                 self._writing, self._waiting = self._waiting, []
-            try:
-                self._write(self._writing)
-                self._failing = False
-            except sqlite3.Error as error:
-                self._complain(error)
-                if len(self._writing) < _MOST_WAITING:  # tried again; else given up
-                    return
+        try:
+            self._write(self._writing)
+            self._failing = False
+        except sqlite3.Error as error:
+            self._complain(error)
+            if len(self._writing) < _MOST_WAITING:  # tried again; else given up
+                return
+        with self._guard:
             self._writing = []
 
     def _write(self, lines: list[Line]) -> None:
@@ -126,7 +136,7 @@ class TimelineStore:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany(
-                "INSERT INTO line (time, kind, node, session, text) VALUES (:time, :kind, :node, :session, :text)",
+                "INSERT INTO line VALUES (:number, :time, :kind, :node, :session, :text)",
                 lines,
             )
             for node in {line["node"] for line in lines}:
