@@ -105,7 +105,7 @@ def test_behind_dnsmasq_as_a_relay(room: Room, folder: Path) -> None:
     bound = client.event("bound")
     assert bound["ip"] in ("10.8.0.100", "10.8.0.101")
     assert bound["server"] == ADDRESS
-    # The near subnet has no range: who has no reservation there gets a boot file, and its address from somebody else.
+    # The near subnet has no range: without a reservation a boot file, and the address from somebody else.
     call = {"mac": room.mac("relay"), "xid": 5, "arch": 0, "seconds": 3.0, "answers": 1}
     words = [sys.executable, "-m", "tests.netns.pxe_client", "discover", json.dumps(call)]
     offer = json.loads(room.run("relay", words))
