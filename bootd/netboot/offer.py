@@ -423,7 +423,8 @@ def _destination(request: Message, port: int, source: tuple[str, int]) -> Destin
         return Destination(request.client if request.client != _NOBODY else _EVERYBODY, source[1])
     if request.relay != _NOBODY:
         return Destination(request.relay, dhcp.SERVER_PORT)
-    if request.client != _NOBODY and not request.broadcast:
+    if request.client != _NOBODY:
+        # Before the broadcast flag counts (quirk discovery-answer): the client has this address.
         return Destination(request.client, dhcp.CLIENT_PORT)
     # Without an address there is nobody to ARP for, whether or not the broadcast flag is set.
     return Destination(_EVERYBODY, dhcp.CLIENT_PORT)

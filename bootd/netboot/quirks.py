@@ -83,6 +83,12 @@ _SHAPE: dict[str, Quirk] = {
         "answered alike on both; 4011 hears the multicast group of the menu",
         "PXE 2.1 section 2.2.4; EDK2 PxeBcImpl.c, EfiPxeBcDiscover",
     ),
+    "discovery-answer": Quirk(
+        "iPXE",
+        "looks for its boot server by broadcast with the broadcast flag set, but hears only its own address",
+        "who has an address is answered there, whatever the flag says",
+        "RFC 2131 section 4.1; seen in QEMU with Debian's ROM",
+    ),
     "vendor-prefixes": Quirk(
         "some vendors", "send another option 60", "the list of prefixes is a setting", "field reports"
     ),

@@ -91,7 +91,8 @@ def _read(frame: bytes, request: Request) -> Received | None:
         return None
     if message.operation is not dhcp.Operation.REPLY or message.transaction != request.message.transaction:
         return None
-    return Received(message, len(data), socket.inet_ntoa(frame[26:30]), source_port, port)
+    source, target = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
+    return Received(message, len(data), source, source_port, port, target)
 
 
 def main(call: dict[str, Any]) -> None:

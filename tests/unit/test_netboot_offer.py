@@ -180,7 +180,7 @@ DESTINATIONS = [
     (request(), 67, NOWHERE, ("255.255.255.255", 68)),
     (request(flags=0), 67, NOWHERE, ("255.255.255.255", 68)),
     (request(ciaddr=CLIENT, flags=0), 67, (CLIENT, 68), (CLIENT, 68)),
-    (request(ciaddr=CLIENT, flags=0x8000), 67, (CLIENT, 68), ("255.255.255.255", 68)),
+    (request(ciaddr=CLIENT, flags=0x8000), 67, (CLIENT, 68), (CLIENT, 68)),
     (request(giaddr="10.8.0.1"), 67, ("10.8.0.1", 67), ("10.8.0.1", 67)),
     (request("request", 7, ciaddr=CLIENT), 4011, (CLIENT, 4011), (CLIENT, 4011)),
     (request("request", 0, ciaddr=CLIENT), 4011, (CLIENT, 68), (CLIENT, 68)),

@@ -194,6 +194,16 @@ def test_quirk_discovery_on_67() -> None:
     assert config.parse("").menu.parsed().multicast == "224.0.1.2"
 
 
+def test_quirk_discovery_answer() -> None:
+    item = b"\x47\x04\x80\x00\x00\x00\xff"
+    asks = request("request", ciaddr=CLIENT, flags=0x8000, extra=((43, item),))
+    assert answer(asks, source=(CLIENT, 68)).destination == offer.Destination(CLIENT, 68)
+    shown = Menu((MenuItem("Clone"),), multicast="", broadcast=True)
+    played = proxied("iPXE as BIOS option ROM", menu=shown)
+    assert played.outcome.url == f"tftp://{SERVER}/lpxelinux.0"
+    assert not [note for note in played.outcome.notes if "does not hear" in note]
+
+
 def test_quirk_vendor_prefixes() -> None:
     asks = request(arch=7, vendor="VendorROM 2")
     assert isinstance(offer.decide(dhcp.parse(asks), NodePolicy(), INTERFACE, 67, ("0.0.0.0", 68)), Ignore)

@@ -30,13 +30,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Received:
-    """A datagram as it arrived: parsed, its length, where from, and to which of the client's ports."""
+    """A datagram as it arrived: parsed, its length, where from, and to which port and address."""
 
     message: Message
     length: int
     server: str  # source address in the IP header
     source_port: int
     port: int = dhcp.CLIENT_PORT
+    target: str = EVERYBODY
 
     @property
     def file(self) -> str:

@@ -111,6 +111,9 @@ class Ipxe:
         for server, port in attempts:
             notes.append(f"looks for boot server type {number:#06x} at {server}:{port}")
             for answer in (yield self.firmware.ask(server, port, address, dhcp.CLIENT_PORT, item)):
+                if answer.target != address:  # its socket is bound to its address by now
+                    notes.append(f"does not hear the answer of {answer.server}: it goes to {answer.target}")
+                    continue
                 confirmed = answer.message.vendor_options.get(menu.ITEM, b"")[:2] == item[:2]
                 welcome = not accepted or _pseudo_identifier(answer) in accepted
                 if answer.message.message_type is MessageType.ACK and confirmed and welcome:

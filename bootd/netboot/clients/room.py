@@ -58,7 +58,8 @@ class Bootd:
         if isinstance(decision, Ignore):
             return None, decision.reason if decision.network_boot else ""
         reply = dhcp.parse(decision.reply)
-        received = Received(reply, len(decision.reply), self.address, request.port, decision.destination.port)
+        to = decision.destination
+        received = Received(reply, len(decision.reply), self.address, request.port, to.port, to.address)
         return received, decision.no_boot if decision.network_boot else ""
 
 
@@ -95,7 +96,9 @@ class AddressServer:
                 options=options,
             )
         )
-        return Received(dhcp.parse(reply), len(reply), self.address, dhcp.SERVER_PORT), ""
+        # To this server a discovery by broadcast is a client that renews its lease: RFC 2131 section 4.3.2.
+        target = message.client if message.client != NOBODY else EVERYBODY
+        return Received(dhcp.parse(reply), len(reply), self.address, dhcp.SERVER_PORT, target=target), ""
 
 
 @dataclass(frozen=True)
