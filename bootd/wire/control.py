@@ -105,6 +105,11 @@ class Report:
     verified: int = 0  # read back and matched
     rate: int = 0  # bytes received per second, over the last second
     sent: int = 0  # bytes sent to successors
+    rate_out: int = 0  # bytes sent to successors per second, over the last second
+    rate_disk: int = 0  # bytes made durable or read back per second, over the last second
+    digested: int = 0  # bytes of the target looked at before READY, when Prepare asked for that
+    kept: int = 0  # bytes that were on the target already and matched: they count as verified
+    phases: int = 0  # phases of the manifest that are complete here: every byte of theirs is verified
     reason: str = ""  # for REFUSED, FAILED, PARKED: one sentence
     trouble: str = ""  # about a neighbour: "predecessor 52:54:..: connection refused"
 
@@ -125,6 +130,8 @@ class Prepare:
 
     plan: Plan
     token: str  # join token of the session, hex; proves membership on every link
+    compare: bool = False  # digest what is on the target first and want only what differs (delta, resume)
+    zeros: str = "write"  # or "discard": how chunks of zeros reach the target. They are never skipped
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class Arrange:
     epoch: int
     predecessor: Address | None
     predecessor_node: str
+    phase: int = 0  # the highest phase of the manifest that may be received
 
 
 @dataclass(frozen=True)
