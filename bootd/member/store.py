@@ -25,6 +25,7 @@ class Store(Protocol):
     """What a member needs of its disk. Methods may be called from several threads at once."""
 
     size: int
+    completes: bool  # whether the target has an end of its own, which `complete` waits for
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
@@ -32,11 +33,18 @@ class Store(Protocol):
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write all of ``buffer``; afterwards the kernel has it."""
 
+    def zero(self, offset: int, length: int) -> None:
+        """Make ``length`` bytes read as zeros."""
+
     def sync(self) -> None:
         """Everything written before is on stable storage when this returns."""
 
     def read_back(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from the medium, not from the page cache."""
+
+    def complete(self, stop: threading.Event) -> str:
+        """Called once, when everything is verified, if the target `completes`: waits for its end, or for ``stop``.
+        "" when it ended well, else why not."""
 
     def close(self) -> None:
         """Give up what the store opened itself."""
@@ -62,7 +70,24 @@ def write_exactly(descriptor: int, offset: int, buffer: memoryview) -> None:
         done += count
 
 
-class BlockStore:
+class PlainStore:
+    """What stores without an end of their own have in common."""
+
+    completes = False
+
+    def complete(self, stop: threading.Event) -> str:  # noqa: ARG002 - of the protocol
+        return ""
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        raise NotImplementedError
+
+    def zero(self, offset: int, length: int) -> None:
+        """Zeros are written like everything else."""
+        with mmap.mmap(-1, length) as zeros, memoryview(zeros) as view:
+            self.write(offset, view)
+
+
+class BlockStore(PlainStore):
     """A block device by a descriptor that is already open for reading and writing, and stays the caller's.
 
     I/O is direct (O_DIRECT is switched on here). The image may end inside a sector: the rest of that sector keeps
@@ -118,7 +143,7 @@ class BlockStore:
         """The descriptor is the caller's."""
 
 
-class FileStore:
+class FileStore(PlainStore):
     """A regular file of ``size`` bytes, made when it is missing."""
 
     def __init__(self, path: str, size: int) -> None:
@@ -151,7 +176,7 @@ class FileStore:
         os.close(self._descriptor)
 
 
-class SourceStore:
+class SourceStore(PlainStore):
     """A regular file or block device that the head reads."""
 
     def __init__(self, path: str) -> None:

@@ -63,7 +63,7 @@ class Manifest:
     _starts: tuple[int, ...] = field(repr=False, compare=False)  # first chunk of each part
     _ends: tuple[int, ...] = field(repr=False, compare=False)  # chunk after the last one of each phase
     _digests_at: int = field(repr=False, compare=False)
-    _zeros: dict[int, bytes] = field(repr=False, compare=False)  # digests of zeros, by length, as they are asked for
+    _zeros: dict[int, bytes] = field(repr=False, compare=False)  # digests of zeros, by length
 
     @property
     def size(self) -> int:
@@ -117,10 +117,13 @@ class Manifest:
 
     def is_zero(self, index: int) -> bool:
         """True for a chunk of nothing but zero bytes."""
-        length = self.length(index)
+        return self.digest(index) == self.zero_digest(self.length(index))
+
+    def zero_digest(self, length: int) -> bytes:
+        """Digest of ``length`` zero bytes, at most a chunk; computed once."""
         if length not in self._zeros:
             self._zeros[length] = zero_digest(length)
-        return self.digest(index) == self._zeros[length]
+        return self._zeros[length]
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self._ends[-1]:
@@ -133,7 +136,7 @@ def build(size: int, chunk_size: int, digests: Iterable[bytes]) -> Manifest:
 
 
 def build_parts(parts: Sequence[Part], chunk_size: int, digests: Iterable[bytes]) -> Manifest:
-    """The manifest of a source; ``digests`` of the chunks of all parts, in order. `LocalProtocolError` as `build`."""
+    """The manifest of a source; ``digests`` of the chunks of all parts, in order. Errors as `build`."""
     body = b"".join(digests)
     size, count = sum(part.size for part in parts), len(body) // DIGEST_SIZE
     version = PLAIN if _is_plain(parts) else WITH_PARTS

@@ -155,7 +155,7 @@ class Ledger:
         return tuple(ranges)
 
     def first_available(self, pending: bytearray, start: int) -> int | None:
-        """The next chunk at or after ``start`` that is marked in ``pending`` and is here, from 0 again if need be."""
+        """The next chunk at or after ``start`` that is marked in ``pending`` and is here, else the first."""
         found = self._first_common(pending, start)
         if found < 0 and start:
             found = self._first_common(pending, 0)

@@ -1,15 +1,15 @@
 """One member of a ring: every decision that its threads need, none of their waiting.
 
 Pure: time is an argument, bytes of chunks are touched by nobody here. The driver owns threads, sockets, buffers
-and the disk; it asks, acts, and says what came of it. One caller at a time: the driver holds a lock. After each call
-it takes `wakes`: which of its activities have something to do now.
+and the disk; it asks, acts, and says what came of it. One caller at a time: the driver holds a lock. After each
+call it takes `wakes`: which of its activities have something to do now.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from bootd.wire import frames, link
+from bootd.wire import link
 from bootd.wire.control import Arrange, MemberState, Report
 from bootd.wire.frames import Chunk, Frame
 from bootd.wire.manifest import Manifest
@@ -73,9 +73,9 @@ class Turned:
 
 
 class RingMember:
-    """``is_head``: the store is the source and has everything. ``compare``: the target is digested before READY, and
-    what it has already is not received. ``completes``: the target has an end of its own (a command that unpacks),
-    and only `completed` makes the member verified. ``capacity``: chunks of the window."""
+    """``is_head``: the store is the source and has everything. ``compare``: the target is digested before READY,
+    and what it has already is not received. ``completes``: the target has an end of its own (a command that
+    unpacks), and only `completed` makes the member verified. ``capacity``: chunks of the window."""
 
     def __init__(
         self,
@@ -154,7 +154,8 @@ class RingMember:
     def snapshot(self, port: int, now: float) -> Report:
         """Where the member stands. Rates and ``sent`` count bytes of image, not bytes on the wire."""
         sums = self.ledger.sums()
-        rates = self._rates.update(now, self.ledger.received, self.sent, sums.durable - self.ledger.kept + self._checked)
+        disk = sums.durable - self.ledger.kept + self._checked
+        rates = self._rates.update(now, self.ledger.received, self.sent, disk)
         return Report(
             node=self.node,
             session=self.session,
@@ -365,8 +366,8 @@ class RingMember:
         return False
 
     def claim(self, index: int) -> Entry | Claim:
-        """Chunk ``index`` for a successor: from the window (then `Window.give_back` is due), or the order to read it
-        (then `offer` or `release` is due), or to wait because it is being read for another one."""
+        """Chunk ``index`` for a successor: from the window (then `Window.give_back` is due), or the order to read
+        it (then `offer` or `release` is due), or to wait because it is being read for another one."""
         entry = self.window.borrow(index)
         if entry is not None:
             return entry

@@ -140,7 +140,7 @@ class Upstream:
                 return None
 
     def reject_copy(self, index: int, words: str) -> None:
-        """A chunk that is not the one of the image: it is wanted again; `PeerProtocolError` when it was too often."""
+        """A chunk that is not the one of the image: wanted again; `PeerProtocolError` when that is too often."""
         copies = self._bad_copies[index] = self._bad_copies.get(index, 0) + 1
         self.complain(f"chunk {index} {words}")
         if copies >= MAX_BAD_COPIES:
