@@ -164,6 +164,7 @@ class Cancel:
 Message = Join | Report | Wait | Prepare | Arrange | Finish | Cancel
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
+_hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met
 
 
 def encode(message: Message) -> bytes:
@@ -208,7 +209,9 @@ def _plain(value: Any) -> Any:
 
 
 def _build(kind: type[Any], value: dict[str, Any], path: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    if kind not in _hints:
+        _hints[kind] = typing.get_type_hints(kind)  # takes longer than everything else here
+    hints = _hints[kind]
     arguments = {}
     for field in fields(kind):
         if field.name in value:
