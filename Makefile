@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm sim demo bench-ring clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ test-vm: setup ## real firmware in QEMU, software emulation (root)
 demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios|uefi|both NODES=n IMAGE=path
 	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \
 	    $(if $(IMAGE),--image $(IMAGE)) $(if $(KILL),--kill $(KILL))
+
+sim: setup ## RingSim: 10,000 seeded rings of up to 1,000 virtual members. SIM='--seed 4711 --trace' replays one
+	$(RUN) -m tests.sim $(or $(SIM),--seeds 10000)
 
 bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='--receivers 1 3 --runs 1' shortens it
 	@for program in udp-sender:udpcast nc:netcat-openbsd; do \
