@@ -223,6 +223,15 @@ def _build(kind: type[Any], value: dict[str, Any], path: str) -> Any:
         raise PeerProtocolError(f"{path}: missing {', '.join(missing)}") from None
 
 
+def _is_text(value: str) -> bool:
+    """False for lone surrogates (RFC 8259 section 8.2): JSON can say them, no journal or log can take them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -240,6 +249,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return value
     elif hint is str:
         if isinstance(value, str) and len(value) <= MAX_STRING:
+            if not _is_text(value):
+                raise PeerProtocolError(f"{path}: half a surrogate pair is no text")
             return value
     elif isinstance(hint, type) and issubclass(hint, Enum):
         try:

@@ -58,6 +58,7 @@ def _build_without_a_look_at_the_fields(kind: type[Any], value: dict[str, Any], 
         (frames, "_check_ranges", _anything, "are served"),
         (frames, "_BOUNDS", dict.fromkeys(FrameType, (0, 1 << 20)), "a buffer of|error: unpack"),
         (manifest, "parse", _parse_without_a_look_at_the_length, "error: unpack"),
+        (control, "_is_text", _anything, "surrogates not allowed"),
         (control, "_build", _build_without_a_look_at_the_fields, "KeyError"),
     ],
 )

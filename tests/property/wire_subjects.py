@@ -5,6 +5,7 @@ manifest, the control messages. A subject is called with a seeded generator, mak
 whether the input was accepted. Everything but `PeerProtocolError` leaves it, for the caller to report.
 """
 
+import json
 from collections.abc import Callable
 from random import Random
 
@@ -277,10 +278,13 @@ MESSAGES: tuple[bytes, ...] = tuple(
 
 
 def control_messages(random: Random) -> bool:
-    """What is understood says the same when it is told again."""
+    """What is understood says the same when it is told again, and its strings are text that can be written down."""
     data = mutate_json(random, random.choice(MESSAGES), random.choice(MESSAGES))
     message = control.decode(data)
-    expect(control.decode(control.encode(message)) == message, "a message changes when it is told again")
+    told = control.encode(message)
+    expect(control.decode(told) == message, "a message changes when it is told again")
+    if rb"\ud" in told:
+        json.dumps(json.loads(told), ensure_ascii=False).encode()
     return True
 
 
