@@ -62,7 +62,7 @@ demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios
 sim: setup ## RingSim: 10,000 seeded rings of up to 1,000 virtual members. SIM='--seed 4711 --trace' replays one
 	$(RUN) -m tests.sim $(or $(SIM),--seeds 10000)
 
-bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='--receivers 1 3 --runs 1' shortens it
+bench-ring: setup ## the ring against udpcast, nc, and dolly and kascade if here (root). BENCH='--receivers 1 3 --runs 1'
 	@for program in udp-sender:udpcast nc:netcat-openbsd; do \
 	    command -v $${program%:*} >/dev/null || $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qy --no-install-recommends $${program#*:} || echo "bench-ring: no $${program#*:}"; done
