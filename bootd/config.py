@@ -70,6 +70,7 @@ class NodeTable(_Table, frozen=True):
     mac: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
     label: str = ""
+    switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
 
 
 class Settings(_Table, frozen=True):

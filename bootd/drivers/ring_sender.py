@@ -24,6 +24,7 @@ from bootd.member.member import Member
 from bootd.member.store import SourceStore, StoreError
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect, Event, Send
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.session.states import SessionState, Standing
@@ -288,7 +289,7 @@ class RingSender:
     def _start_head(self, image: Manifest, now: float) -> None:
         session = self._coordinator.sessions[self.session]
         head = Member(
-            node=session.head_node,
+            node=session.head.node,
             session=self.session,
             join_token=link_token(self._token, self.session),
             manifest=image,
@@ -303,11 +304,15 @@ class RingSender:
             self._carry_out(self._coordinator.head_ended(self.session, f"cannot listen: {describe(error)}", now))
             return
         self._head, self._image = head, image
-        self._carry_out(self._coordinator.manifest(self.session, image.root, image.size, image.chunk_size, now))
+        self._carry_out(
+            self._coordinator.manifest(
+                self.session, Image(image.root, image.size, image.chunk_size, image.phases), now
+            )
+        )
         self._carry_out(self._coordinator.report(head.snapshot(), now))
 
     def _preparing(self, done: int) -> Report:
-        head = self._coordinator.sessions[self.session].head_node
+        head = self._coordinator.sessions[self.session].head.node
         return Report(head, self.session, MemberState.PREPARING, total=self._source.size, written=done)
 
     def _stop(self) -> None:

@@ -117,7 +117,7 @@ class Receiver:
         """Memory for the payload of a chunk that is due; waits while the window is full of unwritten ones."""
         with self._monitor as core:
             core.upstream.check_chunk(header)
-            while core.is_going and not core.window.reserve():
+            while core.is_going and not core.reserve(time.monotonic()):
                 self._monitor.wait(Wake.RECEIVE)
             if not core.is_going:
                 raise _StoppedError

@@ -21,6 +21,7 @@ from bootd.session.effects import (
     Effect,
     Event,
     ForgottenNode,
+    MemberRecord,
     NodeRecord,
     Outcome,
     Persist,
@@ -33,7 +34,7 @@ from bootd.session.nodes import Node, Registry
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest, checked
 from bootd.session.session import Session
-from bootd.session.states import RESUMABLE, SessionState, Standing
+from bootd.session.states import OPEN, RESUMABLE, SessionState, Standing
 from bootd.wire.control import Cancel, Finish, Join, MemberState, Message, Report, Wait
 
 MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
@@ -66,6 +67,7 @@ class Coordinator:
         head_host: str,
         draw: Callable[[int], str],
         limits: Limits | None = None,
+        switches: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
@@ -75,6 +77,7 @@ class Coordinator:
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
         self._labels = frozenset(labels) | {policy.LOCAL}
         self._node_labels = {mac.lower(): label for mac, label in node_labels.items()}
+        self._switches = {mac.lower(): switch for mac, switch in (switches or {}).items()}
         self._head_host = head_host
         self._draw = draw
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
@@ -172,12 +175,12 @@ class Coordinator:
             return self._gave_up(node, message)
         return self._close(self._place(node, now, joined=False))
 
-    def manifest(self, session: str, root: str, size: int, chunk_size: int, now: float) -> list[Effect]:
+    def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
         known = self.sessions.get(session)
         if known is None:
             return []
-        effects = known.manifest(Image(root, size, chunk_size), now)
+        effects = known.manifest(image, now)
         return self._close(effects + self._gather(known, now))
 
     def head_ended(self, session: str, reason: str, now: float) -> list[Effect]:
@@ -221,6 +224,7 @@ class Coordinator:
             head_host=self._head_host,
             limits=self.limits,
             now=now,
+            switch=self._switch,
         )
         self.sessions[session.id] = session
         for mac in plan.nodes or ():
@@ -230,7 +234,7 @@ class Coordinator:
             Persist(session.record(self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
-            *session.start_head(),
+            *session.start_head(now),
         ]
         return session.id, effects + self._gather(session, now)
 
@@ -249,12 +253,22 @@ class Coordinator:
 
     def cancel(self, session: str, reason: str, who: str, now: float) -> list[Effect]:
         known = self.find_session(session)
-        if not known.open:
+        if known.state not in OPEN:
             raise OperatorError(
                 f"session {known.title} is {known.state.value}", "only an open session can be cancelled"
             )
         audit: list[Effect] = [Persist(AuditRecord(who, "cancel", f"{known.id} {reason}"))]
         return self._close(audit + known.cancel(reason or f"cancelled by {who}", now))
+
+    def close(self, session: str, who: str, now: float) -> list[Effect]:
+        """Nobody may join any more: the session ends as soon as everybody in it is verified."""
+        known = self.find_session(session)
+        if not known.open:
+            raise OperatorError(
+                f"session {known.title} is {known.state.value}", "only an open session can be closed"
+            )
+        audit: list[Effect] = [Persist(AuditRecord(who, "close", known.id))]
+        return self._close(audit + known.close(now), known)
 
     def find_session(self, text: str) -> Session:
         """The session with this id or name (the latest of that name); `OperatorError` when there is none."""
@@ -327,24 +341,39 @@ class Coordinator:
     # --- restart -----------------------------------------------------------------------------------------
 
     def restore(
-        self, records: Iterable[NodeRecord], default_label: str, sessions: Iterable[SessionRecord]
+        self,
+        records: Iterable[NodeRecord],
+        default_label: str,
+        sessions: Iterable[SessionRecord],
+        members: Iterable[MemberRecord] = (),
+        now: float = 0.0,
     ) -> list[Effect]:
-        """Takes over what the journal kept. ``default_label`` "" = none kept.
-
-        A session that had not ended failed with the daemon that ran it: its head and its tokens are gone. Nodes
-        that still work for it are told to stop when they report.
-        """
+        """Takes over what the journal kept. ``default_label`` "" = none kept. Open sessions go on (`restart`)."""
         for node_record in records:
             self.nodes.restore(node_record)
         if default_label:
             self.default_label = default_label
+        kept = list(members)
         effects: list[Effect] = []
         for record in sessions:
-            kept = restart.settle(record)
-            if kept is not record:
-                effects += [Persist(kept), Event(kept.state, "", kept.id, kept.reason)]
-                effects += restart.unfinished(kept, self.nodes)
-            self.past[kept.id] = kept
+            if not restart.can_resume(record):
+                self.past[record.id] = restart.settle(record)
+                if self.past[record.id] is not record:
+                    effects.append(Persist(self.past[record.id]))
+                continue
+            session = restart.resume(
+                record,
+                [member for member in kept if member.session == record.id],
+                self.nodes,
+                head_host=self._head_host,
+                limits=self.limits,
+                now=now,
+                switch=self._switch,
+            )
+            self.sessions[session.id] = session
+            effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
+            if session.state is not SessionState.FINISHING:
+                effects += session.start_head(now)
         while len(self.past) > MAX_ENDED_SESSIONS:
             del self.past[next(iter(self.past))]
         return effects
@@ -469,11 +498,26 @@ class Coordinator:
                 self._settled.add(session.id)
                 effects += self._after(session)
             effects.append(Persist(session.record(self.nodes.name)))
+        effects += self._members_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
             self._settled.discard(id_)
         return effects
+
+    def _members_noted(self, effects: list[Effect]) -> list[Effect]:
+        """Records of the members that ``effects`` tell something of."""
+        noted = {(effect.session, effect.node) for effect in effects if isinstance(effect, Event) and effect.node}
+        records = []
+        for id_, mac in sorted(noted):
+            session = self.sessions.get(id_)
+            record = session.member_record(mac) if session is not None and not session.ended else None
+            if record is not None:
+                records.append(Persist(record))
+        return list(records)
+
+    def _switch(self, mac: str) -> str:
+        return self._switches.get(mac, "")
 
     def _after(self, session: Session) -> list[Effect]:
         """Boot policy at the end of a session.

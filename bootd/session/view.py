@@ -33,7 +33,7 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
     outcome = session.outcome(name)
     plan, image = session.plan, session.image
     ready = sum(member.standing is Standing.READY for member in session.members.values())
-    report = session.head_report
+    report = session.head.report
     return {
         "id": session.id,
         "name": plan.name,
@@ -52,9 +52,9 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
         "start_now": session.start_now,
         "joined": len(session.members),
         "ready": ready,
-        "epoch": session.chain.epoch,
+        "epoch": session.arrangement.epoch,
         "head": {
-            "node": session.head_node,
+            "node": session.head.node,
             "state": report.state.value if report else None,
             "digested": (report.written if report and session.image is None else plan.source_size if image else 0),
             "sent": report.sent if report else 0,
@@ -188,7 +188,7 @@ def _slowest_hop(session: Session, name: Callable[[str], str]) -> dict[str, Any]
     source = place.predecessor_node if place else ""
     taken = weight(worst)[1]
     return {
-        "from": source if source == session.head_node else name(source),
+        "from": source if source == session.head.node else name(source),
         "to": name(worst.node.mac),
         "waiting": int(weight(worst)[0]),
         "rate": int(worst.counter("durable") / taken) if taken else worst.counter("rate"),
@@ -200,7 +200,7 @@ def _durable_of(session: Session, node: str) -> int:
     member = session.members.get(node)
     if member is not None:
         return member.counter("durable")
-    return session.image.size if session.image and node == session.head_node else 0
+    return session.image.size if session.image and node == session.head.node else 0
 
 
 def _done(member: Member) -> bool:

@@ -108,6 +108,7 @@ class Report:
     rate_out: int = 0  # bytes sent to successors per second, over the last second
     rate_disk: int = 0  # bytes made durable or read back per second, over the last second
     digested: int = 0  # bytes of the target looked at before READY, when Prepare asked for that
+    blocked: int = 0  # milliseconds of the last second in which receiving waited for the own disk
     kept: int = 0  # bytes that were on the target already and matched: they count as verified
     phases: int = 0  # phases of the manifest that are complete here: every byte of theirs is verified
     reason: str = ""  # for REFUSED, FAILED, PARKED: one sentence

@@ -9,6 +9,7 @@ import pytest
 
 from bootd.errors import OperatorError
 from bootd.session.effects import Event, NodeRecord, Persist, Send, SessionRecord
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.session.selector import choose, parse
@@ -239,7 +240,7 @@ class Chaos:
             if second < 3:
                 self.head(MemberState.PREPARING)
             elif second == 3:
-                self.do(self.room.coordinator.manifest(self.session, ROOT, SIZE, 1 << 20, self.room.now))
+                self.do(self.room.coordinator.manifest(self.session, Image(ROOT, SIZE, 1 << 20), self.room.now))
             elif second < head_dies:
                 self.head()
             if second == cancel:

@@ -237,7 +237,7 @@ class SimMember:
                 frame = end.inbox[0]
                 if isinstance(frame, Chunk):
                     core.upstream.check_chunk(frame.header)
-                    if not core.window.reserve():
+                    if not core.reserve(self.world.now):
                         return  # the writer wakes us
                 connection.take(end)
                 step = core.receive(frame)

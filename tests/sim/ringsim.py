@@ -9,6 +9,7 @@ from bootd.session.effects import (
     DefaultLabel,
     Effect,
     Event,
+    MemberRecord,
     NodeRecord,
     Outcome,
     Persist,
@@ -17,6 +18,7 @@ from bootd.session.effects import (
     StartHead,
     StopHead,
 )
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.wire import manifest as manifests
@@ -33,7 +35,7 @@ from tests.sim.world import Connection, Host, World
 LONGEST = 1500.0  # seconds of virtual time: a run that has no end by then hangs
 TICK = 0.5
 HEAD_HOST = "10.0.0.1"
-RATE = 4e6  # bytes per second of a healthy link
+RATE = 1e5  # bytes per second of a healthy link: a transfer takes a second or so, as long as the nodes take to come
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def scenario(seed: int, most: int = 1000) -> Scenario:
         chunks=chunks,
         fan_out=chance.choice((1, 1, 2, 3, 4)),
         order=chance.choice(("ip", "given")),
-        head_ends_at=chance.uniform(0.5, 4) if chance.random() < 0.0 else -1,
-        daemon_ends_at=chance.uniform(0.5, 4) if chance.random() < 0.0 else -1,
+        head_ends_at=chance.uniform(0.3, 2.5) if chance.random() < 0.1 else -1,
+        daemon_ends_at=chance.uniform(0.3, 2.5) if chance.random() < 0.1 else -1,
         daemon_away=chance.uniform(0.1, 6),
     )
 
@@ -102,7 +104,7 @@ class Run:
         self.records: dict[tuple[type, str], object] = {}
         self.coordinator = self._new_coordinator()
         self.is_daemon_up = True
-        span = 1.5 + plan.chunks * CHUNK / RATE * 4
+        span = 1.0 + plan.chunks * CHUNK / RATE * 1.5
         self.nodes: dict[str, SimNode] = {}
         for number in range(1, plan.nodes + 1):
             own = trouble.draw(chance, plan.chunks, span)
@@ -158,6 +160,8 @@ class Run:
             nodes="any",
             disk="only",
             expect=plan.nodes,
+            fan_out=plan.fan_out,
+            order=plan.order,
         )
         self.session, effects = self.coordinator.create(request, "sim", 0.0)
         self._carry_out(effects)
@@ -242,7 +246,8 @@ class Run:
         nodes = [record for record in self.records.values() if isinstance(record, NodeRecord)]
         sessions = [record for record in self.records.values() if isinstance(record, SessionRecord)]
         label = next((r.label for r in self.records.values() if isinstance(r, DefaultLabel)), "")
-        self._carry_out(self.coordinator.restore(nodes, label, sessions))
+        members = [record for record in self.records.values() if isinstance(record, MemberRecord)]
+        self._carry_out(self.coordinator.restore(nodes, label, sessions, members, self.world.now))
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -259,8 +264,13 @@ class Run:
                     self.world.say(f"{kind} {node} {text}")
 
     def _keep(self, record: object) -> None:
-        key = getattr(record, "mac", None) or getattr(record, "id", None) or getattr(record, "session", None) or ""
-        self.records[(type(record), str(key))] = record
+        match record:
+            case NodeRecord(mac) | MemberRecord(_, mac):
+                self.records[(type(record), mac)] = record
+            case SessionRecord(id_):
+                self.records[(SessionRecord, id_)] = record
+            case DefaultLabel():
+                self.records[(DefaultLabel, "")] = record
 
     def _deliver(self, node: str, message: Message) -> None:
         self.world.at(self.world.now + world.LATENCY, self._hear, node, message)
@@ -284,7 +294,9 @@ class Run:
             return
         image = self.image
         self._carry_out(
-            self.coordinator.manifest(effect.session, image.root, image.size, image.chunk_size, self.world.now)
+            self.coordinator.manifest(
+                effect.session, Image(image.root, image.size, image.chunk_size), self.world.now
+            )
         )
         source = disk.Disk(image.size, random.Random(0), disk.Fault())
         source.content[:] = self.source

@@ -6,6 +6,7 @@ from typing import Any
 
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect, Event, Persist, PolicyChanged, Record, Send, SessionRecord
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
@@ -81,7 +82,7 @@ class Room:
 
     def head_ready(self) -> None:
         self.head(MemberState.PREPARING, port=0)
-        self.run(self.coordinator.manifest(self.session, ROOT, SIZE, 1 << 20, self.now))
+        self.run(self.coordinator.manifest(self.session, Image(ROOT, SIZE, 1 << 20), self.now))
         self.head()
 
     def join(self, number: int, disks: tuple[Disk, ...] | None = None, session: str = "") -> list[Effect]:

@@ -48,7 +48,7 @@ def member(image: Manifest, **options: bool) -> RingMember:
 def receive(core: RingMember, index: int, raw: bytes = b"", now: float = 0.0) -> None:
     """A chunk arrives and is written."""
     raw = raw or content(index)
-    assert core.window.reserve()
+    assert core.reserve(now)
     header = ChunkHeader(index, Encoding.RAW, SIZE, digest(raw), SIZE)
     assert core.accept(Chunk(header, memoryview(raw)), raw, digest(raw), None)
     written = core.window.take_unwritten()
@@ -155,6 +155,17 @@ def test_chunk_lost_during_a_sync_is_not_durable_by_it() -> None:
     assert ledger.take_unsynced(10) == [1]
     ledger.sync([1])
     assert ledger.level(1) is Level.DURABLE
+
+
+def test_chunk_lost_and_written_again_before_a_sync_becomes_durable_by_it() -> None:
+    ledger = Ledger(IMAGE)
+    fill(ledger, [0, 1])
+    assert ledger.lose(1)
+    fill(ledger, [1])
+    batch = ledger.take_unsynced(10)
+    assert batch == [0, 1]
+    ledger.sync(batch)
+    assert (ledger.level(0), ledger.level(1)) == (Level.DURABLE, Level.DURABLE)
 
 
 def test_next_chunk_for_a_successor() -> None:

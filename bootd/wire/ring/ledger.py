@@ -105,7 +105,10 @@ class Ledger:
         anyway."""
         if self._level[index] <= Level.HELD:
             return False
-        if self._level[index] == Level.WRITTEN:
+        if index in self._unsynced:
+            self._unsynced.remove(index)  # else the next sync would be taken for one of what is written anew
+            self._unsynced_bytes -= self._manifest.length(index)
+        elif self._level[index] == Level.WRITTEN:
             self._void.add(index)
         self._move(index, Level.ABSENT)
         self._available[index] = 0

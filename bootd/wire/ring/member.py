@@ -116,6 +116,8 @@ class RingMember:
         self._is_completing = False
         self._reading: set[int] = set()  # chunks on their way from the disk to a successor
         self._rates = Rates()
+        self._blocked = 0.0  # milliseconds, ever
+        self._blocked_since: float | None = None
 
     # --- place and state ---------------------------------------------------------------------------------
 
@@ -155,7 +157,7 @@ class RingMember:
         """Where the member stands. Rates and ``sent`` count bytes of image, not bytes on the wire."""
         sums = self.ledger.sums()
         disk = sums.durable - self.ledger.kept + self._checked
-        rates = self._rates.update(now, self.ledger.received, self.sent, disk)
+        rates = self._rates.update(now, self.ledger.received, self.sent, disk, self._blocked_until(now))
         return Report(
             node=self.node,
             session=self.session,
@@ -170,6 +172,7 @@ class RingMember:
             rate_out=rates.sent,
             rate_disk=0 if self.is_head else rates.disk,
             sent=self.sent,
+            blocked=min(1000, rates.blocked),
             digested=self._digested,
             kept=self.ledger.kept,
             phases=self.ledger.phases_done,
@@ -184,6 +187,15 @@ class RingMember:
         step = self.upstream.receive(frame)
         self._spread_news()
         return step
+
+    def reserve(self, now: float) -> bool:
+        """A place in the window for the chunk that is due; False while the disk has to be waited for."""
+        has_place = self.window.reserve()
+        if has_place:
+            self._blocked, self._blocked_since = self._blocked_until(now), None
+        elif self._blocked_since is None:
+            self._blocked_since = now
+        return has_place
 
     def accept(self, chunk: Chunk, raw: memoryview | bytes, found: bytes, slot: object) -> bool:
         """A chunk has arrived in the place that `window` reserved; ``found`` is the digest of ``raw``.
@@ -419,6 +431,9 @@ class RingMember:
         else:
             self.standing.enter(MemberState.VERIFIED)
             self._wake(Wake.REPORT)
+
+    def _blocked_until(self, now: float) -> float:
+        return self._blocked + (0.0 if self._blocked_since is None else 1000 * (now - self._blocked_since))
 
     def _spread_news(self) -> None:
         if self.standing.has_news:

@@ -12,6 +12,7 @@ class Rate:
     received: int = 0
     sent: int = 0
     disk: int = 0  # made durable, or read back
+    blocked: int = 0  # milliseconds of a second in which receiving waited for the disk
 
 
 class Rates:
@@ -20,11 +21,11 @@ class Rates:
     def __init__(self) -> None:
         self._rate = Rate()
         self._since: float | None = None
-        self._before = (0, 0, 0)
+        self._before: tuple[float, ...] = (0, 0, 0, 0)
 
-    def update(self, now: float, received: int, sent: int, disk: int) -> Rate:
-        """The counters at ``now`` (seconds); the rates of the last whole span."""
-        counters = (received, sent, disk)
+    def update(self, now: float, received: int, sent: int, disk: int, blocked: float) -> Rate:
+        """The counters at ``now`` (seconds; ``blocked`` in milliseconds); the rates of the last whole span."""
+        counters = (received, sent, disk, blocked)
         if self._since is None:
             self._since, self._before = now, counters
         elif now - self._since >= SPAN:
