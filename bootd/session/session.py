@@ -612,7 +612,8 @@ class Session:
         if self.state not in (SessionState.WAITING, SessionState.RUNNING):
             return []
         members = self.members.values()
-        enough = self.state is SessionState.RUNNING or len(members) >= max(1, self.expect)
+        is_begun = self.state is SessionState.RUNNING or self.start_now
+        enough = is_begun or len(members) >= max(1, self.expect)
         if not members or any(member.live for member in members) or not enough:
             self._empty_since = None
             return []
