@@ -38,10 +38,17 @@ _POLL_SECONDS = 0.5
 @click.option("--order", type=click.Choice(ORDERS), default="ip", show_default=True, help="Who follows whom.")
 @click.option("--delta", is_flag=True, help="Digest what is on the disks first, and send only what differs.")
 @click.option(
-    "--zeros", type=click.Choice(["write", "discard"]), default="write", show_default=True, help="How they get there."
+    "--zeros",
+    type=click.Choice(["write", "discard"]),
+    default="write",
+    show_default=True,
+    help="How they get there.",
 )
 @click.option(
-    "--keep-open", type=click.FloatRange(0, MAX_KEEP_OPEN), default=0.0, help="Seconds for late nodes after the end."
+    "--keep-open",
+    type=click.FloatRange(0, MAX_KEEP_OPEN),
+    default=0.0,
+    help="Seconds for late nodes after the end.",
 )
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")

@@ -59,5 +59,5 @@ class Member:
         return self.standing in LIVE
 
     def counter(self, name: str) -> int:
-        """``written``, ``durable``, ``verified``, ``rate`` or ``sent`` of the last report, else 0."""
+        """A number of the last report, by the name of its field; 0 before the first."""
         return int(getattr(self.report, name)) if self.report else 0

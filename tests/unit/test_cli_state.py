@@ -56,7 +56,7 @@ def test_a_session_from_its_first_to_its_last_state() -> None:
     text = shown(made, 6.5, "room")
     row = next(line for line in text.splitlines() if "receiving" in line)
     assert row.split()[0] == "lab1"
-    assert row.split()[-5:] == ["20", "10", "0", "10.0", "0:03"]
+    assert row.split()[-9:] == ["20", "10", "0", "-", "10.0", "-", "-", "40", "0:03"]
     made.cancel(id_, "enough", "root", 7.0)
     assert "cancelled" in shown(made, 8.0, id_)
     assert "room" not in shown(made, 8.0, "another")
