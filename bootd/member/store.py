@@ -11,10 +11,25 @@ import os
 import stat
 import struct
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 _BLKSSZGET = 0x1268  # logical sector size of a block device, linux/fs.h
+_BLKZEROOUT = 0x127F  # struct {u64 start, length}: reads as zeros afterwards and stays allocated, linux/fs.h
+_PUNCH = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _PAGE = mmap.PAGESIZE
+_LARGEST = 4 << 20  # bytes of a chunk
+# Page-aligned, for all threads: the kernel's one page of zeros, many times over.
+_ZEROS = memoryview(mmap.mmap(-1, _LARGEST, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))
+WRITE_ZEROS, DISCARD_ZEROS = "write", "discard"  # how zeros reach a block device: `Prepare.zeros`
+_NOT_THIS_DEVICE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENODEV, errno.ENOSYS, errno.EINVAL)
+
+try:  # Python's os has no fallocate with a mode; a node's small Python may be without ctypes
+    import ctypes
+
+    _fallocate: Any = ctypes.CDLL(None, use_errno=True).fallocate
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+except (ImportError, AttributeError):
+    _fallocate = None
 
 
 class StoreError(Exception):
@@ -34,7 +49,7 @@ class Store(Protocol):
         """Write all of ``buffer``; afterwards the kernel has it."""
 
     def zero(self, offset: int, length: int) -> None:
-        """Make ``length`` bytes read as zeros."""
+        """Make ``length`` bytes read as zeros. Never skipped, unless it is known that they do already."""
 
     def sync(self) -> None:
         """Everything written before is on stable storage when this returns."""
@@ -70,6 +85,19 @@ def write_exactly(descriptor: int, offset: int, buffer: memoryview) -> None:
         done += count
 
 
+def _punch(descriptor: int, offset: int, length: int) -> None:
+    """fallocate(2) of a block device: unmapped, and zeros when read; EOPNOTSUPP where that is not certain."""
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if _fallocate(descriptor, _PUNCH, offset, length):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _zero_out(descriptor: int, offset: int, length: int) -> None:
+    fcntl.ioctl(descriptor, _BLKZEROOUT, struct.pack("QQ", offset, length))
+
+
 class PlainStore:
     """What stores without an end of their own have in common."""
 
@@ -83,18 +111,19 @@ class PlainStore:
 
     def zero(self, offset: int, length: int) -> None:
         """Zeros are written like everything else."""
-        with mmap.mmap(-1, length) as zeros, memoryview(zeros) as view:
-            self.write(offset, view)
+        self.write(offset, _ZEROS[:length])
 
 
 class BlockStore(PlainStore):
     """A block device by a descriptor that is already open for reading and writing, and stays the caller's.
 
     I/O is direct (O_DIRECT is switched on here). The image may end inside a sector: the rest of that sector keeps
-    what it holds. ``size``: bytes of the image; the device may be larger.
+    what it holds. ``size``: bytes of the image; the device may be larger. ``zeros``: with `DISCARD_ZEROS` ranges
+    of zeros are unmapped where the device promises that they read as zeros then, else made by the device itself,
+    else written.
     """
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, zeros: str = WRITE_ZEROS) -> None:
         status = os.fstat(descriptor)
         if not stat.S_ISBLK(status.st_mode):
             raise StoreError("the target is not a block device")
@@ -110,6 +139,8 @@ class BlockStore(PlainStore):
         except OSError as error:
             raise StoreError(f"the target cannot be written directly: {error.strerror}") from None
         self._tail_lock = threading.Lock()
+        # Ways to zeros without sending them, the best one first; one that the device has not is struck out.
+        self._ways = [_punch, _zero_out] if zeros == DISCARD_ZEROS else []
 
     def read(self, offset: int, buffer: memoryview) -> None:
         whole = len(buffer) - len(buffer) % self.sector
@@ -133,6 +164,22 @@ class BlockStore(PlainStore):
                 block[: len(buffer) - whole] = buffer[whole:]
                 write_exactly(self._descriptor, offset + whole, block)
 
+    def zero(self, offset: int, length: int) -> None:
+        whole = length - length % self.sector
+        for way in tuple(self._ways) if whole else ():
+            try:
+                way(self._descriptor, offset, whole)
+            except OSError as error:
+                if error.errno not in _NOT_THIS_DEVICE:
+                    raise
+                if way in self._ways:
+                    self._ways.remove(way)
+            else:
+                offset, length = offset + whole, length - whole
+                break
+        if length:
+            super().zero(offset, length)
+
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
 
@@ -147,15 +194,19 @@ class FileStore(PlainStore):
     """A regular file of ``size`` bytes, made when it is missing."""
 
     def __init__(self, path: str, size: int) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            os.close(self._descriptor)
+        self._take(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600), path, size)
+
+    def _take(self, descriptor: int, path: str, size: int) -> None:
+        """Make the open file ``descriptor`` the store's own; it is closed if that fails."""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
             raise StoreError(f"{path} is not a regular file")
         try:
-            os.ftruncate(self._descriptor, size)
+            os.ftruncate(descriptor, size)
         except OSError:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise
+        self._descriptor = descriptor
         self.size = size
 
     def read(self, offset: int, buffer: memoryview) -> None:
@@ -163,6 +214,17 @@ class FileStore(PlainStore):
 
     def write(self, offset: int, buffer: memoryview) -> None:
         write_exactly(self._descriptor, offset, buffer)
+
+    def zero(self, offset: int, length: int) -> None:
+        """A hole reads as zeros (lseek(2), SEEK_DATA) and stays one; all else is written."""
+        try:
+            data = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data up to the end of the file
+                raise
+            return
+        if data < offset + length:
+            super().zero(offset, length)
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
