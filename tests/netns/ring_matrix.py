@@ -32,7 +32,7 @@ class FaultyStore:
     """A store that has ``fault`` (see above) on top of ``inner``."""
 
     def __init__(self, inner: Store, fault: str, number: int) -> None:
-        self.size = inner.size
+        self.size, self.completes = inner.size, inner.completes
         self._inner, self._fault, self._number = inner, fault, number
         self._writes = self._reads = 0
         self._bad_offset: int | None = None
@@ -41,14 +41,12 @@ class FaultyStore:
         self._inner.read(offset, buffer)
 
     def write(self, offset: int, buffer: memoryview) -> None:
-        if self._fault in ("kill", "freeze") and self._writes == self._number:
-            os.kill(os.getpid(), signal.SIGKILL if self._fault == "kill" else signal.SIGSTOP)
-        if self._fault == "eio" and self._writes >= self._number:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if self._fault == "slow":
-            threading.Event().wait(self._number / 1000)
-        self._writes += 1
+        self._strike()
         self._inner.write(offset, buffer)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._strike()
+        self._inner.zero(offset, length)
 
     def sync(self) -> None:
         self._inner.sync()
@@ -63,8 +61,21 @@ class FaultyStore:
             buffer[len(buffer) // 2] ^= 1
         self._reads += 1
 
+    def complete(self, stop: threading.Event) -> str:
+        return self._inner.complete(stop)
+
     def close(self) -> None:
         self._inner.close()
+
+    def _strike(self) -> None:
+        """In place of a write, of zeros or others, or before it."""
+        if self._fault in ("kill", "freeze") and self._writes == self._number:
+            os.kill(os.getpid(), signal.SIGKILL if self._fault == "kill" else signal.SIGSTOP)
+        if self._fault == "eio" and self._writes >= self._number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if self._fault == "slow":
+            threading.Event().wait(self._number / 1000)
+        self._writes += 1
 
 
 class FlippingSocket(FrameSocket):
