@@ -200,8 +200,10 @@ class Coordinator:
             return self.sessions[known.session].commands_for(node)
         for session in reversed(self.sessions.values()):
             member = session.members.get(node)
-            if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED}:
-                return session.commands_for(node)
+            if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED, Standing.DONE}:
+                messages = session.commands_for(node)
+                if messages:
+                    return messages
         return [Wait(known.told)] if known.told else []
 
     def tick(self, now: float) -> list[Effect]:
@@ -231,7 +233,7 @@ class Coordinator:
             self.nodes.add(mac)
         detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
         effects: list[Effect] = [
-            Persist(session.record(self.nodes.name)),
+            Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
             *session.start_head(now),
@@ -497,7 +499,7 @@ class Coordinator:
             if session.ended and session.id not in self._settled:
                 self._settled.add(session.id)
                 effects += self._after(session)
-            effects.append(Persist(session.record(self.nodes.name)))
+            effects.append(Persist(restart.record(session, self.nodes.name)))
         effects += self._members_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
@@ -511,9 +513,9 @@ class Coordinator:
         records = []
         for id_, mac in sorted(noted):
             session = self.sessions.get(id_)
-            record = session.member_record(mac) if session is not None and not session.ended else None
-            if record is not None:
-                records.append(Persist(record))
+            member = session.members.get(mac) if session is not None and not session.ended else None
+            if member is not None:
+                records.append(Persist(restart.member_record(id_, member)))
         return list(records)
 
     def _switch(self, mac: str) -> str:
@@ -529,7 +531,8 @@ class Coordinator:
         done = any(member.standing is Standing.DONE for member in session.members.values())
         effects: list[Effect] = []
         for member in session.members.values():
-            if member.phases.arranged is not None and member.standing not in (Standing.DONE, Standing.REFUSED):
+            written = member.begun or member.phases.arranged is not None
+            if written and member.standing not in (Standing.DONE, Standing.REFUSED):
                 member.node.automatic = session.plan.label
                 effects += [
                     PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),

@@ -111,4 +111,6 @@ def find_stall(member: Member, members: Mapping[str, Member], limits: Limits, no
         return None
     if source.accused_by - {member.node.mac}:
         return Late(source, Remedy.DROP, Standing.EVICTED, "two members could not receive from it")
+    if source.accused_by:
+        return Late(member, Remedy.DROP, Standing.EVICTED, reason)
     return Late(member, Remedy.FEED_BY_HEAD, member.standing, reason, source)

@@ -92,6 +92,7 @@ class SessionRecord:
     zeros: str = "write"
     keep_open: float = 0.0
     flip_default: bool = True
+    is_closing: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class MemberRecord:
     refusals: int
     begun: bool  # bytes may have been written
     disk: Disk | None
+    compares: bool = False  # its plan says to digest the target first
 
 
 @dataclass(frozen=True)

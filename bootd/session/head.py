@@ -12,7 +12,8 @@ class Head:
 
     node: str  # "head-SESSION"
     host: str
-    address: Address | None = None  # None: it does not listen (yet, or again)
+    address: Address | None = None  # the last one: members go on trying it while the next process starts
+    listens: bool = False
     report: Report | None = None
     heard: float | None = None  # since it was started
     started: float = 0.0
@@ -21,15 +22,15 @@ class Head:
     def start(self, now: float) -> None:
         """A process is being started."""
         self.starts += 1
-        self.started, self.heard, self.address = now, None, None
+        self.started, self.heard, self.listens = now, None, False
 
     def hear(self, report: Report, now: float) -> bool:
         """A report has come; True when the head listens now and did not before."""
         self.heard, self.report = now, report
         if report.state is MemberState.PREPARING or not report.port:
             return False
-        was = self.address
-        self.address = Address(self.host, report.port)
+        was = self.address if self.listens else None
+        self.address, self.listens = Address(self.host, report.port), True
         return self.address != was
 
     def is_silent(self, limits: Limits, now: float) -> bool:

@@ -48,6 +48,7 @@ class Member:
     aside: bool = False  # fed by the head, nobody behind it
     is_slow: bool = False  # it held up others and was moved to the end
     moved: float = 0.0  # when its bytes last grew, or its place changed
+    compares: bool = False  # its plan says to digest the target first
     begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
     is_restored: bool = False  # known from the journal only: not heard of since the daemon started
     slow_since: float | None = None  # since when it holds others up

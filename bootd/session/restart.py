@@ -20,7 +20,7 @@ from bootd.session.states import ENDED, LIVE, SessionState, Standing
 
 
 def resume(
-    record: SessionRecord,
+    kept: SessionRecord,
     members: Iterable[MemberRecord],
     nodes: Registry,
     *,
@@ -29,42 +29,92 @@ def resume(
     now: float,
     switch: Callable[[str], str],
 ) -> Session:
-    """The session that ``record`` and the records of its members describe. ``now``: monotonic seconds."""
+    """The session that ``kept`` and the records of its members describe. ``now``: monotonic seconds."""
     plan = SessionPlan(
-        id=record.id,
-        name=record.name,
-        source=record.source,
-        source_size=record.source_size,
-        nodes=frozenset(record.nodes) or None,
-        selector=selector.parse(record.selector),
-        label=record.label,
-        after=record.after,
-        join_token=record.join_token,
-        head_token=record.head_token,
-        fan_out=record.fan_out,
-        order=record.order,
-        compare=record.compare,
-        zeros=record.zeros,
-        keep_open=record.keep_open,
-        flip_default=record.flip_default,
+        id=kept.id,
+        name=kept.name,
+        source=kept.source,
+        source_size=kept.source_size,
+        nodes=frozenset(kept.nodes) or None,
+        selector=selector.parse(kept.selector),
+        label=kept.label,
+        after=kept.after,
+        join_token=kept.join_token,
+        head_token=kept.head_token,
+        fan_out=kept.fan_out,
+        order=kept.order,
+        compare=kept.compare,
+        zeros=kept.zeros,
+        keep_open=kept.keep_open,
+        flip_default=kept.flip_default,
     )
     session = Session(
         plan,
-        expect=record.expect,
-        start_now=record.start_now,
+        expect=kept.expect,
+        start_now=kept.start_now,
         head_host=head_host,
         limits=limits,
         now=now,
         switch=switch,
     )
-    session.state = SessionState(record.state)
+    session.state = SessionState(kept.state)
     session.times[session.state] = now
-    session.phase, session.arrangement.epoch = record.phase, record.epoch
-    if record.image_root:
-        session.image = Image(record.image_root, record.source_size, record.chunk_size, record.phases)
-    for kept in members:
-        session.members[kept.mac] = _member(kept, session, nodes, now)
+    session.phase, session.arrangement.epoch = kept.phase, kept.epoch
+    session.is_closing = kept.is_closing
+    if kept.image_root:
+        session.image = Image(kept.image_root, kept.source_size, kept.chunk_size, kept.phases)
+    for member in members:
+        session.members[member.mac] = _member(member, session, nodes, now)
     return session
+
+
+def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
+    """What the journal keeps of ``session``. ``name`` gives the name of a MAC."""
+    plan, image = session.plan, session.image
+    return SessionRecord(
+        id=session.id,
+        name=plan.name,
+        source=plan.source,
+        source_size=plan.source_size,
+        nodes=tuple(sorted(plan.nodes or ())),
+        selector=plan.selector.text,
+        expect=session.expect,
+        label=plan.label,
+        after=plan.after,
+        state=session.state.value,
+        reason=session.reason,
+        verdicts=session.outcome(name).verdicts if session.ended else (),
+        start_now=session.start_now,
+        join_token="" if session.ended else plan.join_token,
+        head_token="" if session.ended else plan.head_token,
+        image_root=image.root if image else "",
+        chunk_size=image.chunk_size if image else 0,
+        phases=image.phases if image else 1,
+        phase=session.phase,
+        epoch=session.arrangement.epoch,
+        fan_out=plan.fan_out,
+        order=plan.order,
+        compare=plan.compare,
+        zeros=plan.zeros,
+        keep_open=plan.keep_open,
+        flip_default=plan.flip_default,
+        is_closing=session.is_closing,
+    )
+
+
+def member_record(session: str, member: Member) -> MemberRecord:
+    """What the journal keeps of one member of the session with this id."""
+    return MemberRecord(
+        session=session,
+        mac=member.node.mac,
+        standing=member.standing.value,
+        reason=member.reason,
+        attempts=member.attempts,
+        refusals=member.refusals,
+        begun=member.begun or member.phases.arranged is not None,
+        disk=member.disk,
+        compares=member.compares,
+    )
 
 
 def can_resume(record: SessionRecord) -> bool:
@@ -94,16 +144,18 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.refusals, member.begun, member.moved = kept.refusals, kept.begun, now
+    # A member's record is older than the start: whoever was there then may have been written to.
+    begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
+    member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now
     if standing in LIVE:
-        member.phases = Phases(planned=now, arranged=now if kept.begun else None)
+        member.phases = Phases(planned=now, arranged=now if begun else None)
         node.session = session.id
         if session.state is SessionState.FINISHING:
             member.phases.finish = now
         else:
             member.standing, member.is_restored = Standing.PREPARING, True
     else:
-        member.phases = Phases(ended=now, arranged=now if kept.begun else None)
+        member.phases = Phases(ended=now, arranged=now if begun else None)
         if standing is Standing.DONE:
             node.cloned = now
     return member

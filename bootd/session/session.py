@@ -15,12 +15,10 @@ from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_sta
 from bootd.session.effects import (
     Effect,
     Event,
-    MemberRecord,
     Outcome,
     Persist,
     PolicyChanged,
     Send,
-    SessionRecord,
     StartHead,
     StopHead,
 )
@@ -54,6 +52,7 @@ from bootd.wire.control import (
 )
 
 ECHO_SECONDS = 3.0
+MAX_EPOCHS_AHEAD = 1000  # that a killed daemon may have arranged without a record; more is a node's nonsense
 
 
 class Session:
@@ -84,7 +83,7 @@ class Session:
         self.times: dict[SessionState, float] = {SessionState.PREPARING: now}
         self._limits = limits
         self._switch = switch
-        self._is_closing = False  # nobody may join any more
+        self.is_closing = False  # nobody may join any more
         self._complete_since: float | None = None  # everybody is verified
         self._empty_since: float | None = None
 
@@ -101,7 +100,7 @@ class Session:
     @property
     def open(self) -> bool:
         """Whether a node may still come."""
-        return self.state in OPEN and not self._is_closing
+        return self.state in OPEN and not self.is_closing
 
     @property
     def ended(self) -> bool:
@@ -140,6 +139,8 @@ class Session:
         if member is None:
             return []
         if not member.live:
+            if member.standing is Standing.DONE and self.plan.after == "stay":
+                return [Finish(self.id, self.plan.after)]  # whether it was ever told is not known
             quiet = member.standing is Standing.DONE or (member.standing is Standing.LOST and self.open)
             return [] if quiet else [Cancel(self.id, member.reason)]
         if member.phases.finish is not None:
@@ -160,53 +161,6 @@ class Session:
             members=self.members,
             wanted=self.plan.nodes or (),
             name=name,
-        )
-
-    def record(self, name: Callable[[str], str]) -> SessionRecord:
-        plan, image = self.plan, self.image
-        return SessionRecord(
-            id=self.id,
-            name=plan.name,
-            source=plan.source,
-            source_size=plan.source_size,
-            nodes=tuple(sorted(plan.nodes or ())),
-            selector=plan.selector.text,
-            expect=self.expect,
-            label=plan.label,
-            after=plan.after,
-            state=self.state.value,
-            reason=self.reason,
-            verdicts=self.outcome(name).verdicts if self.ended else (),
-            start_now=self.start_now,
-            join_token="" if self.ended else plan.join_token,
-            head_token="" if self.ended else plan.head_token,
-            image_root=image.root if image else "",
-            chunk_size=image.chunk_size if image else 0,
-            phases=image.phases if image else 1,
-            phase=self.phase,
-            epoch=self.arrangement.epoch,
-            fan_out=plan.fan_out,
-            order=plan.order,
-            compare=plan.compare,
-            zeros=plan.zeros,
-            keep_open=plan.keep_open,
-            flip_default=plan.flip_default,
-        )
-
-    def member_record(self, mac: str) -> MemberRecord | None:
-        """What the journal keeps of a member; None for a node that is none."""
-        member = self.members.get(mac)
-        if member is None:
-            return None
-        return MemberRecord(
-            session=self.id,
-            mac=mac,
-            standing=member.standing.value,
-            reason=member.reason,
-            attempts=member.attempts,
-            refusals=member.refusals,
-            begun=member.begun or member.phases.arranged is not None,
-            disk=member.disk,
         )
 
     # --- head --------------------------------------------------------------------------------------------
@@ -288,6 +242,7 @@ class Session:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
         member.former, member.report = member.report, None
+        member.compares = self.plan.compare or member.begun
         member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
         member.phases, member.moved = Phases(planned=now), now
@@ -452,7 +407,8 @@ class Session:
             return self._answer_stranger(report, member)
         if member.node.session not in ("", self.id):
             return self._answer_stranger(report, member)
-        self.arrangement.epoch = max(self.arrangement.epoch, report.epoch)
+        if report.epoch - self.arrangement.epoch <= MAX_EPOCHS_AHEAD:
+            self.arrangement.epoch = max(self.arrangement.epoch, report.epoch)
         member.standing, member.heard, member.report, member.reason = Standing.PREPARING, now, None, ""
         member.address, member.phases, member.moved = None, Phases(planned=now), now
         member.is_restored = False
@@ -521,7 +477,7 @@ class Session:
             if self.ended:
                 break
             late = find_late(member, self._limits, now) if member.live else None
-            if late is None and self.state is SessionState.RUNNING and self.head.address is not None:
+            if late is None and self.state is SessionState.RUNNING and self.head.listens:
                 late = find_stall(member, self.members, self._limits, now)
             effects += self._remedy(late, now)
         if self.state is SessionState.RUNNING:
@@ -540,7 +496,7 @@ class Session:
 
     def close(self, now: float) -> list[Effect]:
         """Nobody may join any more; ends as soon as everybody is verified."""
-        self._is_closing = True
+        self.is_closing = True
         return self._settle(now)
 
     def fail(self, reason: str, now: float) -> list[Effect]:
@@ -580,7 +536,7 @@ class Session:
             return []
         if self._complete_since is None:
             self._complete_since = now
-        if not self._is_closing and now - self._complete_since < self.plan.keep_open:
+        if not self.is_closing and now - self._complete_since < self.plan.keep_open:
             return []
         self._enter(SessionState.FINISHING, now)
         effects: list[Effect] = [Send(self.head.node, Finish(self.id, "exit")), StopHead(self.id)]
@@ -665,7 +621,7 @@ class Session:
         disks = member.node.join.disks if member.node.join else ()
         eligible = sum(not other.excluded for other in disks)
         plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk, eligible)
-        return Prepare(plan, self.plan.join_token, self.plan.compare or member.begun, self.plan.zeros)
+        return Prepare(plan, self.plan.join_token, member.compares, self.plan.zeros)
 
     def _tell(self, node: Node, reason: str) -> list[Effect]:
         node.told = reason
