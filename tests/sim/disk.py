@@ -20,8 +20,8 @@ class Fault:
 class Disk:
     """``read`` and ``write`` as the kernel does them; time is the caller's affair."""
 
-    def __init__(self, size: int, chance: random.Random, fault: Fault) -> None:
-        self.content = bytearray(chance.randbytes(min(size, 64)) * (size // 64 + 1))[:size]  # not blank
+    def __init__(self, chunks: int, chance: random.Random, fault: Fault) -> None:
+        self.content = bytearray(chance.randbytes(64) * (chunks * CHUNK // 64))  # not blank
         self.fault = fault
         self.writes = 0
 

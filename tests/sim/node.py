@@ -10,7 +10,7 @@ from bootd.wire.manifest import Manifest
 from stage2 import agent, flow
 from tests.sim import disk, trouble
 from tests.sim.driver import Network, SimMember
-from tests.sim.world import LATENCY, Host, World
+from tests.sim.world import Host, World
 
 Act = Callable[[Coordinator, float], list[Effect]]
 
@@ -22,8 +22,8 @@ class Room(Protocol):
     network: Network
     image: Manifest
 
-    def up(self, act: Act, host: Host) -> bool:
-        """A request of a node to the daemon; False when it is not there."""
+    def up(self, act: Act, host: Host, answered: Callable[[bool], None] | None = None) -> None:
+        """A request of a node to the daemon; ``answered`` is told whether it was heard."""
 
     def connect_events(self, node: "SimNode") -> None:
         """The node's event stream is (re)opened: everything in force is sent."""
@@ -35,7 +35,7 @@ class SimNode:
     def __init__(self, run: Room, number: int, host: Host, own: trouble.Trouble) -> None:
         self.run, self.host, self.trouble = run, host, own
         self.mac = f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}"
-        self.disk = disk.Disk(run.image.size, run.world.random, own.fault)
+        self.disk = disk.Disk(run.image.count, run.world.random, own.fault)
         self.member: SimMember | None = None
         self.situation = flow.Situation(self.mac)
         self.own = Report(self.mac, "", MemberState.WAITING)
@@ -86,10 +86,13 @@ class SimNode:
         size = self.run.image.size
         eligible = Disk("vda", size, 512, f"S{self.mac[-2:]}", "", "virtual", "virtio", False, "", "ab" * 8)
         message = Join(self.mac, "", "x86_64", "bios", self.host.name, "", "ka", 1 << 30, (eligible,))
-        if not self.run.up(lambda c, now: c.join(message, now), self.host):
+        self.run.up(lambda c, now: c.join(message, now), self.host, self._joined)
+
+    def _joined(self, is_heard: bool) -> None:
+        if is_heard:
+            self.run.connect_events(self)
+        else:
             self.host.after(agent.JOIN_PAUSE, self._join)
-            return
-        self.host.after(LATENCY, self.run.connect_events, self)
 
     def _come_back(self) -> None:
         if self.is_up:
@@ -169,10 +172,14 @@ class SimNode:
 
     def _reboot(self, tries: int) -> None:
         report = self.own = _as(self.own, MemberState.REBOOTING)
-        if not self.run.up(lambda c, now: c.report(report, now), self.host) and tries:
-            self.host.after(0.5, self._reboot, tries - 1)
-            return
-        self.is_up = False
+
+        def answered(is_heard: bool) -> None:
+            if is_heard or not tries:
+                self.is_up = False
+            else:
+                self.host.after(0.5, self._reboot, tries - 1)
+
+        self.run.up(lambda c, now: c.report(report, now), self.host, answered)
 
 
 def _as(report: Report, state: MemberState) -> Report:

@@ -1,7 +1,7 @@
 """One seeded run: a coordinator, a head and up to 1,000 nodes; trouble; and a judgement of every disk."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bootd.session.coordinator import Coordinator
@@ -25,7 +25,7 @@ from bootd.wire import manifest as manifests
 from bootd.wire.control import Cancel, Finish, Message, Report
 from bootd.wire.digest import digest
 from bootd.wire.frames import Chunk, ChunkHeader
-from bootd.wire.manifest import Manifest
+from bootd.wire.manifest import Manifest, Part
 from tests.sim import disk, trouble, world
 from tests.sim.disk import CHUNK
 from tests.sim.driver import Network, SimMember
@@ -47,13 +47,16 @@ class Scenario:
     chunks: int
     fan_out: int
     order: str
+    parts: int
+    compare: bool
     head_ends_at: float  # -1: never
     daemon_ends_at: float
     daemon_away: float
 
     @property
     def text(self) -> str:
-        extra = ""
+        extra = f", {self.parts} parts" if self.parts > 1 else ""
+        extra += ", compared first" if self.compare else ""
         if self.head_ends_at >= 0:
             extra += f"; head ends at {self.head_ends_at:.2f}"
         if self.daemon_ends_at >= 0:
@@ -77,6 +80,8 @@ def scenario(seed: int, most: int = 1000) -> Scenario:
         chunks=chunks,
         fan_out=chance.choice((1, 1, 2, 3, 4)),
         order=chance.choice(("ip", "given")),
+        parts=chance.choice((1, 1, 1, 2, 3, 4)),
+        compare=chance.random() < 0.2,
         head_ends_at=chance.uniform(0.3, 2.5) if chance.random() < 0.1 else -1,
         daemon_ends_at=chance.uniform(0.3, 2.5) if chance.random() < 0.1 else -1,
         daemon_away=chance.uniform(0.1, 6),
@@ -90,9 +95,9 @@ class Run:
         self.plan = plan
         self.world = World(plan.seed, is_loud=is_loud)
         chance = self.world.random
-        self.source = bytearray(b"".join(block(number, chance) for number in range(plan.chunks)))
-        del self.source[len(self.source) - chance.randrange(CHUNK) :]
-        self.image = self._digest_source()
+        self.pieces = [block(number, chance) for number in range(plan.chunks)]
+        self.image = self._digest_source(chance)
+        self.source = b"".join(piece.ljust(CHUNK, b"\0") for piece in self.pieces)
         self.network = Network(self.world)
         self.network.tamper = self._tamper
         self.head_host = Host(self.world, HEAD_HOST)
@@ -112,6 +117,10 @@ class Run:
             self.network.hosts[host.name] = host
             self.network.rates[host.name] = RATE / own.slow_link
             node = SimNode(self, number, host, own)
+            if plan.compare:  # of an earlier session: some of it is there
+                for index, piece in enumerate(self.pieces):
+                    if chance.random() < 0.6:
+                        node.disk.content[index * CHUNK : index * CHUNK + len(piece)] = piece
             self.nodes[node.mac] = node
         self.session = ""
         self.outcome: Outcome | None = None
@@ -124,12 +133,9 @@ class Run:
 
     # --- daemon ------------------------------------------------------------------------------------------
 
-    def up(self, act: Act, host: Host) -> bool:
-        """A request of a node to the daemon; False when it is not there."""
-        if not self.is_daemon_up:
-            return False
-        self.world.at(self.world.now + world.LATENCY, self._request, act)
-        return True
+    def up(self, act: Act, host: Host, answered: Callable[[bool], None] | None = None) -> None:
+        """A request of a node to the daemon; ``answered`` is told whether it was heard."""
+        self.world.at(self.world.now + world.LATENCY, self._request, act, host, answered)
 
     def connect_events(self, node: SimNode) -> None:
         """The node's event stream is (re)opened: everything in force is sent."""
@@ -137,9 +143,12 @@ class Run:
             for message in self.coordinator.commands_for(node.mac):
                 self._deliver(node.mac, message)
 
-    def _request(self, act: Act) -> None:
-        if self.is_daemon_up:
+    def _request(self, act: Act, host: Host, answered: Callable[[bool], None] | None) -> None:
+        is_heard = self.is_daemon_up
+        if is_heard:
             self._carry_out(act(self.coordinator, self.world.now))
+        if answered is not None:
+            host.after(world.LATENCY, answered, is_heard)
 
     def _new_coordinator(self) -> Coordinator:
         return Coordinator(
@@ -162,6 +171,7 @@ class Run:
             expect=plan.nodes,
             fan_out=plan.fan_out,
             order=plan.order,
+            compare=plan.compare,
         )
         self.session, effects = self.coordinator.create(request, "sim", 0.0)
         self._carry_out(effects)
@@ -295,10 +305,10 @@ class Run:
         image = self.image
         self._carry_out(
             self.coordinator.manifest(
-                effect.session, Image(image.root, image.size, image.chunk_size), self.world.now
+                effect.session, Image(image.root, image.size, image.chunk_size, image.phases), self.world.now
             )
         )
-        source = disk.Disk(image.size, random.Random(0), disk.Fault())
+        source = disk.Disk(image.count, random.Random(0), disk.Fault())
         source.content[:] = self.source
         self.head = SimMember(
             self.network,
@@ -373,7 +383,7 @@ class Run:
             if not verdict.reason:
                 wrong.append(f"{node.mac}: no reason given")
             if verdict.ok:
-                if node.booted != bytes(self.source):
+                if not self._is_whole(node):
                     wrong.append(f"{node.mac} is called cloned, and its disk differs from the source")
             elif not any(words in verdict.reason for words in node.trouble.excuses):
                 wrong.append(
@@ -386,10 +396,24 @@ class Run:
                 wrong.append(f"{mac} ({self.nodes[mac].trouble.text}) is missing in the verdicts")
         return wrong
 
-    def _digest_source(self) -> Manifest:
-        size = len(self.source)
-        pieces = (bytes(self.source[start : start + CHUNK]) for start in range(0, size, CHUNK))
-        return manifests.build(size, CHUNK, [digest(piece) for piece in pieces])
+    def _is_whole(self, node: SimNode) -> bool:
+        """Whether the disk that the node left for holds every byte of the source."""
+        booted = node.booted or b""
+        return all(
+            booted[index * CHUNK : index * CHUNK + len(piece)] == piece for index, piece in enumerate(self.pieces)
+        )
+
+    def _digest_source(self, chance: random.Random) -> Manifest:
+        """The manifest; the last chunk of each part is cut short."""
+        ends = sorted(chance.sample(range(1, self.plan.chunks + 1), min(self.plan.parts, self.plan.chunks)))
+        ends[-1] = self.plan.chunks
+        parts, first, phase = [], 0, 0
+        for number, end in enumerate(ends):
+            last = self.pieces[end - 1] = self.pieces[end - 1][: CHUNK - chance.randrange(CHUNK)]
+            phase += number > 0 and chance.random() < 0.7
+            parts.append(Part(f"part{number}", (end - first - 1) * CHUNK + len(last), phase))
+            first = end
+        return manifests.build_parts(parts, CHUNK, [digest(piece) for piece in self.pieces])
 
 
 def block(number: int, chance: random.Random) -> bytes:
