@@ -76,7 +76,7 @@ class Arrangement:
 
     def move_last(self, member: Member) -> None:
         """To the far end, where it holds nobody up."""
-        if member in self:
+        if member in self and not member.aside:
             self._detach(member)
             places = [_HEAD, *self._below(_HEAD)]
             self._attach(member.node.mac, next(mac for mac in reversed(places) if self._has_place(mac)))
@@ -117,11 +117,19 @@ class Arrangement:
             found += self._followers[mac]
         return found
 
+    def _lanes(self, mac: str) -> int:
+        """How many side lanes ``mac`` feeds."""
+        return sum(self._members[follower].aside for follower in self._followers[mac])
+
+    def _is_open(self, mac: str) -> bool:
+        """Whether anybody may follow ``mac``."""
+        return mac == _HEAD or not self._members[mac].aside
+
     def _has_place(self, mac: str) -> bool:
-        if mac != _HEAD and self._members[mac].aside:
-            return False
-        own = [follower for follower in self._followers[mac] if not self._members[follower].aside]
-        return len(own) < self.fan_out and len(self._followers[mac]) < MAX_FOLLOWERS
+        return self._is_open(mac) and len(self._followers[mac]) - self._lanes(mac) < self.fan_out
+
+    def _has_lane(self, mac: str) -> bool:
+        return self._is_open(mac) and self._lanes(mac) < MAX_FOLLOWERS - self.fan_out
 
     def _attach(self, mac: str, source: str) -> None:
         self._source[mac] = source
@@ -144,13 +152,15 @@ class Arrangement:
 
     def _place(self, mac: str) -> None:
         """A subtree whose source is gone finds the place nearest the head; it is not in the tree at this moment,
-        so it can never be placed below itself."""
+        so it can never be placed below itself. There always is a place; where all lanes are taken a member that
+        was aside gets one too."""
         places = [_HEAD, *self._below(_HEAD)]
-        if self._members[mac].aside:
-            free = [p for p in places if (p == _HEAD or not self._members[p].aside)]
-            self._attach(mac, next(p for p in free if len(self._followers[p]) < MAX_FOLLOWERS))
-        else:
-            self._attach(mac, next(p for p in places if self._has_place(p)))
+        member = self._members[mac]
+        lane = next((place for place in places if self._has_lane(place)), None) if member.aside else None
+        if lane is None:
+            member.aside = False
+            lane = next(place for place in places if self._has_place(place))
+        self._attach(mac, lane)
 
 
 def _numeric(member: Member) -> tuple[int, str]:
