@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from multiprocessing import Pool
 
-from tests.sim.ringsim import Run, scenario
+from tests.sim.ringsim import Run, is_large, scenario
 
 
 def examine(seed: int) -> tuple[int, list[str], list[str], Counter[str]]:
@@ -39,8 +39,8 @@ def run_many(first: int, count: int, workers: int | None = None) -> tuple[list[l
     """Seeds ``first`` to ``first + count - 1``: descriptions of those that ended wrong, and all verdicts."""
     failures: list[list[str]] = []
     verdicts: Counter[str] = Counter()
-    large = [seed for seed in range(first, first + count) if seed % 400 == 399]  # these take longest: first
-    small = [seed for seed in range(first, first + count) if seed % 400 != 399]
+    large = [seed for seed in range(first, first + count) if is_large(seed)]  # these take longest: first
+    small = [seed for seed in range(first, first + count) if not is_large(seed)]
     with Pool(workers) as pool:
         for _, wrong, text, found in pool.imap_unordered(examine, large + small, chunksize=1):
             verdicts += found

@@ -42,12 +42,13 @@ class SimNode:
         self.booted: bytes | None = None  # the disk as it was when the node left for it
         self.returns = 0
         self.is_up = False
+        self.is_listening = False  # to events, from the first join on
 
     def boot(self) -> None:
         """stage2 starts."""
         if self.is_up:
             return
-        self.is_up = True
+        self.is_up, self.is_listening = True, False
         self.member = None
         self.situation = flow.Situation(self.mac)
         self.own = Report(self.mac, "", MemberState.WAITING)
@@ -56,7 +57,7 @@ class SimNode:
         self.host.after(1.0, self._beat)
 
     def hear(self, message: Message) -> None:
-        if not self.is_up:
+        if not self.is_up or not self.is_listening:
             return
         self._watch()
         match flow.decide(self.situation, message):
@@ -90,6 +91,7 @@ class SimNode:
 
     def _joined(self, is_heard: bool) -> None:
         if is_heard:
+            self.is_listening = True
             self.run.connect_events(self)
         else:
             self.host.after(agent.JOIN_PAUSE, self._join)
@@ -134,17 +136,16 @@ class SimNode:
     def _watch(self) -> None:
         if self.member is None:
             return
-        snapshot = self.member.snapshot()
-        if snapshot.state is MemberState.FAILED:
+        state = self.member.core.standing.state
+        if state is MemberState.FAILED:
             self._stop_member()
-            self.own = snapshot
             self.situation = flow.Situation(self.mac, flow.Step.ENDED, self.situation.prepare)
             self._say()
             if self.returns < agent.MAX_RETURNS:
                 self.host.after(agent.AFTER_FAILURE * (1 << self.returns), self._come_back)
                 self.returns += 1
-        elif (snapshot.state is MemberState.VERIFIED) != self.situation.verified:
-            self.situation = self._with(verified=snapshot.state is MemberState.VERIFIED)
+        elif (state is MemberState.VERIFIED) != self.situation.verified:
+            self.situation = self._with(verified=state is MemberState.VERIFIED)
 
     def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
         old = self.situation

@@ -64,10 +64,15 @@ class Scenario:
         return f"{self.nodes} nodes, {self.chunks} chunks, fan-out {self.fan_out} by {self.order}{extra}"
 
 
+def is_large(seed: int) -> bool:
+    """Whether the seed stands for a hall of hundreds of nodes."""
+    return seed % 500 == 499
+
+
 def scenario(seed: int, most: int = 1000) -> Scenario:
     """Mostly small rooms, where every pair of troubles meets; now and then one of up to ``most`` nodes."""
     chance = random.Random(seed * 7919 + 1)
-    if seed % 400 == 399:
+    if is_large(seed):
         nodes = chance.randint(min(200, most), most)
     elif seed % 25 == 24:
         nodes = chance.randint(20, 60)
@@ -112,7 +117,7 @@ class Run:
         span = 1.0 + plan.chunks * CHUNK / RATE * 1.5
         self.nodes: dict[str, SimNode] = {}
         for number in range(1, plan.nodes + 1):
-            own = trouble.draw(chance, plan.chunks, span)
+            own = trouble.draw(chance, plan.chunks, span, 0.5 if plan.nodes < 100 else 0.02)
             host = Host(self.world, f"10.0.{number >> 8}.{number & 255}" if number > 1 else "10.0.128.1")
             self.network.hosts[host.name] = host
             self.network.rates[host.name] = RATE / own.slow_link
@@ -236,6 +241,7 @@ class Run:
     def _tick(self) -> None:
         if self.is_daemon_up:
             self._carry_out(self.coordinator.tick(self.world.now))
+            self._look()
         self.world.at(self.world.now + TICK, self._tick)
 
     def _end_daemon(self) -> None:
@@ -366,13 +372,13 @@ class Run:
     # --- judgement ---------------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
-        if self.outcome is None and self.is_daemon_up:
-            self.outcome = self.coordinator.outcome(self.session) if self._has_ended() else None
         return self.outcome is not None
 
-    def _has_ended(self) -> bool:
+    def _look(self) -> None:
+        """Whether the session has ended."""
         known = self.coordinator.sessions.get(self.session)
-        return known is None or known.ended
+        if known is None or known.ended:
+            self.outcome = self.coordinator.outcome(self.session)
 
     def _judge(self) -> list[str]:
         if self.outcome is None:

@@ -58,10 +58,10 @@ class Trouble:
         return "; ".join(parts) or "healthy"
 
 
-def draw(chance: random.Random, chunks: int, span: float) -> Trouble:
-    """Trouble for one node within ``span`` seconds; for half of them none."""
+def draw(chance: random.Random, chunks: int, span: float, share: float) -> Trouble:
+    """Trouble for one node within ``span`` seconds, in ``share`` of all cases."""
     trouble = Trouble()
-    kind = chance.choice(("none",) * 10 + KINDS)
+    kind = chance.choice(KINDS) if chance.random() < share else "none"
     when = chance.uniform(0, span)
     match kind:
         case "power":

@@ -124,8 +124,10 @@ class Ledger:
     # --- questions ---------------------------------------------------------------------------------------
 
     def sums(self) -> Sums:
-        totals = [sum(self._bytes[level:]) for level in Level]
-        return Sums(totals[Level.HELD], totals[Level.WRITTEN], totals[Level.DURABLE], totals[Level.VERIFIED])
+        _, held, written, durable, verified = self._bytes
+        durable += verified
+        written += durable
+        return Sums(held + written, written, durable, verified)
 
     def level(self, index: int) -> Level:
         return Level(self._level[index])
