@@ -491,7 +491,11 @@ class Coordinator:
         return [Persist(node.record()), PolicyChanged(node.mac, node.label, why)]
 
     def _close(self, effects: list[Effect], changed: Session | None = None) -> list[Effect]:
-        """Adds what follows from sessions that changed state or ended, and forgets the oldest ended ones."""
+        """Adds what follows from sessions that changed state or ended, and forgets the oldest ended ones.
+
+        All records come first, so that they are written in one piece: whatever a daemon that is killed has told
+        anybody, the next one knows.
+        """
         moved = {effect.session for effect in effects if isinstance(effect, Event) and effect.session}
         if changed is not None:
             moved.add(changed.id)
@@ -505,7 +509,7 @@ class Coordinator:
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
             self._settled.discard(id_)
-        return effects
+        return sorted(effects, key=lambda effect: not isinstance(effect, Persist))
 
     def _members_noted(self, effects: list[Effect]) -> list[Effect]:
         """Records of the members that ``effects`` tell something of."""

@@ -57,8 +57,7 @@ def check(tree: Arrangement, there: set[str]) -> None:
 def test_always_one_tree(fan_out: int, steps: list[tuple[str, int]]) -> None:
     tree, pool = Arrangement(fan_out), [member(number) for number in range(MOST)]
     there: set[str] = set()
-    epoch = 0
-    for action, number in steps:
+    for epoch, (action, number) in enumerate(steps, 1):
         own, mac = pool[number], pool[number].node.mac
         before = {other.node.mac: tree.source_of(other) for other in tree}
         behind = len(tree.followers_of(own)) if mac in there else 0
@@ -85,7 +84,6 @@ def test_always_one_tree(fan_out: int, steps: list[tuple[str, int]]) -> None:
         if action == "last" and mac in there and not own.aside and not own.is_slow:
             assert tree.followers_of(own) == []
         places = tree.arrange("s", "head-s", HEAD, 0.0)
-        epoch += 1
         assert [place.epoch for _, place in places] == [epoch] * (len(there) + 1)
         told = dict(places)
         assert told.pop("head-s").predecessor is None
