@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import socket
 import sys
 import time
@@ -41,12 +42,16 @@ class Ring:
         self.room, self.folder, self.generation = room, folder, 0
         self.daemon = Daemon(room, folder, "[session]\nsilence_seconds = 2\n")
         self.process = self.daemon.start()
-        self.image = folder / "image"
-        self.data = numbered(self.image, CHUNKS)
+        self.image, self.data = folder / "image", b""
+        self.make_image(CHUNKS)
         self.nodes: dict[str, Process] = {}
         for name in names:
             room.limit(name, megabits)
         self.daemon.command("label", "set-default", "kamethod")
+
+    def make_image(self, chunks: int) -> None:
+        """What sessions deploy from here on."""
+        self.data = numbered(self.image, chunks)
 
     def mac(self, name: str) -> str:
         return f"52:54:00:00:{self.generation:02x}:{int(name[1:]):02x}"
@@ -57,8 +62,9 @@ class Ring:
         wanted = {"source": str(self.image), "nodes": nodes, "disk": "only", "expect": expect, "name": name}
         self.api("POST", "/sessions", {**wanted, **more})
 
-    def start(self, name: str, fault: str = "none", target: Path | None = None, size: int = SIZE) -> None:
-        """A node with ``fault`` (see `ring_matrix`). Its disk is not blank, unless it has one already."""
+    def start(self, name: str, fault: str = "none", target: Path | None = None, size: int = 0) -> None:
+        """A node with ``fault`` (see `ring_matrix`). Its disk, ``size`` bytes or the image's, is not blank."""
+        size = size or len(self.data)
         if target is None:
             target = self.disk(name)
             if not target.exists():
@@ -100,6 +106,16 @@ class Ring:
     def outputs(self) -> str:
         """The last words of every node."""
         return "\n".join(f"--- {name}\n{process.output[-400:]}" for name, process in self.nodes.items())
+
+    def restart(self) -> None:
+        """Kill the daemon, without a chance to say so, and start it again."""
+        self.process.signal(signal.SIGKILL)
+        self.process.wait(5)
+        self.process = self.daemon.start()
+
+    def timeline(self, kind: str) -> list[str]:
+        """What the daemon has noted of that kind."""
+        return [line["text"] for line in self.api("GET", "/timeline") if line["kind"] == kind]
 
     def verdicts(self, name: str = "room") -> dict[str, dict[str, Any]]:
         """By the names of the nodes."""
