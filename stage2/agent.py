@@ -207,7 +207,7 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=BlockStore(self._target[0], manifest.size),
+                store=BlockStore(self._target[0], manifest.size, prepare.zeros),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,

@@ -1,16 +1,27 @@
 """What the threads of one member share."""
 
+import socket
 from dataclasses import dataclass
+from typing import Protocol
 
 from bootd.member.buffers import SlotPool
 from bootd.member.monitor import Monitor
+from bootd.member.sockets import FrameSocket
 from bootd.member.store import Store
+from bootd.wire.frames import Decoder
 from bootd.wire.manifest import Manifest
 from bootd.wire.ring.member import MAX_SUCCESSORS, Limits, RingMember
 
 WINDOW_BYTES = 24 << 20
 LEAST_WINDOW = 4  # chunks
 CHECKERS = 2  # threads that read back: one reads while the other digests
+
+
+class Security(Protocol):
+    """What TLS needs: `bootd.member.tls.TlsSettings`, which is not imported here because few sessions use it."""
+
+    def socket(self, connection: socket.socket, decoder: Decoder, *, is_accepting: bool) -> FrameSocket:
+        """``connection`` inside TLS."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,13 @@ class Context:
     limits: Limits
     monitor: Monitor
     pool: SlotPool
+    tls: Security | None
+
+    def socket(self, connection: socket.socket, decoder: Decoder, *, is_accepting: bool) -> FrameSocket:
+        """Carries frames over ``connection``, in TLS if the session asks for it."""
+        if self.tls is None:
+            return FrameSocket(connection, decoder)
+        return self.tls.socket(connection, decoder, is_accepting=is_accepting)
 
 
 def make_context(
@@ -34,6 +52,7 @@ def make_context(
     is_head: bool,
     compare: bool,
     limits: Limits,
+    tls: Security | None,
 ) -> Context:
     """A context whose window and buffers stay within some 60 MiB whatever the size of image and chunks."""
     page_rounded = -(-manifest.chunk_size // 4096) * 4096
@@ -51,7 +70,7 @@ def make_context(
         compare=compare,
         completes=store.completes,
     )
-    return Context(manifest, store, limits, Monitor(core, pool), pool)
+    return Context(manifest, store, limits, Monitor(core, pool), pool, tls)
 
 
 def describe(error: OSError) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from bootd.member import working
-from bootd.member.context import CHECKERS, make_context
+from bootd.member.context import CHECKERS, Security, make_context
 from bootd.member.receiving import Receiver
 from bootd.member.serving import Server
 from bootd.member.store import Store
@@ -25,7 +25,7 @@ class Member:
     ``store`` holds what ``manifest`` describes and stays open; it is closed by whoever made it, after `stop`.
     ``report`` is called from a thread of its own, at once when there is news and at least once per second; it may
     block, but should not raise. ``is_head``: the store is the source and has everything. ``compare``: the store is
-    digested before READY, and only what differs is received.
+    digested before READY, and only what differs is received. ``tls``: links are encrypted, see `tls.load`.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Member:
         is_head: bool,
         compare: bool = False,
         limits: Limits | None = None,
+        tls: Security | None = None,
     ) -> None:
         self._context = make_context(
             node=node,
@@ -51,6 +52,7 @@ class Member:
             is_head=is_head,
             compare=compare,
             limits=limits or Limits(),
+            tls=tls,
         )
         self._monitor = self._context.monitor
         self._report = report

@@ -86,13 +86,15 @@ class Receiver:
         silence = self._context.limits.silence
         connection = dial(address.host, address.port, CONNECT_SECONDS, lambda: self._is_wanted(place))
         decoder = Decoder(max_chunk=self._context.manifest.chunk_size, allocate=self._allocate)
-        socket = FrameSocket(connection, decoder)
+        socket = self._context.socket(connection, decoder, is_accepting=False)
         try:
             with self._monitor as core:
                 with self._lock:
                     self._socket, self._place = socket, place
                 if not core.is_going or not core.upstream.is_wanted(place):
                     return
+            socket.handshake(CONNECT_SECONDS)
+            with self._monitor as core:
                 core.upstream.connect(place, os.urandom(frames.NONCE_SIZE))
             while (frame := socket.receive(silence)) is not None:
                 with self._monitor as core:

@@ -48,7 +48,7 @@ class Server:
                 if stopping.wait(0.05):  # closed; or out of descriptors: not in a tight loop
                     return
                 continue
-            peer = FrameSocket(connection, Decoder(max_chunk=0))
+            peer = self._context.socket(connection, Decoder(max_chunk=0), is_accepting=True)
             with self._lock:
                 if stopping.is_set() or len(self._connections) >= MAX_CONNECTIONS:
                     peer.close()
@@ -76,6 +76,7 @@ class Server:
         """One link from challenge to end. Whatever the successor does wrong ends its link and nothing else."""
         downstream = None
         try:
+            peer.handshake(HANDSHAKE_SECONDS)
             downstream = self._shake_hands(peer)
             if downstream is not None:
                 Successor(self._context, peer, downstream).converse()

@@ -33,6 +33,10 @@ class TlsSettings:
     dialling: ssl.SSLContext
     accepting: ssl.SSLContext
 
+    def socket(self, connection: socket.socket, decoder: Decoder, *, is_accepting: bool) -> "TlsFrameSocket":
+        """``connection`` inside TLS; `TlsFrameSocket.handshake` comes next."""
+        return TlsFrameSocket(connection, decoder, self, is_accepting=is_accepting)
+
 
 def load(certificate: str, key: str, authority: str) -> TlsSettings:
     """From three PEM files: own certificate (with its chain), its key, and what is trusted. `TlsError`."""
