@@ -244,6 +244,9 @@ class Coordinator:
         known = self._waiting(session)
         if expect < 1:
             raise OperatorError(f"cannot expect {expect} nodes", "say a number from 1", Exit.USAGE)
+        if known.plan.nodes is not None and expect > len(known.plan.nodes):
+            text = f"cannot expect {expect} of {len(known.plan.nodes)} nodes"
+            raise OperatorError(text, f"say at most {len(known.plan.nodes)}", Exit.USAGE)
         audit: list[Effect] = [Persist(AuditRecord(who, "expect", f"{known.id} {expect}"))]
         return self._close(audit + known.set_expect(expect, now), known)
 
