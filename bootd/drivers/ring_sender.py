@@ -19,8 +19,8 @@ from bootd.drivers.ring_channel import Kind, link_token
 from bootd.drivers.ring_host import Down, Heard, Host, HostEvent, Name, Up
 from bootd.errors import Exit, OperatorError
 from bootd.member.context import describe
-from bootd.member.head import digest_source
 from bootd.member.member import Member
+from bootd.member.sources import digest_source
 from bootd.member.store import SourceStore, StoreError
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect, Event, Send

@@ -257,6 +257,11 @@ class SourceStore(PlainStore):
             raise StoreError(f"{path} is empty")
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._descriptor
+
     def read(self, offset: int, buffer: memoryview) -> None:
         read_exactly(self._descriptor, offset, buffer)
 
