@@ -22,7 +22,7 @@ class Head:
     def start(self, now: float) -> None:
         """A process is being started."""
         self.starts += 1
-        self.started, self.heard, self.listens = now, None, False
+        self.started, self.heard, self.report, self.listens = now, None, None, False
 
     def hear(self, report: Report, now: float) -> bool:
         """A report has come; True when the head listens now and did not before."""
