@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Lab:
 
     def __init__(self, room: Room, folder: Path, receivers: int, megabits: int = 0) -> None:
         self.room, self.folder, self.count, self.megabits = room, folder, receivers, megabits
-        self.source = folder / "source"
+        self.source, self._warm = folder / "source", folder / "warm"
         self.size = self.source.stat().st_size
         room.address("s0", "10.88.0.1/24")
         for number in self.numbers:
@@ -70,16 +71,19 @@ class Lab:
         return self.folder / f"target{number}"
 
     def warm(self) -> None:
-        """Touch as much memory as the run will need, and give it back.
+        """Touch as much memory as the run will need, and hold it until `release`.
 
         In a virtual machine memory that was never used, or was given back to the host, costs several times more at
         its first use than later; without this the bench measures the host. All tools alike.
         """
-        path = self.folder / "warm"
-        with path.open("wb") as file:
+        with self._warm.open("wb") as file:
             for _ in range(((self.size + MEMBER_BYTES) * self.count + MEMBER_BYTES) // len(PIECE)):
                 file.write(PIECE)
-        path.unlink()
+
+    def release(self) -> float:
+        """Give it back right before the sender starts: free memory goes to the host within seconds. The time."""
+        self._warm.unlink()
+        return time.monotonic()
 
     def start(self, who: str, command: list[str], environment: dict[str, str] | None = None) -> Process:
         """A foreign program, whose use of the machine is recorded."""
@@ -135,8 +139,8 @@ class Lab:
         return self._with_shares(run, [marks["durable"][0] - marks["arranged"][0] for marks in receivers])
 
     def clean(self) -> None:
-        for path in [*self.folder.glob("target*"), *self.folder.glob("used-*")]:
-            path.unlink()
+        for path in [*self.folder.glob("target*"), *self.folder.glob("used-*"), self._warm]:
+            path.unlink(missing_ok=True)
 
     @property
     def _names(self) -> list[str]:

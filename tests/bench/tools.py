@@ -33,7 +33,7 @@ def bootd_sender(lab: Lab) -> Process:
 
 def bootd(lab: Lab) -> Run:
     receivers = bootd_receivers(lab)
-    began = time.monotonic()
+    began = lab.release()
     lab.wait([bootd_sender(lab), *receivers])
     return lab.judge_bootd(began)
 
@@ -46,7 +46,7 @@ def udpcast(lab: Lab) -> Run:
     ]
     for process in receivers:
         process.wait_for("(?i)receiver", 10)
-    began = time.monotonic()
+    began = lab.release()
     words = ["udp-sender", "--nokbd", "--interface", "eth0", "--full-duplex", "--file", str(lab.source)]
     sender = lab.start("s0", [*words, "--min-receivers", str(lab.count), "--max-wait", "5"])
     lab.wait([sender, *receivers])
@@ -64,7 +64,7 @@ def netcat(lab: Lab) -> Run:
             line += f" > {lab.target(number)}"
         made[number] = lab.start(f"r{number}", ["sh", "-c", line])
         _listening(lab, number, PORT)
-    began = time.monotonic()
+    began = lab.release()
     sender = lab.start("s0", ["sh", "-c", f"nc -N {lab.address(1)} {PORT} < {lab.source}"])
     lab.wait([sender, *made.values()])
     return lab.judge(began)
@@ -92,7 +92,7 @@ def dolly(lab: Lab) -> Run:
     ]
     for number in lab.numbers:
         _listening(lab, number, None)
-    began = time.monotonic()
+    began = lab.release()
     sender = lab.start("s0", ["dolly", "-s", "-v", "-f", str(settings)], _named(lab, 0))
     for process in [sender, *receivers]:
         process.wait(SECONDS)
@@ -121,7 +121,7 @@ def kascade(lab: Lab) -> Run:
     shell.chmod(0o700)
     nodes = ",".join(lab.address(number) for number in lab.numbers)
     words = ["kascade", "-n", nodes, "-i", str(lab.source), "-o", str(out / "file")]
-    began = time.monotonic()
+    began = lab.release()
     sender = lab.start("s0", words, {"PATH": f"{programs}:{os.environ['PATH']}"})
     sender.wait(SECONDS)
     _collect(lab)
@@ -176,6 +176,7 @@ TOOLS: dict[str, tuple[str, Callable[[Lab], Run]]] = {
 def repair(lab: Lab) -> float:
     """Seconds: the longest time in which the file of a killed member's successor did not grow."""
     receivers = bootd_receivers(lab)
+    lab.release()
     sender = bootd_sender(lab)
     part = lab.target(3).with_name(lab.target(3).name + ".part")
     while _written(part) < lab.size // 3:
