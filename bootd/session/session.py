@@ -222,7 +222,8 @@ class Session:
         member = self.members.get(node.mac)
         disk = choose(join.disks, self.plan.selector, self.image.size)
         if member is not None and member.live:
-            if member.standing is Standing.PREPARING and disk == member.disk:
+            is_old = member.is_restored and member.begun  # it was at work, so this is another process
+            if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
                 member.heard = now
                 return [Send(node.mac, message) for message in self.commands_for(node.mac)]
             if member.standing is Standing.FINISHING:

@@ -42,7 +42,14 @@ def counter() -> Callable[[int], str]:
 class Room:
     """Nodes 1, 2, ... are called lab1, lab2, ... and have the address 10.0.0.N."""
 
-    def __init__(self, nodes: int = 3, limits: Limits | None = None, default: str = "kamethod") -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        limits: Limits | None = None,
+        default: str = "kamethod",
+        switches: dict[str, str] | None = None,
+    ) -> None:
+        self.switches = switches or {}
         self.names = {mac(number): f"lab{number}" for number in range(1, nodes + 1)}
         self.limits = limits or Limits()
         self.coordinator = self.make(default)
@@ -60,6 +67,7 @@ class Room:
             head_host="10.0.0.254",
             draw=counter(),
             limits=self.limits,
+            switches=self.switches,
         )
 
     def run(self, effects: list[Effect]) -> list[Effect]:
@@ -91,7 +99,7 @@ class Room:
             uuid="",
             arch="x86_64",
             firmware="bios",
-            address=f"10.0.0.{number}",
+            address=f"10.0.{number >> 8}.{number & 255}",
             session=session,
             method="ka",
             memory=1 << 29,
