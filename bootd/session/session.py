@@ -496,8 +496,8 @@ class Session:
         return self._settle(now)
 
     def close(self, now: float) -> list[Effect]:
-        """Nobody may join any more; ends as soon as everybody is verified."""
-        self.is_closing = True
+        """Nobody may join any more: it starts with whoever is ready, and ends as soon as everybody is verified."""
+        self.is_closing = self.start_now = True
         return self._settle(now)
 
     def fail(self, reason: str, now: float) -> list[Effect]:
@@ -571,12 +571,14 @@ class Session:
         members = self.members.values()
         is_begun = self.state is SessionState.RUNNING or self.start_now
         enough = is_begun or len(members) >= max(1, self.expect)
+        if not members and self.is_closing:
+            return self.fail("closed before any node had joined", now)
         if not members or any(member.live for member in members) or not enough:
             self._empty_since = None
             return []
         if self._empty_since is None:
             self._empty_since = now
-        hopeful = any(member.standing in RESUMABLE for member in members)
+        hopeful = not self.is_closing and any(member.standing in RESUMABLE for member in members)
         if hopeful and now - self._empty_since < self._limits.rejoin:
             return []
         return self.fail("no node is left that could be cloned", now)

@@ -74,8 +74,14 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     assert daemon.socket.stat().st_mode & 0o777 == 0o600
     image = folder / "image"
     image.write_bytes(os.urandom(CHUNK))
-    daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "1", "--yes", "--name", "one")
+    options = ["--fan-out", "3", "--order", "switch", "--delta", "--zeros", "discard", "--keep-open", "60"]
+    daemon.command(
+        "deploy", str(image), "any", "--disk", "only", "--expect", "1", "--yes", "--name", "one", *options
+    )
     until(lambda: daemon.session("one")["state"] == "waiting", 20, "the head has digested the source")
+    asked = ("fan_out", "order", "compare", "zeros", "keep_open")
+    assert [daemon.session("one")[key] for key in asked] == [3, "switch", True, "discard", 60.0]
+    assert "fan-out 3 · order switch · delta · zeros discarded · open 60 s longer" in daemon.command("state")
     workers = children(process.pid)
     assert len(workers) == 2, "the bulk worker and one head"
     begun = time.monotonic()
@@ -88,6 +94,10 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     assert daemon.session("one")["state"] == "waiting"
     until(lambda: daemon.session("one")["head"]["state"] == "ready", 20, "another head has digested the source")
     assert len(children(process.pid)) == 2
+    assert [daemon.session("one")[key] for key in asked] == [3, "switch", True, "discard", 60.0]
+    daemon.command("session", "close", "one")
+    daemon.command("wait", "one", "--timeout", "20", expect=Exit.ERROR)
+    assert daemon.session("one")["reason"] == "closed before any node had joined"
 
 
 def test_workers_end_when_the_daemon_is_killed(room: Room, folder: Path) -> None:

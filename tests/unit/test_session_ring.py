@@ -175,6 +175,24 @@ def test_closing_ends_at_once_what_waits_for_late_nodes_only() -> None:
         room.coordinator.close(room.session, "root", room.now)
 
 
+def test_closing_a_session_that_gathers() -> None:
+    room = Room(3)
+    room.create("lab[1-3]")
+    room.head_ready()
+    room.ready(1)
+    room.run(room.coordinator.close(room.session, "root", room.now))
+    assert room.state == "running", "with the one that is there"
+    room.verified(1)
+    room.rebooting(1)
+    assert room.verdicts() == {"lab1": (True, "done"), "lab2": (False, "absent"), "lab3": (False, "absent")}
+    room = Room(1)
+    room.create("any", expect=1)
+    room.run(room.coordinator.close(room.session, "root", room.now))
+    room.head_ready()
+    room.wait(1)
+    assert room.coordinator.sessions[room.session].reason == "closed before any node had joined"
+
+
 # --- a plan and a node that comes back ---------------------------------------------------------------------
 
 
