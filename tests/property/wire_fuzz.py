@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 
 from bootd.wire.errors import PeerProtocolError
-from tests.property.wire_subjects import SUBJECTS, Subject
+from tests.property.wire_member import SUBJECTS, Subject
 
 ROOT = Path(__file__).parents[2]
 CASE_SECONDS = 30.0  # one case takes some 30 microseconds; this one never ends

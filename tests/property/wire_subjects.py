@@ -6,7 +6,6 @@ whether the input was accepted. Everything but `PeerProtocolError` leaves it, fo
 """
 
 import json
-from collections.abc import Callable
 from random import Random
 
 from bootd.wire import control, frames, link, manifest
@@ -286,14 +285,3 @@ def control_messages(random: Random) -> bool:
     if rb"\ud" in told:
         json.dumps(json.loads(told), ensure_ascii=False).encode()
     return True
-
-
-Subject = Callable[[Random], bool]
-# Subject and its share of the cases, in tenths.
-SUBJECTS: tuple[tuple[Subject, int], ...] = (
-    (frame_stream, 4),
-    (dialled_link, 1),
-    (accepted_link, 1),
-    (manifests, 1),
-    (control_messages, 3),
-)
