@@ -9,7 +9,7 @@ byte verified and then confirmed the end.
 
 from collections.abc import Callable
 
-from bootd.session import outcome
+from bootd.session import messages, outcome
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
@@ -45,8 +45,6 @@ from bootd.wire.control import (
     Finish,
     MemberState,
     Message,
-    Plan,
-    Prepare,
     Report,
     Wait,
 )
@@ -136,21 +134,7 @@ class Session:
                 return [Arrange(self.id, self.arrangement.epoch, None, "", self.phase)]
             return [] if self.state in OPEN else [Finish(self.id, "exit")]
         member = self.members.get(mac)
-        if member is None:
-            return []
-        if not member.live:
-            if member.standing is Standing.DONE and self.plan.after == "stay":
-                return [Finish(self.id, self.plan.after)]  # whether it was ever told is not known
-            quiet = member.standing is Standing.DONE or (member.standing is Standing.LOST and self.open)
-            return [] if quiet else [Cancel(self.id, member.reason)]
-        if member.phases.finish is not None:
-            return [Finish(self.id, self.plan.after)]
-        messages: list[Message] = []
-        if member.disk is not None and self.image is not None:
-            messages.append(self._prepare(member))
-        if member.arranged is not None:
-            messages.append(member.arranged)
-        return messages
+        return messages.in_force(self.plan, self.image, member, is_open=self.open) if member else []
 
     def outcome(self, name: Callable[[str], str]) -> Outcome:
         """The verdicts as they stand; final once `ended`. ``name`` gives the name of a MAC."""
@@ -250,7 +234,7 @@ class Session:
         member.is_restored, member.is_slow, member.slow_since = False, False, None
         node.session, node.told = self.id, ""
         self._empty_since = None
-        effects.append(Send(node.mac, self._prepare(member)))
+        effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
         text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
@@ -431,19 +415,7 @@ class Session:
         return [*effects, self._event("refused", node.mac, reason), *self._settle(now)]
 
     def _answer_stranger(self, report: Report, member: Member | None) -> list[Effect]:
-        """A node that works for this session though it has no place in it is told to stop."""
-        if member is not None and member.standing is Standing.DONE:
-            return []
-        if report.state in (
-            MemberState.PREPARING,
-            MemberState.READY,
-            MemberState.RECEIVING,
-            MemberState.VERIFYING,
-            MemberState.VERIFIED,
-        ):
-            reason = (member.reason if member else "") or self.reason or "this session is over"
-            return [Send(report.node, Cancel(self.id, reason))]
-        return []
+        return messages.answer_stranger(self.plan, self.reason, report, member)
 
     def _remedy(self, late: Late | None, now: float) -> list[Effect]:
         if late is None:
@@ -616,15 +588,6 @@ class Session:
             return []
         self.phase += 1
         return self._arrange(f"phase {self.phase + 1} of {self.image.phases} opens", now)
-
-    def _prepare(self, member: Member) -> Prepare:
-        image, disk = self.image, member.disk
-        if image is None or disk is None:
-            raise LookupError("a plan needs an image and a disk")
-        disks = member.node.join.disks if member.node.join else ()
-        eligible = sum(not other.excluded for other in disks)
-        plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk, eligible)
-        return Prepare(plan, self.plan.join_token, member.compares, self.plan.zeros)
 
     def _tell(self, node: Node, reason: str) -> list[Effect]:
         node.told = reason
