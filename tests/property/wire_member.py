@@ -170,12 +170,12 @@ def _answer(random: Random, want: frames.Want) -> bytes:
 
 
 Subject = Callable[[Random], bool]
-# Subject and its share of the cases, in fortieths.
+# Subject and its share of the cases, in eightieths.
 SUBJECTS: tuple[tuple[Subject, int], ...] = (
-    (frame_stream, 16),
-    (dialled_link, 4),
-    (accepted_link, 4),
-    (manifests, 4),
-    (control_messages, 11),
+    (frame_stream, 32),
+    (dialled_link, 7),
+    (accepted_link, 8),
+    (manifests, 9),
+    (control_messages, 23),
     (ring_member, 1),
 )
