@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm demo bench-ring bench-boot bench-dhcp clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm sim fuzz demo bench-ring bench-boot bench-dhcp clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,11 +39,15 @@ lint: setup ## ruff and mypy --strict
 
 test: lint ## every tier: unit and property, network namespaces, virtual machines
 	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory fuzz FUZZ='--seed 1'
 	@$(MAKE) --no-print-directory test-netns
 	@$(MAKE) --no-print-directory test-vm
 
 test-unit: setup ## unit and property tests: no root, under a minute
 	$(VENV)/bin/pytest -q tests/unit tests/property
+
+fuzz: setup ## a million hostile inputs for the wire, of a new seed. FUZZ='--seed 1 --count 10000000'
+	$(RUN) -m tests.property.wire_fuzz $(FUZZ)
 
 test-netns: setup ## real clients and servers in network namespaces (root)
 	$(ROOT) $(VENV)/bin/pytest -q tests/netns
@@ -55,7 +59,10 @@ demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios
 	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \
 	    $(if $(IMAGE),--image $(IMAGE)) $(if $(KILL),--kill $(KILL))
 
-bench-ring: setup ## the ring against udpcast and nc | tee | nc (root). BENCH='--receivers 1 3 --runs 1' shortens it
+sim: setup ## RingSim: 10,000 seeded rings of up to 1,000 virtual members. SIM='--seed 4711 --trace' replays one
+	$(RUN) -m tests.sim $(or $(SIM),--seeds 10000)
+
+bench-ring: setup ## the ring against udpcast, nc, and dolly and kascade if here (root). BENCH='--receivers 1 3 --runs 1'
 	@for program in udp-sender:udpcast nc:netcat-openbsd; do \
 	    command -v $${program%:*} >/dev/null || $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qy --no-install-recommends $${program#*:} || echo "bench-ring: no $${program#*:}"; done

@@ -191,6 +191,7 @@ class NodeTable(_Table, frozen=True):
     address: str = ""  # reserved for it, where bootd gives the addresses
     ignore: bool = False  # its firmware and DHCP client get no answer
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None  # in its alias; None = at its name's end
+    switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
 
 
 class Settings(_Table, frozen=True):

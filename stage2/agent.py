@@ -193,6 +193,9 @@ class Agent:
         if (manifest.size, manifest.chunk_size) != (plan.image_size, plan.chunk_size):
             self._refused(f"the manifest says {manifest.size} bytes, the plan {plan.image_size}")
             return
+        if len(manifest.parts) > 1:
+            self._refused(f"the manifest has {len(manifest.parts)} parts, the plan names one disk")
+            return
         try:
             self._target = open_target(plan, self._take, self._dev_root)
         except (RefusedError, InventoryError) as error:
@@ -204,10 +207,11 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=BlockStore(self._target[0], manifest.size),
+                store=BlockStore(self._target[0], manifest.size, prepare.zeros),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
+                compare=prepare.compare,
             )
             port = member.start()
         except (OSError, StoreError, ProtocolError) as error:

@@ -15,6 +15,8 @@ from bootd.cli.context import Context, console, json_option, pass_context, print
 from bootd.cli.format import size
 from bootd.cli.state import print_session
 from bootd.errors import Exit, OperatorError
+from bootd.session.arrangement import ORDERS
+from bootd.session.request import MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
 
@@ -32,6 +34,22 @@ _POLL_SECONDS = 0.5
 @click.option(
     "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
 )
+@click.option("--fan-out", type=click.IntRange(1, 4), default=1, show_default=True, help="1: chain; 2 to 4: tree.")
+@click.option("--order", type=click.Choice(ORDERS), default="ip", show_default=True, help="Who follows whom.")
+@click.option("--delta", is_flag=True, help="Digest what is on the disks first, and send only what differs.")
+@click.option(
+    "--zeros",
+    type=click.Choice(["write", "discard"]),
+    default="write",
+    show_default=True,
+    help="How they get there.",
+)
+@click.option(
+    "--keep-open",
+    type=click.FloatRange(0, MAX_KEEP_OPEN),
+    default=0.0,
+    help="Seconds for late nodes after the end.",
+)
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -47,6 +65,11 @@ def deploy(
     label: str,
     name: str,
     after: str,
+    fan_out: int,
+    order: str,
+    delta: bool,
+    zeros: str,
+    keep_open: float,
     is_waiting: bool,
     yes: bool,
     as_json: bool,
@@ -55,7 +78,7 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`.
     """
-    order = {
+    wanted = {
         "source": str(image.absolute()),
         "nodes": ",".join(nodes),
         "disk": disk,
@@ -64,10 +87,15 @@ def deploy(
         "label": label,
         "name": name,
         "after": after,
+        "fan_out": fan_out,
+        "order": order,
+        "compare": delta,
+        "zeros": zeros,
+        "keep_open": keep_open,
     }
     if not yes:
-        _ask(context.client, order)
-    session = context.client.request("POST", "sessions", body=order)
+        _ask(context.client, wanted)
+    session = context.client.request("POST", "sessions", body=wanted)
     if not is_waiting:
         if as_json:
             print_json(session)

@@ -1,8 +1,9 @@
-"""``bootd ring``: clone a file or a device to a list of hosts, without the daemon."""
+"""``bootd ring``: files, devices and streams to a list of hosts, without the daemon."""
 
 import contextlib
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ from bootd.cli.context import console, json_option, print_json
 from bootd.cli.format import megabytes, size
 from bootd.drivers.ring_host import resolve
 from bootd.drivers.ring_receiver import RingReceiver
-from bootd.drivers.ring_sender import RingSender, Timing
-from bootd.drivers.ring_target import claim
+from bootd.drivers.ring_sender import Course, RingSender, Timing
+from bootd.drivers.ring_source import open_sources
+from bootd.drivers.ring_target import (
+    MAX_TARGETS,
+    Target,
+    TargetSet,
+    check_spool,
+    claim,
+    claim_command,
+    claim_folder,
+    claim_output,
+)
+from bootd.drivers.ring_tls import load_tls
 from bootd.errors import Exit, OperatorError
+from bootd.session.arrangement import MAX_FAN_OUT
 
 DEFAULT_PORT = 7469
 LEAST_TOKEN = 16  # characters
+_OUTPUT = "-"
 
 _port = click.option(
     "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Receivers listen here."
@@ -36,9 +50,49 @@ def ring() -> None:
     """The ring by hand: `receive` on each target, `send` on the source, one secret for all."""
 
 
+def _tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, help_text in (
+        ("--tls-ca", "PEM: what members' certificates are judged by."),
+        ("--tls-key", "PEM: its key, without a password."),
+        ("--tls-cert", "PEM: certificate of this member. With it, links between members are encrypted."),
+    ):
+        command = click.option(name, type=click.Path(dir_okay=False), help=help_text)(command)
+    return command
+
+
+_SPOOL = "/var/tmp"  # noqa: S108 - large and on disk (hier(7)); what is made there has no name
+_spool = click.option(
+    "--spool", default=_SPOOL, show_default=True, help="Folder for streams; must have room for all of one."
+)
+
+
 @ring.command()
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.argument("hosts", metavar="HOST…", nargs=-1, required=True)
+@click.argument("words", metavar="[SOURCE…] [HOST…]", nargs=-1)
+@click.option("--to", "to", multiple=True, metavar="HOST[,HOST…]", help="Receivers; every word is a SOURCE then.")
+@click.option("--command", "commands", multiple=True, metavar="CMD", help="Send what this shell command writes.")
+@click.option("--barrier", is_flag=True, help="Begin a source when everybody has the one before.")
+@click.option("--fan-out", type=click.IntRange(1, MAX_FAN_OUT), default=1, show_default=True, help="1: a chain.")
+@click.option(
+    "--order", type=click.Choice(("given", "ip")), default="given", show_default=True, help="Of the hosts."
+)
+@click.option("--delta", is_flag=True, help="Receivers look at their targets first; only what differs is sent.")
+@click.option(
+    "--zeros",
+    type=click.Choice(("write", "discard")),
+    default="write",
+    show_default=True,
+    help="How zeros reach a device.",
+)
+@click.option(
+    "--keep-open",
+    type=click.FloatRange(0, 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="After the end, wait so long for hosts that are missing.",
+)
+@_spool
+@click.option("--fresh", is_flag=True, help="Digest files again, also when their digests are remembered.")
+@_tls_options
 @_port
 @_token
 @_token_file
@@ -55,8 +109,20 @@ def ring() -> None:
 @json_option
 def send(
     *,
-    source: Path,
-    hosts: tuple[str, ...],
+    words: tuple[str, ...],
+    to: tuple[str, ...],
+    commands: tuple[str, ...],
+    barrier: bool,
+    fan_out: int,
+    order: str,
+    delta: bool,
+    zeros: str,
+    keep_open: float,
+    spool: str,
+    fresh: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
     port: int,
     token: str | None,
     token_file: Path | None,
@@ -64,22 +130,35 @@ def send(
     silence: float,
     as_json: bool,
 ) -> int:
-    """Send FILE, a file or a block device, to every HOST (NAME, ADDRESS, or with :PORT).
+    """Send SOURCE to every HOST (NAME, ADDRESS, or with :PORT).
 
-    Without a secret one is made: with --token-file it is put there, else shown. Exit code: 0 every receiver has
-    verified every byte, 3 some have, 4 all refused, 1 none has.
+    \b
+    bootd ring send SOURCE HOST…              one source
+    bootd ring send --command CMD HOST…       what a shell command writes
+    bootd ring send --to HOST,HOST SOURCE…    several, each for a target of its own
+
+    SOURCE is a file, a block device, or - for standard input. A stream is taken in whole before anything is sent.
+    Sources go in their order, commands last. Without a secret one is made: with --token-file it is put there, else
+    shown. Exit code: 0 every receiver has verified every byte, 3 some have, 4 all refused, 1 none has.
     """
+    sources, hosts = _split(words, to, commands)
     names = resolve(hosts, port)
+    settings = load_tls(tls_cert, tls_key, tls_ca)
     secret = _read_secret(token, token_file)
     output = Console(stderr=True)
     if secret is None:
         secret = _make_secret(token_file, output)
+    course = Course(fan_out, order, barrier, delta, zeros, keep_open)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=output, disable=not output.is_terminal) as progress:
         screen = _Screen(progress)
+        opened = open_sources(sources, commands, check_spool(spool), screen.take, is_fresh=fresh)
         tell = output.print if output.is_terminal else lambda text: click.echo(text, err=True)
         timing = Timing(silence=silence, wait=wait)
-        view = RingSender(str(source), names, secret, timing=timing, show=screen.show, tell=tell).run()
+        sender = RingSender(
+            opened, names, secret, timing=timing, show=screen.show, tell=tell, course=course, tls=settings
+        )
+        view = sender.run()
     if as_json:
         print_json(view)
     else:
@@ -89,35 +168,102 @@ def send(
 
 
 @ring.command()
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("targets", metavar="TARGET…", nargs=-1)
+@click.option(
+    "--unpack", "folders", multiple=True, metavar="DIR", help="Unpack a tar archive (gz, xz, zstd) there."
+)
+@click.option("--command", "commands", multiple=True, metavar="CMD", help="Feed this shell command.")
+@_spool
+@_tls_options
 @_port
 @_token
 @_token_file
 @click.option("--listen", default="0.0.0.0", show_default=True, help="IPv4 address to listen on.")
-@click.option("--yes-overwrite", default="", metavar="TARGET", help="Name TARGET again: what is there is lost.")
+@click.option("--yes-overwrite", multiple=True, metavar="TARGET", help="Name TARGET again: what is there is lost.")
 def receive(
-    *, target: Path, port: int, token: str | None, token_file: Path | None, listen: str, yes_overwrite: str
+    *,
+    targets: tuple[str, ...],
+    folders: tuple[str, ...],
+    commands: tuple[str, ...],
+    spool: str,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    port: int,
+    token: str | None,
+    token_file: Path | None,
+    listen: str,
+    yes_overwrite: tuple[str, ...],
 ) -> int:
-    """Receive one image onto TARGET, a file or a block device, pass it on, verify it, and end.
+    """Receive onto TARGET, pass it on, verify it, and end.
 
-    A file gets its name when it is verified; until then it is TARGET.part.
+    TARGET is a file, a block device, or - for standard output. One for each source of the sender, in its order:
+    first the words, then --unpack, then --command. A file gets its name when it is verified; until then it is
+    TARGET.part. A command must end with status 0.
     """
+    settings = load_tls(tls_cert, tls_key, tls_ca)
     secret = _read_secret(token, token_file)
     if secret is None:
         raise OperatorError("no secret", "say --token-file FILE, as the sender does", Exit.USAGE)
-    claimed = claim(str(target), yes_overwrite)
+    claimed = TargetSet(_claim_all(targets, folders, commands, spool, yes_overwrite))
     try:
-        receiver = RingReceiver(claimed, listen, port, secret, lambda text: click.echo(text, err=True))
+        receiver = RingReceiver(
+            claimed, listen, port, secret, lambda text: click.echo(text, err=True), tls=settings
+        )
     except OperatorError:
         claimed.close()
         raise
-    click.echo(f"waiting on {listen}:{receiver.port} for a sender to {claimed.path}", err=True)
+    click.echo(f"waiting on {listen}:{receiver.port} for a sender to {claimed.label}", err=True)
     try:
         result = receiver.run()
     except KeyboardInterrupt:
         raise OperatorError("interrupted", "what has arrived is incomplete", Exit.ERROR) from None
-    click.echo(result.text)
+    click.echo(result.text, err=_OUTPUT in targets)
     return int(result.code)
+
+
+def _split(words: Sequence[str], to: Sequence[str], commands: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Sources and hosts. `OperatorError` (USAGE) when one of them is missing."""
+    count = len(words) if to else 0 if commands else 1
+    sources = words[:count]
+    hosts = [host for group in to for host in group.split(",") if host] if to else words[count:]
+    if not sources and not commands:
+        raise OperatorError("no source", "name a file, - or --command CMD before the hosts", Exit.USAGE)
+    if not hosts:
+        raise OperatorError("no host", "name the receivers after the source, or with --to", Exit.USAGE)
+    return sources, hosts
+
+
+def _claim_all(
+    targets: Sequence[str],
+    folders: Sequence[str],
+    commands: Sequence[str],
+    spool: str,
+    confirmed: Sequence[str],
+) -> list[Target]:
+    """In the order of parts; whatever was claimed is given up again when one cannot be."""
+    count = len(targets) + len(folders) + len(commands)
+    if not 0 < count <= MAX_TARGETS or list(targets).count(_OUTPUT) > 1:
+        hint = f"name 1 to {MAX_TARGETS}, standard output once at most"
+        raise OperatorError(f"{count} targets", hint, Exit.USAGE)
+    if folders or commands or _OUTPUT in targets:
+        check_spool(spool)
+    claimed: list[Target] = []
+    try:
+        for word in targets:
+            claimed.append(claim_output(spool) if word == _OUTPUT else claim(word, confirmed))
+        claimed += [claim_folder(folder, spool, confirmed) for folder in folders]
+        claimed += [claim_command(line, spool) for line in commands]
+    except OperatorError:
+        for target in claimed:
+            target.close()
+        raise
+    labels = [target.label for target in claimed]
+    for label in labels[: len(targets)]:
+        if labels.count(label) > 1:
+            TargetSet(claimed).close()
+            raise OperatorError(f"{label} is named twice", "each source needs a target of its own", Exit.USAGE)
+    return claimed
 
 
 def _read_secret(token: str | None, path: Path | None) -> str | None:
@@ -158,6 +304,12 @@ class _Screen:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+
+    def take(self, name: str, done: int) -> None:
+        """A stream comes in, of unknown length."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(f"{name}: taking in", total=None)
+        self._progress.update(self._tasks[name], completed=done)
 
     def show(self, view: dict[str, Any]) -> None:
         digested = view["head"]["digested"]

@@ -8,7 +8,7 @@ from bootd.cli.state import print_session
 
 @click.group()
 def session() -> None:
-    """Sessions: start one early, change how many nodes it waits for, cancel it."""
+    """Sessions: start one early, change how many nodes it waits for, close or cancel it."""
 
 
 @session.command("start-now")
@@ -28,6 +28,15 @@ def start_now(context: Context, name: str, as_json: bool) -> None:
 def expect(context: Context, name: str, number: int, as_json: bool) -> None:
     """Wait for NUMBER nodes."""
     _show(context.client.request("PATCH", "sessions", name, body={"expect": number}), as_json)
+
+
+@session.command("close")
+@click.argument("name")
+@json_option
+@pass_context
+def close(context: Context, name: str, as_json: bool) -> None:
+    """Let nobody join any more: it ends as soon as everybody in it is verified."""
+    _show(context.client.request("PATCH", "sessions", name, body={"close": True}), as_json)
 
 
 @session.command("cancel")

@@ -74,7 +74,7 @@ def overview(value: dict[str, Any], name: str | None = None) -> RenderableType:
     parts: list[RenderableType] = []
     for session in value.get("sessions", []):
         if name is None or name in (session["name"], session["id"]):
-            parts += [_title(session), _members(session)]
+            parts += _session(session)
     if name is None and value.get("nodes"):
         parts.append(_nodes(value["nodes"]))
     if value.get("journal", "ok") != "ok":
@@ -86,7 +86,18 @@ def overview(value: dict[str, Any], name: str | None = None) -> RenderableType:
 
 def print_session(session: dict[str, Any]) -> None:
     """One session, on standard output."""
-    console().print(Group(_title(session), _members(session)))
+    console().print(Group(*_session(session)))
+
+
+def _session(session: dict[str, Any]) -> list[RenderableType]:
+    hop = session.get("slowest_hop")
+    parts: list[RenderableType] = [_title(session), _members(session)]
+    if hop and not session["ended"]:
+        text = (
+            f"slowest: {hop['from']} to {hop['to']}, {hop['rate'] / 1e6:.1f} MB/s, {size(hop['waiting'])} waiting"
+        )
+        parts.append(Text(text, style="dim"))
+    return parts
 
 
 def _has_ended(value: dict[str, Any], name: str) -> bool:
@@ -104,6 +115,7 @@ def _title(session: dict[str, Any]) -> Text:
         details.append(f"digested {100 * head['digested'] // max(1, session['source_size'])} %")
     if session["state"] == "waiting":
         details.append(f"{session['ready']} of {session['expect']} nodes ready")
+    details += _options(session)
     total = session.get("seconds", {}).get("total")
     if total is not None:
         details.append(duration(total))
@@ -113,13 +125,44 @@ def _title(session: dict[str, Any]) -> Text:
     return text
 
 
+def _options(session: dict[str, Any]) -> list[str]:
+    """What was asked for beyond a plain chain."""
+    words = []
+    if session.get("fan_out", 1) > 1:
+        words.append(f"fan-out {session['fan_out']}")
+    if session.get("order", "ip") != "ip":
+        words.append(f"order {session['order']}")
+    if session.get("compare"):
+        words.append("delta")
+    if session.get("zeros", "write") != "write":
+        words.append("zeros discarded")
+    if session.get("keep_open"):
+        words.append(f"open {session['keep_open']:g} s longer")
+    if (session.get("phases") or 1) > 1:
+        words.append(f"phase {session['phase'] + 1} of {session['phases']}")
+    return words
+
+
 def _members(session: dict[str, Any]) -> Table:
-    table = Table("node", "state", "", "MB written", "durable", "verified", "MB/s", "ETA", "note", box=None)
+    columns = (
+        "node",
+        "state",
+        "",
+        "MB written",
+        "durable",
+        "verified",
+        "kept",
+        "MB/s in",
+        "out",
+        "disk",
+        "MB behind",
+    )
+    table = Table(*columns, "ETA", "note", box=None)
     members = session["members"]
     for member in members:
         total = member.get("total") or 0
         share = (member["written"] + member["verified"]) / (2 * total) if total else 0.0
-        note = member["reason"] or member.get("trouble") or ""
+        note = member["reason"] or member.get("trouble") or ("in a side lane" if member.get("aside") else "")
         table.add_row(
             member["name"],
             Text(member["state"], style=_COLOURS.get(member["state"], "")),
@@ -127,7 +170,9 @@ def _members(session: dict[str, Any]) -> Table:
             megabytes(member["written"]),
             megabytes(member["durable"]),
             megabytes(member["verified"]),
-            f"{member['rate'] / 1e6:.1f}" if member["rate"] else "-",
+            megabytes(member.get("kept", 0)) if member.get("kept") else "-",
+            *(_rate(member.get(key, 0)) for key in ("rate", "rate_out", "rate_disk")),
+            megabytes(member["lag"]) if member.get("lag") else "-",
             duration(remaining(member)),
             note,
         )
@@ -135,9 +180,13 @@ def _members(session: dict[str, Any]) -> Table:
     for verdict in session["outcome"]["nodes"]:
         if verdict["node"] not in seen:
             style = _COLOURS.get(verdict["state"], "")
-            blanks = ["", "-", "-", "-", "-", "-"]
+            blanks = ["", *["-"] * (len(columns) - 2)]
             table.add_row(verdict["name"], Text(verdict["state"], style=style), *blanks, verdict["reason"])
     return table
+
+
+def _rate(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count else "-"
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> Table:

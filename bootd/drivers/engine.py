@@ -28,6 +28,7 @@ from bootd.session.effects import (
     StartHead,
     StopHead,
 )
+from bootd.session.member import Image
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -66,7 +67,8 @@ class Engine:
     def restore(self) -> None:
         """Take over what the journal kept. `OperatorError` when it cannot be read."""
         saved = self._journal.load()
-        self.run(self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions))
+        kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
+        self.run(kept)
 
     def run(self, effects: Iterable[Effect]) -> None:
         """Carry ``effects`` out, in order. A journal that fails is logged; the rest is carried out."""
@@ -107,7 +109,8 @@ class Engine:
     def put_manifest(self, session: str, data: bytes, manifest: Manifest) -> None:
         """The head of ``session`` has digested its source."""
         self._manifests[session] = data
-        self.run(self.coordinator.manifest(session, manifest.root, manifest.size, manifest.chunk_size, self.now()))
+        image = Image(manifest.root, manifest.size, manifest.chunk_size, manifest.phases)
+        self.run(self.coordinator.manifest(session, image, self.now()))
 
     def manifest(self, session: str) -> bytes | None:
         """The manifest of an open session, as the head sent it."""

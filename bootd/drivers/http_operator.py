@@ -47,6 +47,11 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str = "kamethod"
     name: str = ""
     after: Literal["reboot", "stay"] = "reboot"
+    fan_out: int = 1
+    order: str = "ip"
+    compare: bool = False
+    zeros: str = "write"
+    keep_open: float = 0.0
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +59,7 @@ class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     expect: int | None = None
     start_now: bool = False
+    close: bool = False
 
 
 class LabelChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -193,6 +199,11 @@ class OperatorInterface:
             label=wanted.label,
             name=wanted.name,
             after=wanted.after,
+            fan_out=wanted.fan_out,
+            order=wanted.order,
+            compare=wanted.compare,
+            zeros=wanted.zeros,
+            keep_open=wanted.keep_open,
         )
         id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
         self._engine.run(effects)
@@ -206,6 +217,8 @@ class OperatorInterface:
             self._engine.run(coordinator.set_expect(id_, change.expect, who, now))
         if change.start_now:
             self._engine.run(coordinator.start_now(id_, who, now))
+        if change.close:
+            self._engine.run(coordinator.close(id_, who, now))
         return web.json_response(self._view(id_))
 
     async def _cancel(self, request: web.Request) -> web.Response:

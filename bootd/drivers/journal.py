@@ -18,16 +18,17 @@ from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
     ForgottenNode,
+    MemberRecord,
     NodeRecord,
     Record,
     SessionRecord,
     Verdict,
 )
 from bootd.session.states import ENDED
-from bootd.wire.control import Join, decode_as, encode
+from bootd.wire.control import Disk, Join, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_DETAIL = 8192  # characters of one audit detail
 
 _CREATE = """
@@ -49,6 +50,13 @@ CREATE TRIGGER audit_is_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, '
 """
 
 
+_CREATE_MEMBER = """
+CREATE TABLE member (
+    session TEXT NOT NULL, mac TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (session, mac)
+) STRICT;
+"""
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a start of the daemon takes over. ``default_label`` "" = none kept."""
@@ -56,6 +64,7 @@ class Saved:
     nodes: tuple[NodeRecord, ...]
     default_label: str
     sessions: tuple[SessionRecord, ...]  # oldest first; every open one, and the latest that have ended
+    members: tuple[MemberRecord, ...]  # of the open ones
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ class Journal:
                 nodes=tuple(_node(*row) for row in nodes),
                 default_label=label[0] if label else "",
                 sessions=tuple(_session(row[0]) for row in sessions),
+                members=tuple(_member(row[0]) for row in self._database.execute("SELECT body FROM member")),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._unusable(error) from None
@@ -150,7 +160,12 @@ class Journal:
             )
         if version == 0:
             # One transaction with the version in it: a start that is killed here leaves an empty file.
-            self._database.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
+            self._create(_CREATE + _CREATE_MEMBER)
+        elif version == 1:
+            self._create(_CREATE_MEMBER)
+
+    def _create(self, statements: str) -> None:
+        self._database.executescript(f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
     def _put(self, record: Record) -> None:
         match record:
@@ -166,6 +181,9 @@ class Journal:
                 )
             case SessionRecord():
                 self._put_session(record)
+            case MemberRecord(session, mac):
+                body = json.dumps(asdict(record))
+                self._database.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?)", (session, mac, body))
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",
@@ -199,6 +217,9 @@ class Journal:
             (record.id, record.name, record.state, ended, now, now, json.dumps(asdict(record))),
         )
 
+        if ended:
+            self._database.execute("DELETE FROM member WHERE session = ?", (record.id,))
+
     def _unusable(self, error: Exception) -> OperatorError:
         return OperatorError(
             f"cannot keep state in {self._path}: {error}",
@@ -227,3 +248,9 @@ def _session(body: str) -> SessionRecord:
     value["nodes"] = tuple(value["nodes"])
     value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
     return SessionRecord(**value)
+
+
+def _member(body: str) -> MemberRecord:
+    value = json.loads(body)
+    value["disk"] = Disk(**value["disk"]) if value["disk"] is not None else None
+    return MemberRecord(**value)

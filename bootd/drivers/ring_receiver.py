@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bootd.drivers.ring_channel import Channel, ChannelError, Kind, accept_channel, link_token
-from bootd.drivers.ring_target import Target
+from bootd.drivers.ring_target import TargetSet
 from bootd.errors import Exit, OperatorError
 from bootd.member.context import describe
 from bootd.member.member import Member
 from bootd.member.store import StoreError
+from bootd.member.tls import TlsSettings
 from bootd.wire import control, manifest
 from bootd.wire.control import Arrange, Cancel, Disk, Finish, Join, MemberState, Message, Prepare, Report
 from bootd.wire.errors import PeerProtocolError
@@ -29,6 +30,8 @@ PATIENCE = 30.0  # seconds that a sender may be away once there is a plan
 LINGER_SECONDS = 3.0
 MAX_HANDSHAKES = 8  # at a time
 INBOX = 256
+MAX_LABEL = 200  # characters of it that the sender hears
+WITH_TLS, WITHOUT_TLS = "tls", ""  # method words of a receiver's Join
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,24 @@ class _Heard:
 
 
 class RingReceiver:
-    """One image onto one target. ``tell`` is called with a line of text for each step, from the main thread."""
+    """One session onto its targets. ``tell`` is called with a line of text for each step, from the main thread.
+    ``tls``: links to other members are encrypted, and only with those that know it too."""
 
-    def __init__(self, target: Target, host: str, port: int, token: str, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        target: TargetSet,
+        host: str,
+        port: int,
+        token: str,
+        tell: Callable[[str], None],
+        *,
+        tls: TlsSettings | None = None,
+    ) -> None:
         self._target = target
         self._host = host
         self._token = token
         self._tell = tell
+        self._tls = tls
         self._inbox: queue.Queue[_Up | _Down | _Heard] = queue.Queue(INBOX)
         self._handshakes = threading.Semaphore(MAX_HANDSHAKES)
         self._channel: Channel | None = None
@@ -128,10 +142,9 @@ class RingReceiver:
             self._report(self._member.snapshot())
             return
         self._tell("sender connected")
-        name = self._target.path.name
-        transport = "device" if self._target.is_device else "file"
-        disk = Disk(name, self._target.capacity(), 512, "", "", "", transport, False, "", "")
-        self._say(Join("", "", os.uname().machine, "", "", "", "", 0, (disk,)))
+        disk = Disk(self._target.label[:MAX_LABEL], self._target.capacity(), 512, "", "", "", "", False, "", "")
+        method = WITH_TLS if self._tls is not None else WITHOUT_TLS
+        self._say(Join("", "", os.uname().machine, "", "", "", method, 0, (disk,)))
 
     def _hear(self, kind: Kind, payload: bytes) -> Result | None:
         if kind is Kind.MANIFEST:
@@ -163,7 +176,7 @@ class RingReceiver:
         if (image.root, image.size, image.chunk_size) != (plan.image_root, plan.image_size, plan.chunk_size):
             raise PeerProtocolError("plan and manifest differ")
         try:
-            store = self._target.open(image.size)
+            store = self._target.open(image, message)
         except (StoreError, OSError) as error:
             words = describe(error) if isinstance(error, OSError) else str(error)
             self._say(Report(plan.node, plan.session, MemberState.REFUSED, reason=words))
@@ -178,6 +191,8 @@ class RingReceiver:
             listen_host=self._host,
             report=self._report,
             is_head=False,
+            compare=message.compare,
+            tls=self._tls,
         )
         try:
             member.start()
@@ -186,7 +201,7 @@ class RingReceiver:
             self._say(Report(plan.node, plan.session, MemberState.FAILED, reason=words))
             return Result(Exit.ERROR, words, None)
         self._member = member
-        self._tell(f"session {plan.session}: {image.size} bytes for {self._target.path}")
+        self._tell(f"session {plan.session}: {image.size} bytes for {self._target.label}")
         self._report(member.snapshot())
         return None
 
@@ -197,11 +212,11 @@ class RingReceiver:
         try:
             self._target.commit()
         except OSError as error:
-            words = f"{self._target.path}: {describe(error)}"
+            words = f"{self._target.label}: {describe(error)}"
             self._say(replace(last, state=MemberState.FAILED, reason=words))
             return Result(Exit.ERROR, words, last)
         self._say(replace(last, state=MemberState.FINISHING, rate=0))
-        return Result(Exit.OK, f"{self._target.path}: {last.verified} bytes verified", last)
+        return Result(Exit.OK, f"{self._target.label}: {last.verified} bytes verified", last)
 
     def _deserted(self) -> Result:
         """The sender is gone. What was verified against its manifest is complete all the same."""

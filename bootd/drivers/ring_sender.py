@@ -1,4 +1,4 @@
-"""The sender by hand: a file to a list of receivers, without a daemon.
+"""The sender by hand: files, devices and streams to a list of receivers, without a daemon.
 
 It arranges the chain with the daemon's own coordinator (`bootd.session`), fed by connections to the receivers in
 place of HTTP, and runs the head of the ring in this process. The coordinator keys nodes by MAC: each receiver gets
@@ -17,20 +17,21 @@ from typing import Any
 
 from bootd.drivers.ring_channel import Kind, link_token
 from bootd.drivers.ring_host import Down, Heard, Host, HostEvent, Name, Up
-from bootd.errors import Exit, OperatorError
+from bootd.drivers.ring_receiver import WITH_TLS
 from bootd.member.context import describe
-from bootd.member.head import digest_source
 from bootd.member.member import Member
-from bootd.member.store import SourceStore, StoreError
+from bootd.member.sources import Source, SourceError, describe_sources, join_stores, suitable_chunk_size
+from bootd.member.tls import TlsSettings
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect, Event, Send
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.session.states import SessionState, Standing
 from bootd.session.view import view_session
 from bootd.wire import control
 from bootd.wire.control import Address, Arrange, Cancel, Finish, Join, MemberState, Message, Prepare, Report
-from bootd.wire.errors import LocalProtocolError, PeerProtocolError
+from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import Manifest
 
 TICK_SECONDS = 0.25
@@ -66,6 +67,23 @@ class _Stopped(Exception):  # noqa: N818 - not an error: the session ended while
 
 
 @dataclass(frozen=True)
+class Course:
+    """How the session runs. ``fan_out``: 1 is a chain, up to 4 a tree; ``order``: "given" or "ip".
+
+    ``barrier``: each source is received everywhere before the next begins. ``delta``: only what differs is sent.
+    ``zeros``: "write" or "discard". ``keep_open``: seconds after the end in which a receiver that was named may
+    still come.
+    """
+
+    fan_out: int = 1
+    order: str = "given"
+    barrier: bool = False
+    delta: bool = False
+    zeros: str = "write"
+    keep_open: float = 0.0
+
+
+@dataclass(frozen=True)
 class Timing:
     """Seconds a receiver may be silent, may stand still, and may take to answer for the first time."""
 
@@ -80,23 +98,25 @@ class RingSender:
 
     def __init__(
         self,
-        path: str,
+        sources: Sequence[Source],
         names: Sequence[Name],
         token: str,
         *,
         timing: Timing,
         show: Callable[[dict[str, Any]], None],
         tell: Callable[[str], None],
+        course: Course | None = None,
+        tls: TlsSettings | None = None,
     ) -> None:
-        try:
-            self._source = SourceStore(path)
-        except StoreError as error:
-            raise OperatorError(str(error), "name a file with content, or a block device", Exit.INPUT) from None
+        """``sources`` are taken in, and are closed at the end of `run`."""
+        self._sources, self._size = tuple(sources), sum(source.size for source in sources)
+        self._course, self._tls = course or Course(), tls
         self._token, self._timing, self._show, self._tell = token, timing, show, tell
         self._inbox: queue.Queue[Any] = queue.Queue(INBOX)
         self._hosts = {name.mac: Host(name, token, self._hosts_inbox) for name in names}
         self._by_mac = {name.mac: name.text for name in names}
         self._hopeless: set[str] = set()
+        self._misfits: dict[str, str] = {}  # receivers that cannot take part, and why
         self._finishing: set[str] = set()
         self._coordinator = Coordinator(
             labels=[_LABEL],
@@ -106,9 +126,22 @@ class RingSender:
             head_host="0.0.0.0",  # each receiver is told the address that it sees, in `_send`
             draw=secrets.token_hex,
             limits=Limits(silence=timing.silence, stall=timing.stall, rejoin=timing.silence, attempts=3),
+            # The order of the list: the place in it stands for a switch, for receivers join in any order.
+            switches={name.mac: f"{number:06}" for number, name in enumerate(names)},
         )
         request = SessionRequest(
-            path, self._source.size, ",".join(self._by_mac), "only", label=_LABEL, after="stay", flip_default=False
+            ", ".join(source.name for source in sources),
+            self._size,
+            ",".join(self._by_mac),
+            "only",
+            label=_LABEL,
+            after="stay",
+            fan_out=self._course.fan_out,
+            order="switch" if self._course.order == "given" else self._course.order,
+            compare=self._course.delta,
+            zeros=self._course.zeros,
+            keep_open=self._course.keep_open,
+            flip_default=False,
         )
         self._began = time.monotonic()
         self.session, effects = self._coordinator.create(request, "operator", self._began)
@@ -155,9 +188,12 @@ class RingSender:
         """`view_session`, with the receivers' names for MACs, and why an absent one is absent."""
         session = self._coordinator.sessions[self.session]
         value = view_session(session, self._coordinator.nodes.name, time.monotonic())
+        value["order"] = self._course.order
         for row in value["outcome"]["nodes"]:
             host = self._hosts[row["node"]]
-            if row["state"] == Standing.ABSENT.value:
+            if row["node"] in self._misfits:
+                row["reason"] = self._misfits[row["node"]]
+            elif row["state"] == Standing.ABSENT.value:
                 row["reason"] = f"it never joined: {host.problem}" if host.problem else "it never joined"
             elif row["state"] == Standing.DONE.value:
                 row["reason"] = "every byte read back and matched"
@@ -178,6 +214,9 @@ class RingSender:
             case Down(mac, reason, dead, hopeless):
                 self._lose(mac, reason, dead, hopeless, now)
             case _HeadSays(report):
+                if report.state is MemberState.FAILED:
+                    for source in self._sources:
+                        source.mistrust()
                 self._carry_out(coordinator.report(report, now))
             case _Digested(done):
                 self._carry_out(coordinator.report(self._preparing(done), now))
@@ -190,6 +229,9 @@ class RingSender:
         host = self._hosts[mac]
         try:
             if isinstance(message, Join):
+                if (message.method == WITH_TLS) != (self._tls is not None):
+                    self._turn_away(mac, message.method == WITH_TLS, now)
+                    return
                 joined = replace(message, node=mac, address=host.name.address, session="")
                 self._carry_out(self._coordinator.join(joined, now))
             elif isinstance(message, Report):
@@ -198,6 +240,13 @@ class RingSender:
                 self._carry_out(self._coordinator.report(replace(message, node=mac), now))
         except PeerProtocolError as error:
             self._tell(f"{host.name.text}: {error}")
+
+    def _turn_away(self, mac: str, has_tls: bool, now: float) -> None:
+        """A receiver that cannot talk to the others."""
+        words = "it has TLS and this sender has not" if has_tls else "this sender has TLS and it has not"
+        self._misfits[mac] = f"{words}: say --tls-cert, --tls-key and --tls-ca on both"
+        self._hosts[mac].send(Kind.MESSAGE, control.encode(Cancel(self.session, self._misfits[mac])))
+        self._lose(mac, self._misfits[mac], False, True, now)
 
     def _lose(self, mac: str, reason: str, dead: bool, hopeless: bool, now: float) -> None:
         """A cut line alone is no verdict: it is dialled again, and silence has its deadline. A refused dial is."""
@@ -214,6 +263,9 @@ class RingSender:
     def _judge_absence(self, now: float) -> None:
         """Who has not joined in time, or never can, holds nobody up."""
         session = self._coordinator.sessions[self.session]
+        verified = sum(member.standing is Standing.VERIFIED for member in session.members.values())
+        if self._course.keep_open and session.open and verified == len(self._hosts):
+            self._carry_out(self._coordinator.close(self.session, "operator", now))  # nobody else can come
         if session.state not in (SessionState.PREPARING, SessionState.WAITING):
             return
         possible = len(self._hosts) - len(self._hopeless - set(session.members))
@@ -277,25 +329,27 @@ class RingSender:
                 reported = time.monotonic()
                 self._inbox.put(_Digested(done))
 
+        sources, chunk_size = self._sources, suitable_chunk_size(self._sources)
         try:
-            self._inbox.put(_Ready(digest_source(self._source, progress)))
+            image = describe_sources(sources, chunk_size, progress, is_phased=self._course.barrier)
+            self._inbox.put(_Ready(image))
         except _Stopped:
             return
-        except (OSError, LocalProtocolError) as error:
-            words = describe(error) if isinstance(error, OSError) else str(error)
-            self._inbox.put(_Broken(f"reading the source: {words}"))
+        except SourceError as error:
+            self._inbox.put(_Broken(str(error)))
 
     def _start_head(self, image: Manifest, now: float) -> None:
         session = self._coordinator.sessions[self.session]
         head = Member(
-            node=session.head_node,
+            node=session.head.node,
             session=self.session,
             join_token=link_token(self._token, self.session),
             manifest=image,
-            store=self._source,
+            store=join_stores(image, self._sources),
             listen_host="0.0.0.0",
             report=lambda report: self._inbox.put(_HeadSays(report)),
             is_head=True,
+            tls=self._tls,
         )
         try:
             head.start()
@@ -303,12 +357,16 @@ class RingSender:
             self._carry_out(self._coordinator.head_ended(self.session, f"cannot listen: {describe(error)}", now))
             return
         self._head, self._image = head, image
-        self._carry_out(self._coordinator.manifest(self.session, image.root, image.size, image.chunk_size, now))
+        self._carry_out(
+            self._coordinator.manifest(
+                self.session, Image(image.root, image.size, image.chunk_size, image.phases), now
+            )
+        )
         self._carry_out(self._coordinator.report(head.snapshot(), now))
 
     def _preparing(self, done: int) -> Report:
-        head = self._coordinator.sessions[self.session].head_node
-        return Report(head, self.session, MemberState.PREPARING, total=self._source.size, written=done)
+        head = self._coordinator.sessions[self.session].head.node
+        return Report(head, self.session, MemberState.PREPARING, total=self._size, written=done)
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -323,7 +381,8 @@ class RingSender:
             host.join()
         if self._head is not None:
             self._head.stop()
-        self._source.close()
+        for source in self._sources:
+            source.close()
 
     def _discard(self) -> None:
         while True:

@@ -176,6 +176,7 @@ def _coordinator(settings: Settings, address: str) -> Coordinator:
         default_label=settings.boot.default,
         names={node.mac.lower(): node.name for node in settings.node},
         node_labels={node.mac.lower(): node.label for node in settings.node if node.label},
+        switches={node.mac.lower(): node.switch for node in settings.node if node.switch},
         head_host=address,
         draw=secrets.token_hex,
         limits=Limits(silence=session.silence_seconds, ready=session.ready_seconds, attempts=session.attempts),

@@ -13,17 +13,15 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from bootd.member.buffers import Slot
 from bootd.member.context import describe
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
+from bootd.member.sources import digest_source
 from bootd.member.store import SourceStore, StoreError
-from bootd.wire import manifest
 from bootd.wire.control import Arrange, Cancel, Finish, MemberState, Message, Report
-from bootd.wire.digest import digest
 from bootd.wire.errors import LocalProtocolError
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
@@ -69,21 +67,6 @@ def parse_settings(line: bytes) -> Settings:
         if not isinstance(item, str) or not item:
             raise SettingsError(f"{name} must be a string that is not empty")
     return Settings(**value)
-
-
-def digest_source(source: SourceStore, progress: Callable[[int], None]) -> Manifest:
-    """Reads all of ``source``; ``progress`` is called after each chunk with the bytes digested so far."""
-    chunk_size = manifest.suitable_chunk_size(source.size)
-    slot = Slot(chunk_size)
-
-    def digests() -> Iterator[bytes]:
-        for offset in range(0, source.size, chunk_size):
-            view = slot.memory[: min(chunk_size, source.size - offset)]
-            source.read(offset, view)
-            yield digest(view)
-            progress(offset + len(view))
-
-    return manifest.build(source.size, chunk_size, digests())
 
 
 class Head:

@@ -1,19 +1,19 @@
-"""One member of a ring: threads that receive, write, flush, verify, serve and report, and what they share."""
+"""One member of a ring: the threads around a `RingMember`: receive, write, flush, read back, serve, report."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
 
-from bootd.member import writing
-from bootd.member.context import Limits, make_context
+from bootd.member import working
+from bootd.member.context import CHECKERS, Security, make_context
 from bootd.member.receiving import Receiver
 from bootd.member.serving import Server
 from bootd.member.store import Store
-from bootd.wire.control import Arrange, MemberState, Report
+from bootd.wire.control import Arrange, Report
 from bootd.wire.manifest import Manifest
+from bootd.wire.ring.member import Limits, Wake
 
-_RATE_SECONDS = 1.0
 _LEAST_INTERVAL = 0.05  # seconds between two reports, however much news there is
 _JOIN_SECONDS = 10.0
 _log = logging.getLogger("bootd.member")
@@ -22,9 +22,10 @@ _log = logging.getLogger("bootd.member")
 class Member:
     """A node or the head in one session.
 
-    ``store`` holds at least ``manifest.size`` bytes and stays open; it is closed by whoever made it, after `stop`.
+    ``store`` holds what ``manifest`` describes and stays open; it is closed by whoever made it, after `stop`.
     ``report`` is called from a thread of its own, at once when there is news and at least once per second; it may
-    block, but should not raise. ``is_head``: the store is the source and has everything.
+    block, but should not raise. ``is_head``: the store is the source and has everything. ``compare``: the store is
+    digested before READY, and only what differs is received. ``tls``: links are encrypted, see `tls.load`.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Member:
         listen_host: str,
         report: Callable[[Report], object],
         is_head: bool,
+        compare: bool = False,
         limits: Limits | None = None,
+        tls: Security | None = None,
     ) -> None:
         self._context = make_context(
             node=node,
@@ -47,15 +50,17 @@ class Member:
             manifest=manifest,
             store=store,
             is_head=is_head,
+            compare=compare,
             limits=limits or Limits(),
+            tls=tls,
         )
+        self._monitor = self._context.monitor
         self._report = report
         self._receiver = Receiver(self._context)
-        self._context.standing.when_failed = self._end_receiving
-        self._server = Server(self._context, listen_host, lambda: self._receiver.epoch)
+        self._server = Server(self._context, listen_host)
         self._threads: list[threading.Thread] = []
+        self._is_head = is_head
         self._port = 0
-        self._rate = 0
 
     def start(self) -> int:
         """Listen and start the threads; the port. `OSError` when the host cannot be bound."""
@@ -65,12 +70,12 @@ class Member:
             ("accept", self._server.run),
             ("report", self._run_reporter),
         ]
-        if not context.is_head:
+        if not self._is_head:
             bodies += [
                 ("receive", self._receiver.run),
-                ("write", lambda: writing.run_writer(context)),
-                ("flush", lambda: writing.run_flusher(context)),
-                ("verify", lambda: writing.run_verifier(context)),
+                ("write", lambda: working.run_writer(context)),
+                ("flush", lambda: working.run_flusher(context)),
+                *[("check", lambda: working.run_checker(context))] * CHECKERS,
             ]
         for name, body in bodies:
             thread = threading.Thread(target=self._guard, args=(name, body), name=f"bootd-{name}", daemon=True)
@@ -80,51 +85,24 @@ class Member:
 
     def arrange(self, message: Arrange) -> bool:
         """Take the place that the message gives; False when its epoch is over, known, or of another session."""
-        if message.session != self._context.session:
-            return False
-        taken = self._receiver.arrange(message)
-        if taken:
-            self._context.standing.news.set()
-        return taken
+        return self._receiver.arrange(message)
 
     def snapshot(self) -> Report:
-        """Where the member stands now. Rate and ``sent`` count bytes of image, not bytes on the wire."""
-        context = self._context
-        sums = context.progress.sums()
-        head = context.is_head
-        return Report(
-            node=context.node,
-            session=context.session,
-            state=context.standing.state,
-            epoch=self._receiver.epoch,
-            port=self._port,
-            total=context.manifest.size,
-            written=sums.written,  # the head: digested
-            durable=0 if head else sums.durable,
-            verified=0 if head else sums.verified,
-            rate=self._rate,
-            sent=self._server.sent,
-            reason=context.standing.reason,
-            trouble=context.standing.trouble,
-        )
+        """Where the member stands now. Rates and ``sent`` count bytes of image, not bytes on the wire."""
+        with self._monitor as core:
+            return core.snapshot(self._port, time.monotonic())
 
     def wait(self, timeout: float | None = None) -> Report:
         """Until the member is verified, has failed or was stopped, or for ``timeout`` seconds; the state then."""
-        self._context.standing.settled.wait(timeout)
+        self._monitor.settled.wait(timeout)
         return self.snapshot()
 
     def stop(self, reason: str = "") -> None:
         """End all threads and links. With a ``reason`` a member that is not verified has failed for it."""
-        context = self._context
-        if reason and context.standing.state is not MemberState.VERIFIED:
-            context.standing.fail(reason)
-        context.standing.stopping.set()
-        context.progress.stop()
-        context.window.close()
+        with self._monitor as core:
+            core.stop(reason)
         self._receiver.interrupt()
         self._server.close()
-        context.standing.news.set()
-        context.standing.settled.set()
         deadline = time.monotonic() + _JOIN_SECONDS  # a disk that hangs must not hang the node's farewell too
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -136,29 +114,25 @@ class Member:
             body()
         except Exception as error:
             _log.exception("thread %s", name)
-            self._context.standing.fail(f"internal error in thread {name}: {error}")
-
-    def _end_receiving(self) -> None:
-        """A failed member takes nothing more in; what it has can still be asked for."""
-        self._context.window.close()
-        self._receiver.interrupt()
-        self._context.progress.wake()
+            self._monitor.fail(f"internal error in thread {name}: {error}")
 
     def _run_reporter(self) -> None:
-        standing, progress = self._context.standing, self._context.progress
-        before, measured = 0, time.monotonic()
+        monitor, interval = self._monitor, self._context.limits.report_interval
+        has_failed = False
         while True:
-            standing.news.wait(self._context.limits.report_interval)
-            standing.news.clear()
-            is_last = standing.stopping.is_set()
-            received, now = progress.received, time.monotonic()
-            if now - measured >= _RATE_SECONDS:
-                self._rate = int((received - before) / (now - measured))
-                before, measured = received, now
-            snapshot = self.snapshot()
+            with monitor as core:
+                until = time.monotonic() + interval
+                while not core.standing.has_news and not core.is_stopping and time.monotonic() < until:
+                    monitor.wait(Wake.REPORT, until)
+                core.standing.has_news = False
+                received, is_last = core.ledger.received, core.is_stopping
+                snapshot = core.snapshot(self._port, time.monotonic())
+            if core.standing.has_failed and not has_failed:
+                has_failed = True
+                self._receiver.interrupt()  # nothing more is taken in; what is here can still be asked for
             self._report(snapshot)
-            if snapshot.trouble and progress.received > received:
-                standing.forgive(snapshot.trouble)  # it was told, and chunks arrive again
+            with monitor as core:
+                core.reported(snapshot, received)
             if is_last:
                 return
-            standing.stopping.wait(_LEAST_INTERVAL)
+            monitor.stopping.wait(_LEAST_INTERVAL)

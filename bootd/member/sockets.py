@@ -67,6 +67,9 @@ class FrameSocket:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         _set_timeout(connection, socket.SO_SNDTIMEO, 1.0)
 
+    def handshake(self, seconds: float) -> None:
+        """What comes before the first frame: nothing, unless the connection is secured (see `bootd.member.tls`)."""
+
     def receive(self, silence: float, deadline: float | None = None) -> Frame | None:
         """The next frame; None when the peer has closed between frames.
 

@@ -21,6 +21,7 @@ from bootd.session.effects import (
     Effect,
     Event,
     ForgottenNode,
+    MemberRecord,
     NodeRecord,
     Outcome,
     Persist,
@@ -33,7 +34,7 @@ from bootd.session.nodes import Node, Registry
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest, checked
 from bootd.session.session import Session
-from bootd.session.states import RESUMABLE, SessionState, Standing
+from bootd.session.states import OPEN, RESUMABLE, SessionState, Standing
 from bootd.wire.control import Cancel, Finish, Join, MemberState, Message, Report, Wait
 
 MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
@@ -66,6 +67,7 @@ class Coordinator:
         head_host: str,
         draw: Callable[[int], str],
         limits: Limits | None = None,
+        switches: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
@@ -75,6 +77,7 @@ class Coordinator:
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
         self._labels = frozenset(labels) | {policy.LOCAL}
         self._node_labels = {mac.lower(): label for mac, label in node_labels.items()}
+        self._switches = {mac.lower(): switch for mac, switch in (switches or {}).items()}
         self._head_host = head_host
         self._draw = draw
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
@@ -172,12 +175,12 @@ class Coordinator:
             return self._gave_up(node, message)
         return self._close(self._place(node, now, joined=False))
 
-    def manifest(self, session: str, root: str, size: int, chunk_size: int, now: float) -> list[Effect]:
+    def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
         known = self.sessions.get(session)
         if known is None:
             return []
-        effects = known.manifest(Image(root, size, chunk_size), now)
+        effects = known.manifest(image, now)
         return self._close(effects + self._gather(known, now))
 
     def head_ended(self, session: str, reason: str, now: float) -> list[Effect]:
@@ -197,8 +200,10 @@ class Coordinator:
             return self.sessions[known.session].commands_for(node)
         for session in reversed(self.sessions.values()):
             member = session.members.get(node)
-            if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED}:
-                return session.commands_for(node)
+            if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED, Standing.DONE}:
+                messages = session.commands_for(node)
+                if messages:
+                    return messages
         return [Wait(known.told)] if known.told else []
 
     def tick(self, now: float) -> list[Effect]:
@@ -221,16 +226,17 @@ class Coordinator:
             head_host=self._head_host,
             limits=self.limits,
             now=now,
+            switch=self._switch,
         )
         self.sessions[session.id] = session
         for mac in plan.nodes or ():
             self.nodes.add(mac)
         detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
         effects: list[Effect] = [
-            Persist(session.record(self.nodes.name)),
+            Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
-            *session.start_head(),
+            *session.start_head(now),
         ]
         return session.id, effects + self._gather(session, now)
 
@@ -238,6 +244,9 @@ class Coordinator:
         known = self._waiting(session)
         if expect < 1:
             raise OperatorError(f"cannot expect {expect} nodes", "say a number from 1", Exit.USAGE)
+        if known.plan.nodes is not None and expect > len(known.plan.nodes):
+            text = f"cannot expect {expect} of {len(known.plan.nodes)} nodes"
+            raise OperatorError(text, f"say at most {len(known.plan.nodes)}", Exit.USAGE)
         audit: list[Effect] = [Persist(AuditRecord(who, "expect", f"{known.id} {expect}"))]
         return self._close(audit + known.set_expect(expect, now), known)
 
@@ -249,12 +258,22 @@ class Coordinator:
 
     def cancel(self, session: str, reason: str, who: str, now: float) -> list[Effect]:
         known = self.find_session(session)
-        if not known.open:
+        if known.state not in OPEN:
             raise OperatorError(
                 f"session {known.title} is {known.state.value}", "only an open session can be cancelled"
             )
         audit: list[Effect] = [Persist(AuditRecord(who, "cancel", f"{known.id} {reason}"))]
         return self._close(audit + known.cancel(reason or f"cancelled by {who}", now))
+
+    def close(self, session: str, who: str, now: float) -> list[Effect]:
+        """Nobody may join any more: the session ends as soon as everybody in it is verified."""
+        known = self.find_session(session)
+        if not known.open:
+            raise OperatorError(
+                f"session {known.title} is {known.state.value}", "only an open session can be closed"
+            )
+        audit: list[Effect] = [Persist(AuditRecord(who, "close", known.id))]
+        return self._close(audit + known.close(now), known)
 
     def find_session(self, text: str) -> Session:
         """The session with this id or name (the latest of that name); `OperatorError` when there is none."""
@@ -339,24 +358,39 @@ class Coordinator:
     # --- restart -----------------------------------------------------------------------------------------
 
     def restore(
-        self, records: Iterable[NodeRecord], default_label: str, sessions: Iterable[SessionRecord]
+        self,
+        records: Iterable[NodeRecord],
+        default_label: str,
+        sessions: Iterable[SessionRecord],
+        members: Iterable[MemberRecord] = (),
+        now: float = 0.0,
     ) -> list[Effect]:
-        """Takes over what the journal kept. ``default_label`` "" = none kept.
-
-        A session that had not ended failed with the daemon that ran it: its head and its tokens are gone. Nodes
-        that still work for it are told to stop when they report.
-        """
+        """Takes over what the journal kept. ``default_label`` "" = none kept. Open sessions go on (`restart`)."""
         for node_record in records:
             self.nodes.restore(node_record)
         if default_label:
             self.default_label = default_label
+        kept = list(members)
         effects: list[Effect] = []
         for record in sessions:
-            kept = restart.settle(record)
-            if kept is not record:
-                effects += [Persist(kept), Event(kept.state, "", kept.id, kept.reason)]
-                effects += restart.unfinished(kept, self.nodes)
-            self.past[kept.id] = kept
+            if not restart.can_resume(record):
+                self.past[record.id] = restart.settle(record)
+                if self.past[record.id] is not record:
+                    effects.append(Persist(self.past[record.id]))
+                continue
+            session = restart.resume(
+                record,
+                [member for member in kept if member.session == record.id],
+                self.nodes,
+                head_host=self._head_host,
+                limits=self.limits,
+                now=now,
+                switch=self._switch,
+            )
+            self.sessions[session.id] = session
+            effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
+            if session.state is not SessionState.FINISHING:
+                effects += session.start_head(now)
         while len(self.past) > MAX_ENDED_SESSIONS:
             del self.past[next(iter(self.past))]
         return effects
@@ -472,7 +506,11 @@ class Coordinator:
         return [Persist(node.record()), PolicyChanged(node.mac, node.label, why)]
 
     def _close(self, effects: list[Effect], changed: Session | None = None) -> list[Effect]:
-        """Adds what follows from sessions that changed state or ended, and forgets the oldest ended ones."""
+        """Adds what follows from sessions that changed state or ended, and forgets the oldest ended ones.
+
+        All records come first, so that they are written in one piece: whatever a daemon that is killed has told
+        anybody, the next one knows.
+        """
         moved = {effect.session for effect in effects if isinstance(effect, Event) and effect.session}
         if changed is not None:
             moved.add(changed.id)
@@ -480,12 +518,27 @@ class Coordinator:
             if session.ended and session.id not in self._settled:
                 self._settled.add(session.id)
                 effects += self._after(session)
-            effects.append(Persist(session.record(self.nodes.name)))
+            effects.append(Persist(restart.record(session, self.nodes.name)))
+        effects += self._members_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
             self._settled.discard(id_)
-        return effects
+        return sorted(effects, key=lambda effect: not isinstance(effect, Persist))
+
+    def _members_noted(self, effects: list[Effect]) -> list[Effect]:
+        """Records of the members that ``effects`` tell something of."""
+        noted = {(effect.session, effect.node) for effect in effects if isinstance(effect, Event) and effect.node}
+        records = []
+        for id_, mac in sorted(noted):
+            session = self.sessions.get(id_)
+            member = session.members.get(mac) if session is not None and not session.ended else None
+            if member is not None:
+                records.append(Persist(restart.member_record(id_, member)))
+        return list(records)
+
+    def _switch(self, mac: str) -> str:
+        return self._switches.get(mac, "")
 
     def _after(self, session: Session) -> list[Effect]:
         """Boot policy at the end of a session.
@@ -497,7 +550,8 @@ class Coordinator:
         done = any(member.standing is Standing.DONE for member in session.members.values())
         effects: list[Effect] = []
         for member in session.members.values():
-            if member.phases.arranged is not None and member.standing not in (Standing.DONE, Standing.REFUSED):
+            written = member.begun or member.phases.arranged is not None
+            if written and member.standing not in (Standing.DONE, Standing.REFUSED):
                 member.node.automatic = session.plan.label
                 effects += [
                     PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),

@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from bootd.session.arrangement import Arrangement
 from bootd.session.member import Member
 from bootd.session.plan import Limits
 from bootd.session.states import Standing
+
+BLOCKED = 500  # milliseconds of a second in which a member waits for its own disk
+LAG_SECONDS = 3.0  # of its own rate that a slow member is behind its predecessor
+LEAST_LAG = 8 << 20  # bytes
 
 
 class Remedy(Enum):
     DROP = "drop"  # the session goes on without the member
     CONFIRM = "confirm"  # counts as done
-    SET_ASIDE = "set aside"  # the head feeds it directly
+    FEED_BY_HEAD = "feed by head"  # it could not receive from its predecessor
+    MOVE_LAST = "move last"  # to the end, where it holds nobody up
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,47 @@ def find_late(member: Member, limits: Limits, now: float) -> Late | None:
     if now - member.heard > limits.silence:
         before = "verified, then " if member.standing is Standing.VERIFIED else ""
         return Late(member, Remedy.DROP, Standing.LOST, f"{before}silent for {limits.silence:g} s")
-    planned = member.phases.planned
-    if member.standing is Standing.PREPARING and planned is not None and now - planned > limits.ready:
+    if member.standing is Standing.PREPARING and now - member.moved > limits.ready:
         return Late(member, Remedy.DROP, Standing.EVICTED, f"not ready within {limits.ready:g} s")
     return None
+
+
+def find_slow(arrangement: Arrangement, limits: Limits, now: float) -> Late | None:
+    """Whether a member has held up those behind it for too long; it is to go to the end.
+
+    It holds them up while its own disk keeps it from receiving, or its predecessor has much more than it takes, and
+    its followers have all that it can give them. Where every disk is equally slow the next one would be found slow
+    after it: so at most a quarter of all are moved, and never one behind which all are slow.
+    """
+    members = list(arrangement)
+    moved = sum(member.is_slow for member in members)
+    found = None
+    for member in members:
+        if not _holds_up(member, arrangement):
+            member.slow_since = None
+        elif member.slow_since is None:
+            member.slow_since = now
+        elif found is None and now - member.slow_since >= limits.slow:
+            found = member
+    if found is None or (not found.is_slow and moved >= max(1, len(members) // 4)):
+        return None
+    if all(member.is_slow for member in arrangement.below(found)):
+        return None
+    return Late(found, Remedy.MOVE_LAST, found.standing, f"it has held up others for {limits.slow:g} s")
+
+
+def _holds_up(member: Member, arrangement: Arrangement) -> bool:
+    report, followers = member.report, arrangement.followers_of(member)
+    if report is None or member.aside or not followers or member.standing is not Standing.RECEIVING:
+        return False
+    if member.phases.durable is not None:
+        return False
+    source = arrangement.source_of(member)
+    behind = source.counter("written") - report.written if source is not None else 0
+    is_full = report.blocked >= BLOCKED
+    if not is_full and behind < max(LEAST_LAG, int(LAG_SECONDS * report.rate)):
+        return False
+    return all(own.counter("written") + LEAST_LAG >= report.written for own in followers if not own.aside)
 
 
 def find_stall(member: Member, members: Mapping[str, Member], limits: Limits, now: float) -> Late | None:
@@ -68,4 +111,6 @@ def find_stall(member: Member, members: Mapping[str, Member], limits: Limits, no
         return None
     if source.accused_by - {member.node.mac}:
         return Late(source, Remedy.DROP, Standing.EVICTED, "two members could not receive from it")
-    return Late(member, Remedy.SET_ASIDE, member.standing, reason, source)
+    if source.accused_by:
+        return Late(member, Remedy.DROP, Standing.EVICTED, reason)
+    return Late(member, Remedy.FEED_BY_HEAD, member.standing, reason, source)

@@ -6,7 +6,7 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
-from bootd.wire.control import Join, Message
+from bootd.wire.control import Disk, Join, Message
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class DefaultLabel:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """All of a session that survives a restart. Tokens do not: its heads and links die with the daemon."""
+    """All of a session that survives a restart, but its members, which have records of their own while it is open.
+
+    The defaults are those of records that an older bootd has written.
+    """
 
     id: str
     name: str
@@ -74,7 +77,37 @@ class SessionRecord:
     after: str
     state: str  # value of `states.SessionState`
     reason: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...]  # () until it has ended
+    start_now: bool = False
+    join_token: str = ""
+    head_token: str = ""
+    image_root: str = ""  # "" until the head has digested the source
+    chunk_size: int = 0
+    phases: int = 1
+    phase: int = 0
+    epoch: int = 0
+    fan_out: int = 1
+    order: str = "ip"
+    compare: bool = False
+    zeros: str = "write"
+    keep_open: float = 0.0
+    flip_default: bool = True
+    is_closing: bool = False
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """How an open session stands for one node."""
+
+    session: str
+    mac: str
+    standing: str  # value of `states.Standing`
+    reason: str
+    attempts: int
+    refusals: int
+    begun: bool  # bytes may have been written
+    disk: Disk | None
+    compares: bool = False  # its plan says to digest the target first
 
 
 @dataclass(frozen=True)
@@ -86,7 +119,7 @@ class AuditRecord:
     detail: str
 
 
-Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | AuditRecord
+Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | MemberRecord | AuditRecord
 
 
 # --- effects -----------------------------------------------------------------------------------------------

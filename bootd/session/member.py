@@ -1,7 +1,5 @@
-"""What a session knows about each of its members, and the order in which bytes pass through them."""
+"""What a session knows about each of its members."""
 
-import ipaddress
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bootd.session.nodes import Node
@@ -16,6 +14,7 @@ class Image:
     root: str  # hex, the image's identity
     size: int
     chunk_size: int
+    phases: int = 1
 
 
 @dataclass
@@ -46,8 +45,13 @@ class Member:
     report: Report | None = None  # the last one of this attempt
     former: Report | None = None  # the last one of the attempt before
     arranged: Arrange | None = None  # the place in force; None = not in the chain
-    aside: bool = False  # fed by the head directly, nobody behind it
+    aside: bool = False  # fed by the head, nobody behind it
+    is_slow: bool = False  # it held up others and was moved to the end
     moved: float = 0.0  # when its bytes last grew, or its place changed
+    compares: bool = False  # its plan says to digest the target first
+    begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
+    is_restored: bool = False  # known from the journal only: not heard of since the daemon started
+    slow_since: float | None = None  # since when it holds others up
     accused_by: set[str] = field(default_factory=set)  # members that could not receive from it
     phases: Phases = field(default_factory=Phases)
 
@@ -56,65 +60,5 @@ class Member:
         return self.standing in LIVE
 
     def counter(self, name: str) -> int:
-        """``written``, ``durable``, ``verified``, ``rate`` or ``sent`` of the last report, else 0."""
+        """A number of the last report, by the name of its field; 0 before the first."""
         return int(getattr(self.report, name)) if self.report else 0
-
-
-def by_address(members: Iterable[Member]) -> list[Member]:
-    """In the order of their IPv4 addresses as numbers: neighbours in a room are mostly neighbours on a switch."""
-
-    def key(member: Member) -> tuple[int, str]:
-        host = member.address.host if member.address else "0.0.0.0"
-        return int(ipaddress.IPv4Address(host)), member.node.mac
-
-    return sorted(members, key=key)
-
-
-class Chain:
-    """The order head -> first -> ... -> tail, and the members set aside, which the head feeds directly.
-
-    Holds members, not links: who follows whom changes only by `arrange`, and every change has an epoch of its own.
-    """
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self._line: list[Member] = []
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._line)
-
-    def __len__(self) -> int:
-        return len(self._line)
-
-    def __contains__(self, member: Member) -> bool:
-        return any(own is member for own in self._line)
-
-    def append(self, members: Iterable[Member]) -> None:
-        self._line += [member for member in members if member not in self]
-
-    def remove(self, member: Member) -> None:
-        self._line = [own for own in self._line if own is not member]
-        member.arranged = None
-
-    def arrange(self, session: str, head_node: str, head: Address, now: float) -> list[Arrange]:
-        """The next epoch: a place for the head, then one for each member, in the order of the chain.
-
-        Everybody gets the new epoch, also where the predecessor stays the same: a link is fenced by its epoch,
-        and a member whose predecessor has not changed keeps the link that it has.
-        """
-        self.epoch += 1
-        places = [Arrange(session, self.epoch, None, "")]
-        previous_node, previous = head_node, head
-        for member in self._line:
-            source_node, source = (head_node, head) if member.aside else (previous_node, previous)
-            place = Arrange(session, self.epoch, source, source_node)
-            before = member.arranged
-            if before is None or (before.predecessor, before.predecessor_node) != (source, source_node):
-                member.moved = now
-            member.arranged = place
-            if member.phases.arranged is None:
-                member.phases.arranged = now
-            places.append(place)
-            if not member.aside and member.address is not None:
-                previous_node, previous = member.node.mac, member.address
-        return places

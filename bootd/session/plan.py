@@ -15,6 +15,8 @@ class Limits:
     finish: float = 60.0  # from Finish to the report of the reboot
     rejoin: float = 60.0  # a session without a live member waits so long for one to come back
     once: float = 120.0  # a boot that uses a one-shot label may ask for it again so long (loaders ask twice)
+    slow: float = 5.0  # a member that holds others up for so long goes to a side lane
+    head_starts: int = 3  # processes of a head in one session
     attempts: int = 5  # failed attempts of a node before it is parked
 
 
@@ -32,4 +34,9 @@ class SessionPlan:
     after: str  # "reboot" or "stay"
     join_token: str  # hex
     head_token: str  # hex
+    fan_out: int = 1  # followers of each member: 1 is a chain, up to 4 a tree
+    order: str = "ip"  # of the members: see `arrangement.in_order`
+    compare: bool = False  # targets are digested first, and only what differs is sent
+    zeros: str = "write"  # or "discard": how chunks of zeros reach the target
+    keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned

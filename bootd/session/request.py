@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import nodes, selector
+from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
 from bootd.session.nodes import Registry
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
 MAX_OPEN_SESSIONS = 64
+MAX_KEEP_OPEN = 86400.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class SessionRequest:
     label: str = "kamethod"
     name: str = ""
     after: str = "reboot"  # or "stay"
+    fan_out: int = 1  # 1 is a chain, 2 to 4 a tree
+    order: str = "ip"  # or "given", "switch"
+    compare: bool = False
+    zeros: str = "write"  # or "discard"
+    keep_open: float = 0.0  # seconds
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
 
 
@@ -40,6 +47,15 @@ def checked(
         raise OperatorError(f"{MAX_OPEN_SESSIONS} sessions are open", "wait for one, or cancel it", Exit.BUSY)
     if request.after not in ("reboot", "stay"):
         raise OperatorError(f"after: {request.after!r}", "say reboot or stay", Exit.USAGE)
+    if not 1 <= request.fan_out <= MAX_FAN_OUT:
+        text = f"fan-out {request.fan_out}"
+        raise OperatorError(text, f"say 1 (a chain) to {MAX_FAN_OUT} (a tree)", Exit.USAGE)
+    if request.order not in ORDERS:
+        raise OperatorError(f"order {request.order!r}", f"say one of {', '.join(ORDERS)}", Exit.USAGE)
+    if request.zeros not in ("write", "discard"):
+        raise OperatorError(f"zeros: {request.zeros!r}", "say write or discard", Exit.USAGE)
+    if not 0 <= request.keep_open <= MAX_KEEP_OPEN:
+        raise OperatorError(f"keep open for {request.keep_open:g} s", "say at most a day", Exit.USAGE)
     if request.source_size < 1:
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
     if request.name and not nodes.plain_name(request.name):
@@ -70,6 +86,11 @@ def checked(
         after=request.after,
         join_token=draw(32),
         head_token=draw(16),
+        fan_out=request.fan_out,
+        order=request.order,
+        compare=request.compare,
+        zeros=request.zeros,
+        keep_open=request.keep_open,
         flip_default=request.flip_default,
     )
     return plan, request.expect or len(wanted or ()) or 1

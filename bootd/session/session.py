@@ -9,8 +9,9 @@ byte verified and then confirmed the end.
 
 from collections.abc import Callable
 
-from bootd.session import outcome
-from bootd.session.deadlines import Late, Remedy, find_late, find_stall
+from bootd.session import messages, outcome
+from bootd.session.arrangement import Arrangement, in_order
+from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
     Effect,
     Event,
@@ -18,16 +19,17 @@ from bootd.session.effects import (
     Persist,
     PolicyChanged,
     Send,
-    SessionRecord,
     StartHead,
     StopHead,
 )
-from bootd.session.member import Chain, Image, Member, Phases, by_address
+from bootd.session.head import Head
+from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.policy import LOCAL, RESCUE
 from bootd.session.selector import Refusal, choose
 from bootd.session.states import (
+    AT_WORK,
     ENDED,
     OPEN,
     REPORTED,
@@ -43,21 +45,29 @@ from bootd.wire.control import (
     Finish,
     MemberState,
     Message,
-    Plan,
-    Prepare,
     Report,
     Wait,
 )
 
 ECHO_SECONDS = 3.0
+MAX_EPOCHS_AHEAD = 1000  # that a killed daemon may have arranged without a record; more is a node's nonsense
 
 
 class Session:
     """Use through `Coordinator`, which routes messages and holds the nodes."""
 
     def __init__(
-        self, plan: SessionPlan, *, expect: int, start_now: bool, head_host: str, limits: Limits, now: float
+        self,
+        plan: SessionPlan,
+        *,
+        expect: int,
+        start_now: bool,
+        head_host: str,
+        limits: Limits,
+        now: float,
+        switch: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """``switch`` gives the name of the switch that a MAC is plugged into, "" when that is not known."""
         self.plan = plan
         self.expect = expect
         self.start_now = start_now
@@ -65,14 +75,14 @@ class Session:
         self.reason = ""
         self.image: Image | None = None
         self.members: dict[str, Member] = {}
-        self.chain = Chain()
-        self.head_node = f"head-{plan.id}"
-        self.head_report: Report | None = None
-        self.head_heard: float | None = None
+        self.arrangement = Arrangement(plan.fan_out)
+        self.phase = 0  # the highest phase of the image that is open
+        self.head = Head(f"head-{plan.id}", head_host)
         self.times: dict[SessionState, float] = {SessionState.PREPARING: now}
-        self._head_host = head_host
-        self._head: Address | None = None
         self._limits = limits
+        self._switch = switch
+        self.is_closing = False  # nobody may join any more
+        self._complete_since: float | None = None  # everybody is verified
         self._empty_since: float | None = None
 
     # --- what others ask ---------------------------------------------------------------------------------
@@ -88,7 +98,7 @@ class Session:
     @property
     def open(self) -> bool:
         """Whether a node may still come."""
-        return self.state in OPEN
+        return self.state in OPEN and not self.is_closing
 
     @property
     def ended(self) -> bool:
@@ -119,24 +129,12 @@ class Session:
 
     def commands_for(self, mac: str) -> list[Message]:
         """Everything in force for one of the session's nodes, or for its head, in order."""
-        if mac == self.head_node:
+        if mac == self.head.node:
             if self.state is SessionState.RUNNING:
-                return [Arrange(self.id, self.chain.epoch, None, "")]
-            return [] if self.open else [Finish(self.id, "exit")]
+                return [Arrange(self.id, self.arrangement.epoch, None, "", self.phase)]
+            return [] if self.state in OPEN else [Finish(self.id, "exit")]
         member = self.members.get(mac)
-        if member is None:
-            return []
-        if not member.live:
-            quiet = member.standing is Standing.DONE or (member.standing is Standing.LOST and self.open)
-            return [] if quiet else [Cancel(self.id, member.reason)]
-        if member.phases.finish is not None:
-            return [Finish(self.id, self.plan.after)]
-        messages: list[Message] = []
-        if member.disk is not None and self.image is not None:
-            messages.append(self._prepare(member))
-        if member.arranged is not None:
-            messages.append(member.arranged)
-        return messages
+        return messages.in_force(self.plan, self.image, member, is_open=self.open) if member else []
 
     def outcome(self, name: Callable[[str], str]) -> Outcome:
         """The verdicts as they stand; final once `ended`. ``name`` gives the name of a MAC."""
@@ -149,28 +147,12 @@ class Session:
             name=name,
         )
 
-    def record(self, name: Callable[[str], str]) -> SessionRecord:
-        judged = self.outcome(name)
-        return SessionRecord(
-            id=self.id,
-            name=self.plan.name,
-            source=self.plan.source,
-            source_size=self.plan.source_size,
-            nodes=tuple(sorted(self.plan.nodes or ())),
-            selector=self.plan.selector.text,
-            expect=self.expect,
-            label=self.plan.label,
-            after=self.plan.after,
-            state=self.state.value,
-            reason=self.reason,
-            verdicts=judged.verdicts,
-        )
-
     # --- head --------------------------------------------------------------------------------------------
 
-    def start_head(self) -> list[Effect]:
+    def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
-        return [StartHead(plan.id, self.head_node, plan.source, plan.join_token, plan.head_token)]
+        self.head.start(now)
+        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token)]
 
     def manifest(self, image: Image, now: float) -> list[Effect]:
         """The head has digested its source. A second, different manifest ends the session."""
@@ -179,7 +161,7 @@ class Session:
         if self.image is not None:
             if image == self.image:
                 return []
-            return self.fail("the head sent a second manifest that differs from the first", now)
+            return self.fail("the source is not what it was when the session began: its digest has changed", now)
         if image.size < 1 or image.size != self.plan.source_size:
             return self.fail(
                 f"the source has {image.size} bytes now, it had {self.plan.source_size} when the session began", now
@@ -188,25 +170,26 @@ class Session:
         return [self._event("manifest", "", f"source digested: {image.size} bytes, image {image.root[:16]}")]
 
     def head_reported(self, report: Report, now: float) -> list[Effect]:
-        self.head_heard = now
         if self.ended or self.state is SessionState.FINISHING:
             return []
-        self.head_report = report
         if report.state in (MemberState.FAILED, MemberState.REFUSED, MemberState.PARKED):
             return self.fail(f"head: {report.reason or report.state.value}", now)
-        if report.state is MemberState.PREPARING or self.state is not SessionState.PREPARING:
+        if not self.head.hear(report, now) or self.image is None:
             return []
-        if self.image is None or not report.port:
-            return []
-        self._head = Address(self._head_host, report.port)
-        self._enter(SessionState.WAITING, now)
-        return self._start_if_complete(now)
+        if self.state is SessionState.PREPARING:
+            self._enter(SessionState.WAITING, now)
+            return self._start_if_complete(now)
+        return self._arrange("the head listens again", now) if self.state is SessionState.RUNNING else []
 
     def head_ended(self, reason: str, now: float) -> list[Effect]:
-        """The head's process is gone. It may be, once everybody is verified."""
+        """The head's process is gone. It may be, once everybody is verified; before, another one takes its place:
+        members keep what they have, and go on among themselves meanwhile."""
         if self.ended or self.state is SessionState.FINISHING:
             return []
-        return self.fail(reason, now)
+        if not self.head.may_start(self._limits):
+            return self.fail(f"{reason}; it was started {self.head.starts} times", now)
+        text = f"{reason}; it is started again ({self.head.starts + 1} of {self._limits.head_starts})"
+        return [self._event("head", "", text), StopHead(self.id), *self.start_head(now)]
 
     # --- members -----------------------------------------------------------------------------------------
 
@@ -223,7 +206,8 @@ class Session:
         member = self.members.get(node.mac)
         disk = choose(join.disks, self.plan.selector, self.image.size)
         if member is not None and member.live:
-            if member.standing is Standing.PREPARING and disk == member.disk:
+            is_old = member.is_restored and member.begun  # it was at work, so this is another process
+            if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
                 member.heard = now
                 return [Send(node.mac, message) for message in self.commands_for(node.mac)]
             if member.standing is Standing.FINISHING:
@@ -243,12 +227,14 @@ class Session:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
         member.former, member.report = member.report, None
+        member.compares = self.plan.compare or member.begun
         member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
-        member.phases = Phases(planned=now)
+        member.phases, member.moved = Phases(planned=now), now
+        member.is_restored, member.is_slow, member.slow_since = False, False, None
         node.session, node.told = self.id, ""
         self._empty_since = None
-        effects.append(Send(node.mac, self._prepare(member)))
+        effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
         text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
@@ -258,12 +244,7 @@ class Session:
         if member is None or self.ended:
             return self._answer_stranger(report, member)
         claimed = REPORTED.get(report.state)
-        if member.standing is Standing.LOST and claimed in (
-            Standing.READY,
-            Standing.RECEIVING,
-            Standing.VERIFYING,
-            Standing.VERIFIED,
-        ):
+        if (member.standing is Standing.LOST or member.is_restored) and claimed in AT_WORK:
             return self._wake(member, report, now)
         if not member.live:
             return self._answer_stranger(report, member)
@@ -273,13 +254,14 @@ class Session:
         before = member.report
         if before is None or claimed not in (Standing.FINISHING, Standing.DONE):
             member.report = report  # the last ones before the reboot have nothing to count any more
-        if before is None or (report.written, report.durable) > (before.written, before.durable):
+        if before is None or _progress(report) > _progress(before):
             member.moved = now
+        member.begun = member.begun or report.written > report.kept
         if member.phases.durable is None and self.image and report.durable >= self.image.size:
             member.phases.durable = now
         if claimed is None:
             return []
-        return self._move(member, claimed, report, now)
+        return [*self._move(member, claimed, report, now), *self._open_next_phase(now)]
 
     def _is_echo(self, member: Member, report: Report, now: float) -> bool:
         """Whether the report still tells of the end of the last attempt: heartbeats and joins are requests of their
@@ -313,8 +295,12 @@ class Session:
             return self._drop(member, Standing.FAILED, f"it reported {claimed.value} before it was ready", now)
         if claimed is Standing.READY and member.standing is not Standing.PREPARING:
             return []
-        if member.standing is not Standing.VERIFIED:
+        if member.standing is Standing.VERIFIED:
+            member.phases.verified = member.phases.durable = None
+            text = "its disk gave a neighbour something else than it had given the check"
             member.standing = claimed
+            return [self._event("unverified", member.node.mac, text)]
+        member.standing = claimed
         return []
 
     def _became_ready(self, member: Member, report: Report, now: float) -> list[Effect]:
@@ -326,8 +312,8 @@ class Session:
         member.phases.ready = member.moved = now
         effects: list[Effect] = [self._event("ready", member.node.mac, f"ready on {join.address}:{report.port}")]
         if self.state is SessionState.RUNNING:
-            self.chain.append([member])
-            return [*effects, *self._arrange(f"{member.node.name} joined at the tail", now)]
+            self.arrangement.append([member])
+            return [*effects, *self._arrange(f"{member.node.name} joined", now)]
         return [*effects, *self._start_if_complete(now)]
 
     def _verified(self, member: Member, report: Report, now: float) -> list[Effect]:
@@ -363,10 +349,10 @@ class Session:
         heard again, it goes on with what it has.
         """
         node = member.node
-        followed = member in self.chain
-        self.chain.remove(member)
+        followed = member in self.arrangement
+        self.arrangement.remove(member)
         member.standing, member.reason, member.phases.ended = standing, reason, now
-        member.aside = False
+        member.is_restored = False
         node.session = ""
         effects: list[Effect] = []
         if standing is Standing.REFUSED:
@@ -394,15 +380,26 @@ class Session:
         return effects if replaced else [*effects, *self._settle(now)]
 
     def _wake(self, member: Member, report: Report, now: float) -> list[Effect]:
-        """A lost member is heard again: the same process, with what it has. Its old epoch is void, so it gets a
-        new place, at the tail."""
-        if self.state not in (SessionState.WAITING, SessionState.RUNNING) or member.node.session:
+        """A member that was lost, or was known from the journal only, is heard: the same process, with what it has.
+        Its old epoch is void, so it gets a new place."""
+        if self.state not in (SessionState.WAITING, SessionState.RUNNING):
+            if self.state is SessionState.FINISHING and member.live:
+                member.heard, member.is_restored = now, False
+                return []  # it has been told to finish, and is told again when its stream is up
+            if self.state is SessionState.PREPARING and member.live:
+                member.heard = now  # taken in when the head is back
+                return []
             return self._answer_stranger(report, member)
+        if member.node.session not in ("", self.id):
+            return self._answer_stranger(report, member)
+        if report.epoch - self.arrangement.epoch <= MAX_EPOCHS_AHEAD:
+            self.arrangement.epoch = max(self.arrangement.epoch, report.epoch)
         member.standing, member.heard, member.report, member.reason = Standing.PREPARING, now, None, ""
-        member.address, member.phases.ended, member.phases.planned = None, None, now
+        member.address, member.phases, member.moved = None, Phases(planned=now), now
+        member.is_restored = False
         member.node.session = self.id
         self._empty_since = None
-        effects: list[Effect] = [self._event("back", member.node.mac, "heard again after it was lost")]
+        effects: list[Effect] = [self._event("back", member.node.mac, "heard again, with what it has")]
         return [*effects, *self._became_ready(member, report, now), *self.reported(report, now)]
 
     def _refuse_by_selector(self, node: Node, member: Member | None, reason: str, now: float) -> list[Effect]:
@@ -418,19 +415,7 @@ class Session:
         return [*effects, self._event("refused", node.mac, reason), *self._settle(now)]
 
     def _answer_stranger(self, report: Report, member: Member | None) -> list[Effect]:
-        """A node that works for this session though it has no place in it is told to stop."""
-        if member is not None and member.standing is Standing.DONE:
-            return []
-        if report.state in (
-            MemberState.PREPARING,
-            MemberState.READY,
-            MemberState.RECEIVING,
-            MemberState.VERIFYING,
-            MemberState.VERIFIED,
-        ):
-            reason = (member.reason if member else "") or self.reason or "this session is over"
-            return [Send(report.node, Cancel(self.id, reason))]
-        return []
+        return messages.answer_stranger(self.plan, self.reason, report, member)
 
     def _remedy(self, late: Late | None, now: float) -> list[Effect]:
         if late is None:
@@ -438,11 +423,18 @@ class Session:
         match late.remedy:
             case Remedy.CONFIRM:
                 return self._done(late.member, late.reason, now)
-            case Remedy.SET_ASIDE:
-                late.member.aside = True
+            case Remedy.FEED_BY_HEAD:
                 if late.accused is not None:
                     late.accused.accused_by.add(late.member.node.mac)
+                self.arrangement.set_aside(late.member)
                 return self._arrange(f"{late.member.node.name}: {late.reason}; the head feeds it", now)
+            case Remedy.MOVE_LAST:
+                late.member.is_slow, late.member.slow_since = True, None
+                self.arrangement.move_last(late.member)
+                return [
+                    self._event("slow", late.member.node.mac, f"{late.reason}; it goes on at the end"),
+                    *self._arrange(f"{late.member.node.name} holds nobody up any more", now),
+                ]
         return self._drop(late.member, late.standing, late.reason, now)
 
     # --- the course of the session -----------------------------------------------------------------------
@@ -452,17 +444,17 @@ class Session:
         if self.ended:
             return []
         effects: list[Effect] = []
-        if self.state is not SessionState.FINISHING:
-            since = self.created + self._limits.ready if self.head_heard is None else self.head_heard
-            if now - since > self._limits.silence:
-                return self.fail(f"head: silent for {self._limits.silence:g} s", now)
+        if self.state is not SessionState.FINISHING and self.head.is_silent(self._limits, now):
+            effects += self.head_ended(f"head: silent for {self._limits.silence:g} s", now)
         for member in list(self.members.values()):
             if self.ended:
                 break
             late = find_late(member, self._limits, now) if member.live else None
-            if late is None and self.state is SessionState.RUNNING:
+            if late is None and self.state is SessionState.RUNNING and self.head.listens:
                 late = find_stall(member, self.members, self._limits, now)
             effects += self._remedy(late, now)
+        if self.state is SessionState.RUNNING:
+            effects += self._remedy(find_slow(self.arrangement, self._limits, now), now)
         if not self.ended:
             effects += self._settle(now)
         return effects
@@ -473,6 +465,11 @@ class Session:
 
     def set_start_now(self, now: float) -> list[Effect]:
         self.start_now = True
+        return self._settle(now)
+
+    def close(self, now: float) -> list[Effect]:
+        """Nobody may join any more: it starts with whoever is ready, and ends as soon as everybody is verified."""
+        self.is_closing = self.start_now = True
         return self._settle(now)
 
     def fail(self, reason: str, now: float) -> list[Effect]:
@@ -499,7 +496,7 @@ class Session:
         if not ready or not enough:
             return []
         self._enter(SessionState.RUNNING, now)
-        self.chain.append(by_address(ready))
+        self.arrangement.append(in_order(ready, self.plan.order, self._switch))
         text = f"started with {len(ready)} of {self.expect} nodes" if self.expect else f"started with {len(ready)}"
         return [self._event("started", "", text), *self._arrange("start", now)]
 
@@ -508,9 +505,14 @@ class Session:
             return []
         live = [member for member in self.members.values() if member.live]
         if not live or any(member.standing is not Standing.VERIFIED for member in live):
+            self._complete_since = None
+            return []
+        if self._complete_since is None:
+            self._complete_since = now
+        if not self.is_closing and now - self._complete_since < self.plan.keep_open:
             return []
         self._enter(SessionState.FINISHING, now)
-        effects: list[Effect] = [Send(self.head_node, Finish(self.id, "exit")), StopHead(self.id)]
+        effects: list[Effect] = [Send(self.head.node, Finish(self.id, "exit")), StopHead(self.id)]
         for member in live:
             node = member.node
             member.phases.finish = now
@@ -539,13 +541,16 @@ class Session:
         if self.state not in (SessionState.WAITING, SessionState.RUNNING):
             return []
         members = self.members.values()
-        enough = self.state is SessionState.RUNNING or len(members) >= max(1, self.expect)
+        is_begun = self.state is SessionState.RUNNING or self.start_now
+        enough = is_begun or len(members) >= max(1, self.expect)
+        if not members and self.is_closing:
+            return self.fail("closed before any node had joined", now)
         if not members or any(member.live for member in members) or not enough:
             self._empty_since = None
             return []
         if self._empty_since is None:
             self._empty_since = now
-        hopeful = any(member.standing in RESUMABLE for member in members)
+        hopeful = not self.is_closing and any(member.standing in RESUMABLE for member in members)
         if hopeful and now - self._empty_since < self._limits.rejoin:
             return []
         return self.fail("no node is left that could be cloned", now)
@@ -568,21 +573,21 @@ class Session:
     # --- small parts -------------------------------------------------------------------------------------
 
     def _arrange(self, why: str, now: float) -> list[Effect]:
-        if self._head is None or not len(self.chain):
+        if self.head.address is None or not len(self.arrangement):
             return []
-        places = self.chain.arrange(self.id, self.head_node, self._head, now)
-        receivers = [self.head_node, *(member.node.mac for member in self.chain)]
-        effects: list[Effect] = [Send(node, place) for node, place in zip(receivers, places, strict=True)]
-        return [self._event("arranged", "", f"epoch {self.chain.epoch}: {why}"), *effects]
+        places = self.arrangement.arrange(self.id, self.head.node, self.head.address, now, self.phase)
+        effects: list[Effect] = [Send(node, place) for node, place in places]
+        return [self._event("arranged", "", f"epoch {self.arrangement.epoch}: {why}"), *effects]
 
-    def _prepare(self, member: Member) -> Prepare:
-        image, disk = self.image, member.disk
-        if image is None or disk is None:
-            raise LookupError("a plan needs an image and a disk")
-        disks = member.node.join.disks if member.node.join else ()
-        eligible = sum(not other.excluded for other in disks)
-        plan = Plan(self.id, member.node.mac, image.root, image.size, image.chunk_size, disk, eligible)
-        return Prepare(plan, self.plan.join_token)
+    def _open_next_phase(self, now: float) -> list[Effect]:
+        """A barrier: a phase opens when everybody has the one before."""
+        if self.state is not SessionState.RUNNING or self.image is None or self.phase + 1 >= self.image.phases:
+            return []
+        live = [member for member in self.members.values() if member.live]
+        if not live or any(member.counter("phases") <= self.phase for member in live):
+            return []
+        self.phase += 1
+        return self._arrange(f"phase {self.phase + 1} of {self.image.phases} opens", now)
 
     def _tell(self, node: Node, reason: str) -> list[Effect]:
         node.told = reason
@@ -599,3 +604,7 @@ class Session:
 def _noted(text: str, note: str) -> str:
     """What a node remarks on its end, such as a boot entry that could not be set, is for the operator to see."""
     return f"{text} ({note})" if note else text
+
+
+def _progress(report: Report) -> tuple[int, ...]:
+    return report.written, report.durable, report.verified, report.digested

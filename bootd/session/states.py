@@ -69,6 +69,7 @@ LIVE = frozenset(
         Standing.FINISHING,
     }
 )
+AT_WORK = frozenset({Standing.READY, Standing.RECEIVING, Standing.VERIFYING, Standing.VERIFIED})
 RESUMABLE = frozenset({Standing.LOST, Standing.FAILED, Standing.EVICTED})  # welcome again while attempts last
 
 # What a member may say of itself, and where that puts it. WAITING and PREPARING say nothing new.

@@ -9,13 +9,14 @@ from typing import Any
 
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import SessionRecord, Verdict
+from bootd.session.hops import Hop, hops, slowest
 from bootd.session.member import Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.restart import outcome as past_outcome
 from bootd.session.session import Session
 from bootd.session.states import ENDED, LIVE, SessionState, Standing
 
-_COUNTERS = ("written", "durable", "verified", "rate", "sent")
+_COUNTERS = ("written", "durable", "verified", "kept", "digested", "rate", "rate_out", "rate_disk", "sent")
 
 
 def view(coordinator: Coordinator, now: float) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
     outcome = session.outcome(name)
     plan, image = session.plan, session.image
     ready = sum(member.standing is Standing.READY for member in session.members.values())
-    report = session.head_report
+    report = session.head.report
+    found = {hop.node: hop for hop in hops(session)}
     return {
         "id": session.id,
         "name": plan.name,
@@ -50,18 +52,25 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
         "after": plan.after,
         "expect": session.expect,
         "start_now": session.start_now,
+        "fan_out": plan.fan_out,
+        "order": plan.order,
+        "compare": plan.compare,
+        "zeros": plan.zeros,
+        "keep_open": plan.keep_open,
+        "phase": session.phase,
+        "phases": image.phases if image else None,
         "joined": len(session.members),
         "ready": ready,
-        "epoch": session.chain.epoch,
+        "epoch": session.arrangement.epoch,
         "head": {
-            "node": session.head_node,
+            "node": session.head.node,
             "state": report.state.value if report else None,
             "digested": (report.written if report and session.image is None else plan.source_size if image else 0),
             "sent": report.sent if report else 0,
         },
         "seconds": _session_seconds(session, now),
-        "slowest_hop": _slowest_hop(session, name),
-        "members": [_member(session, member, name, now) for member in session.members.values()],
+        "slowest_hop": _slowest_hop(list(found.values()), name),
+        "members": [_member(session, member, found.get(mac), name, now) for mac, member in session.members.items()],
         "outcome": {
             "code": int(outcome.code) if session.ended else None,
             "nodes": [_verdict(verdict) for verdict in outcome.verdicts],
@@ -100,10 +109,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _member(session: Session, member: Member, name: Callable[[str], str], now: float) -> dict[str, Any]:
+def _member(
+    session: Session, member: Member, hop: Hop | None, name: Callable[[str], str], now: float
+) -> dict[str, Any]:
     report, disk = member.report, member.disk
     place = member.arranged
-    source = _durable_of(session, place.predecessor_node) if place else 0
     return {
         "node": member.node.mac,
         "name": name(member.node.mac),
@@ -114,7 +124,10 @@ def _member(session: Session, member: Member, name: Callable[[str], str], now: f
         "serial": disk.serial if disk else None,
         "total": session.image.size if session.image else None,
         **{counter: member.counter(counter) for counter in _COUNTERS},
-        "lag": max(0, source - member.counter("durable")) if member.live else 0,
+        "lag": hop.lag if hop and member.live else 0,
+        "catch_up_seconds": round(hop.catch_up, 1)
+        if hop and hop.is_receiving and hop.catch_up is not None
+        else None,
         "attempts": member.attempts,
         "predecessor": place.predecessor_node if place else None,
         "aside": member.aside,
@@ -168,39 +181,17 @@ def _session_seconds(session: Session, now: float) -> dict[str, float | None]:
     return seconds
 
 
-def _slowest_hop(session: Session, name: Callable[[str], str]) -> dict[str, Any] | None:
-    """Where bytes queue up: while they flow, the hop with most bytes waiting before it; afterwards, the one whose
-    transfer took longest."""
-    hops = [member for member in session.members.values() if member.arranged is not None]
-    if not hops:
+def _slowest_hop(found: list[Hop], name: Callable[[str], str]) -> dict[str, Any] | None:
+    hop = slowest(found)
+    if hop is None:
         return None
-
-    def weight(member: Member) -> tuple[float, float]:
-        place, phases = member.arranged, member.phases
-        waiting = 0.0
-        if place is not None and phases.durable is None:
-            waiting = _durable_of(session, place.predecessor_node) - member.counter("durable")
-        taken = phases.durable - phases.arranged if phases.durable and phases.arranged else 0.0
-        return waiting, taken
-
-    worst = max(hops, key=weight)
-    place = worst.arranged
-    source = place.predecessor_node if place else ""
-    taken = weight(worst)[1]
     return {
-        "from": source if source == session.head_node else name(source),
-        "to": name(worst.node.mac),
-        "waiting": int(weight(worst)[0]),
-        "rate": int(worst.counter("durable") / taken) if taken else worst.counter("rate"),
+        "from": hop.source if hop.source.startswith("head-") else name(hop.source),
+        "to": name(hop.node),
+        "waiting": hop.lag if hop.is_receiving else 0,
+        "rate": int(hop.total / hop.taken) if hop.taken else hop.rate,
+        "growth": hop.growth if hop.is_receiving and hop.source_rate else 0,
     }
-
-
-def _durable_of(session: Session, node: str) -> int:
-    """Bytes that ``node`` can give its successor for good: the head has all of them."""
-    member = session.members.get(node)
-    if member is not None:
-        return member.counter("durable")
-    return session.image.size if session.image and node == session.head_node else 0
 
 
 def _done(member: Member) -> bool:

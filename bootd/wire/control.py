@@ -105,6 +105,12 @@ class Report:
     verified: int = 0  # read back and matched
     rate: int = 0  # bytes received per second, over the last second
     sent: int = 0  # bytes sent to successors
+    rate_out: int = 0  # bytes sent to successors per second, over the last second
+    rate_disk: int = 0  # bytes made durable or read back per second, over the last second
+    digested: int = 0  # bytes of the target looked at before READY, when Prepare asked for that
+    blocked: int = 0  # milliseconds of the last second in which receiving waited for the own disk
+    kept: int = 0  # bytes that were on the target already and matched: they count as verified
+    phases: int = 0  # phases of the manifest that are complete here: every byte of theirs is verified
     reason: str = ""  # for REFUSED, FAILED, PARKED: one sentence
     trouble: str = ""  # about a neighbour: "predecessor 52:54:..: connection refused"
 
@@ -125,6 +131,8 @@ class Prepare:
 
     plan: Plan
     token: str  # join token of the session, hex; proves membership on every link
+    compare: bool = False  # digest what is on the target first and want only what differs (delta, resume)
+    zeros: str = "write"  # or "discard": how chunks of zeros reach the target. They are never skipped
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ class Arrange:
     epoch: int
     predecessor: Address | None
     predecessor_node: str
+    phase: int = 0  # the highest phase of the manifest that may be received
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ class Cancel:
 Message = Join | Report | Wait | Prepare | Arrange | Finish | Cancel
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
+_hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met
 
 
 def encode(message: Message) -> bytes:
@@ -200,7 +210,9 @@ def _plain(value: Any) -> Any:
 
 
 def _build(kind: type[Any], value: dict[str, Any], path: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    if kind not in _hints:
+        _hints[kind] = typing.get_type_hints(kind)  # takes longer than everything else here
+    hints = _hints[kind]
     arguments = {}
     for field in fields(kind):
         if field.name in value:
@@ -210,6 +222,15 @@ def _build(kind: type[Any], value: dict[str, Any], path: str) -> Any:
     except TypeError:
         missing = [field.name for field in fields(kind) if field.name not in value]
         raise PeerProtocolError(f"{path}: missing {', '.join(missing)}") from None
+
+
+def _is_text(value: str) -> bool:
+    """False for lone surrogates (RFC 8259 section 8.2): JSON can say them, no journal or log can take them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -229,6 +250,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return value
     elif hint is str:
         if isinstance(value, str) and len(value) <= MAX_STRING:
+            if not _is_text(value):
+                raise PeerProtocolError(f"{path}: half a surrogate pair is no text")
             return value
     elif isinstance(hint, type) and issubclass(hint, Enum):
         try:

@@ -1,204 +1,167 @@
 """``make bench-ring``: the ring by hand against what else sends one file to many, in one run and one lab.
 
-Namespaces on a bridge; random data with block numbers, from RAM (tmpfs) to files in RAM; every copy is compared.
-Seconds run from the start of the sender's program to the end of the last receiver's, so bootd's include the start
-of Python, the digest of the source, and reading every copy back, which nobody else does. A tool that is not
-installed is named and left out. The share of the wire is payload over what tbf lets through, headers included: TCP
-itself cannot pass 95.6 % (1448 of 1514 bytes). CPU is that of whole programs, start included. One JSON line per
-result goes to build/bench/ring.jsonl.
+Namespaces on a bridge; random data with block numbers, from RAM (tmpfs) to files in RAM; every copy is compared;
+memory is touched before every run. Medians of several runs. For bootd three rates: **durable**, from the first
+arrangement until fdatasync has returned on the last receiver (what a peer does that ends when its receivers have
+the file; only bootd checks digests and flushes), **verified**, until all has been read back too, and **whole**,
+from the start of the sender's program, so with the start of Python and the digest of the source. Peers: the whole.
+
+CPU is user and system time of all processes by GB of payload and hop; N receivers are N hops. Of whole programs,
+and for bootd from the moment each member listens, until durable and until the end. The share of the wire counts
+Ethernet frames of 14 + n bytes, which is what tbf holds against the rate; on a cable 24 bytes more go with each.
+``stall``: the middle one of three is killed. One JSON line per result goes to build/bench/ring.jsonl.
 """
 
 import argparse
 import json
 import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.netns.room import Process, Room, RoomError
+from tests.bench.lab import ROOT, Lab, Run, make_source, median
+from tests.bench.tools import TOOLS, repair
+from tests.netns.room import Room, RoomError
 
-ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-PORT = 7469
-SECONDS = 180.0
+CABLE_BYTES = 24  # preamble and start 8, check sum 4, gap 12 (IEEE 802.3), beyond what a shaper counts
+REPAIR_MEGABITS = 300
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One transfer. Seconds; CPU seconds of all programs; bytes of the largest one."""
-
-    seconds: float
-    cpu: float
-    rss: int
-    ring: float = 0.0  # bootd: from the first arrangement until every receiver has read everything back
-
-
-class Lab:
-    """Sender ``s0`` and receivers ``r1``…, with the payload and a folder for each in RAM."""
-
-    def __init__(self, room: Room, folder: Path, receivers: int) -> None:
-        self.room, self.folder, self.count = room, folder, receivers
-        self.source = folder / "source"
-        room.address("s0", "10.88.0.1/24")
-        for number in self.numbers:
-            room.address(f"r{number}", f"{self.address(number)}/24")
-
-    @property
-    def numbers(self) -> range:
-        return range(1, self.count + 1)
-
-    def address(self, number: int) -> str:
-        return f"10.88.0.{number + 1}"
-
-    def target(self, number: int) -> Path:
-        return self.folder / f"target{number}"
-
-    def start(self, who: str, command: list[str]) -> Process:
-        record = self.folder / f"used-{who}"
-        measured = [sys.executable, "-m", "tests.bench.measured", str(record), *command]
-        return self.room.start(who, measured, {"PYTHONPATH": str(ROOT)})
-
-    def finish(self, began: float, receivers: list[Process], sender: Process, ring: float = 0.0) -> Run:
-        for process in [sender, *receivers]:
-            code = process.wait(SECONDS)
-            if code:
-                raise RoomError(f"{process.who} ended with {code}:\n{process.output[-500:]}")
-        names = ["s0", *(f"r{number}" for number in self.numbers)]
-        used = [json.loads((self.folder / f"used-{name}").read_text()) for name in names]
-        for number in self.numbers:
-            same = subprocess.run(["cmp", "--silent", str(self.source), str(self.target(number))]).returncode
-            if same:
-                raise RoomError(f"receiver {number} has another content")
-        ended = max(record["ended"] for record in used)
-        return Run(ended - began, sum(r["cpu"] for r in used), max(r["rss"] for r in used), ring)
-
-    def clean(self) -> None:
-        for path in [*self.folder.glob("target*"), *self.folder.glob("used-*")]:
-            path.unlink()
+def measure(folder: Path, tool: str, count: int, shaped: int, *, times: int, size: int) -> Row:
+    """Medians of several runs, as a row."""
+    row: Row = {"tool": tool, "receivers": count, "mbit": shaped, "bytes": size, "runs": times}
+    done: list[Run] = []
+    for _ in range(times):
+        with Room("s0", *(f"r{number}" for number in range(1, count + 1))) as room:
+            lab = Lab(room, folder, count, shaped)
+            try:
+                lab.warm()
+                done.append(TOOLS[tool][1](lab))
+            except RoomError as error:
+                return {**row, "error": str(error)}
+            finally:
+                room.close()
+                lab.clean()
+    middle = median(done)
+    row |= {"load": os.getloadavg()[0], "rss": middle.rss, "seconds": asdict(middle)}
+    row["mb_per_second"] = {
+        name: size / 1e6 / getattr(middle, name)
+        for name in ("durable", "verified", "whole")
+        if getattr(middle, name)
+    }
+    gb_hops = size / 1e9 * count
+    row["cpu_per_gb_hop"] = {
+        name: getattr(middle, f"cpu_{name}") / gb_hops
+        for name in ("durable", "verified", "whole")
+        if getattr(middle, f"cpu_{name}")
+    }
+    if shaped:
+        row |= {"wire": middle.wire, "payload": middle.payload, "packets": middle.packets}
+        seconds = size / (middle.payload * shaped * 1e6 / 8)
+        row["cable"] = middle.wire + middle.packets * CABLE_BYTES * 8 / (shaped * 1e6 * seconds)
+    return row
 
 
-def bootd_receivers(lab: Lab) -> list[Process]:
-    token = lab.folder / "token"
-    token.write_text("a secret for the bench only\n")
-    command = [sys.executable, "-c", "from bootd.cli.main import main; main()", "ring"]
-    made = []
-    for number in lab.numbers:
-        words = [*command, "receive", str(lab.target(number)), "--token-file", str(token)]
-        made.append(lab.start(f"r{number}", words))
-    for process in made:
-        process.wait_for("waiting on", 30)
-    return made
+def rate(row: Row) -> float:
+    """MB/s that is compared with other tools: durable, for a peer the whole."""
+    rates: dict[str, float] = row["mb_per_second"]
+    return rates.get("durable", rates["whole"])
 
 
-def bootd_sender(lab: Lab) -> Process:
-    command = [sys.executable, "-c", "from bootd.cli.main import main; main()", "ring", "send", str(lab.source)]
-    hosts = [lab.address(number) for number in lab.numbers]
-    return lab.start("s0", [*command, *hosts, "--token-file", str(lab.folder / "token"), "--json"])
+def shown(rows: list[Row]) -> Table:
+    table = Table("tool", "to", "Mbit/s", "durable", "verified", "whole", "wire", "payload")
+    for title in ("CPU durable", "verified", "whole", "RSS MB", "t(N)/t(1)", "bootd is", "load"):
+        table.add_column(title)
+    for row in rows:
+        head = [row["tool"], str(row["receivers"]), str(row["mbit"] or "-")]
+        if "error" in row:
+            table.add_row(*head, f"failed: {row['error'].splitlines()[0]}")
+            continue
+        one = find(rows, row["tool"], 1, row["mbit"])
+        ours = find(rows, "bootd", row["receivers"], row["mbit"])
+        names = ("durable", "verified", "whole")
+        table.add_row(
+            *head,
+            *(f"{row['mb_per_second'][name]:.1f}" if name in row["mb_per_second"] else "-" for name in names),
+            *(f"{row[name]:.1%}" if name in row else "-" for name in ("wire", "payload")),
+            *(f"{row['cpu_per_gb_hop'][name]:.2f}" if name in row["cpu_per_gb_hop"] else "-" for name in names),
+            f"{row['rss'] / 1e6:.0f}",
+            f"{rate(one) / rate(row):.2f}" if one else "-",
+            f"{rate(ours) / rate(row):.2f}x" if ours and row is not ours else "",
+            f"{row['load']:.1f}",
+        )
+    table.caption = "MB/s, CPU seconds by GB and hop; t(N)/t(1) and 'bootd is': durable, a peer's whole"
+    return table
 
 
-def bootd(lab: Lab) -> Run:
-    receivers = bootd_receivers(lab)
-    began = time.monotonic()
-    sender = bootd_sender(lab)
-    sender.wait_for("epoch 1", SECONDS)
-    arranged = time.monotonic()
-    sender.wait_for(r"\d+ nodes verified", SECONDS)
-    ring = time.monotonic() - arranged
-    return lab.finish(began, receivers, sender, ring)
+def find(rows: list[Row], tool: str, receivers: int, mbit: int) -> Row | None:
+    """The row of this measurement, if it worked."""
+    wanted = (tool, receivers, mbit)
+    return next((r for r in rows if (r["tool"], r["receivers"], r["mbit"]) == wanted and "error" not in r), None)
 
 
-def udpcast(lab: Lab) -> Run:
-    """In its full-duplex mode for switched networks, as its manual asks for."""
-    receivers = [
-        lab.start(f"r{n}", ["udp-receiver", "--nokbd", "--interface", "eth0", "--file", str(lab.target(n))])
-        for n in lab.numbers
-    ]
-    for process in receivers:
-        process.wait_for("(?i)receiver", 10)
-    began = time.monotonic()
-    words = ["udp-sender", "--nokbd", "--interface", "eth0", "--full-duplex", "--file", str(lab.source)]
-    sender = lab.start("s0", [*words, "--min-receivers", str(lab.count), "--max-wait", "5"])
-    return lab.finish(began, receivers, sender)
+def targets(rows: list[Row], stall: float | None) -> list[tuple[str, float, str, bool]]:
+    """What the ring is held to, as far as this run says something about it: text, value, bound, met or not."""
+    said: list[tuple[str, float, str, bool]] = []
 
+    def hold(text: str, value: float, bound: float, *, least: bool = False) -> None:
+        met = value >= bound if least else value <= bound
+        said.append((text, value, f"{'≥' if least else '≤'} {bound:g}", met))
 
-def netcat(lab: Lab) -> Run:
-    """``nc | tee | nc``, the last one into its file; nothing is checked or flushed."""
-    receivers = []
-    for number in lab.numbers:
-        take = f"nc -l -N {PORT}"
-        if number < lab.count:
-            line = f"{take} | tee {lab.target(number)} | nc -N {lab.address(number + 1)} {PORT}"
+    for row in rows:
+        ours = find(rows, "bootd", row["receivers"], row["mbit"])
+        if "error" in row or ours is None:
+            continue
+        where = f"to {row['receivers']}, {row['mbit'] or 'unshaped'}{' Mbit/s' if row['mbit'] else ''}"
+        least = {"dolly": 3, "udpcast": 5}.get(row["tool"])
+        if least and not row["mbit"] and row["receivers"] == 3:
+            hold(f"rate over {row['tool']}'s, {where}", rate(ours) / rate(row), least, least=True)
+        if row is not ours:
+            continue
+        if row["mbit"]:
+            hold(f"share of the wire, {where}", row["wire"], 0.98, least=True)
+            one = find(rows, "bootd", 1, row["mbit"])
+            if one and row["receivers"] > 1:
+                hold(f"time over that to one, {where}", rate(one) / rate(row), 1.05)
         else:
-            line = f"{take} > {lab.target(number)}"
-        receivers.append((number, line))
-    made: dict[int, Process] = {}
-    for number, line in reversed(receivers):  # who is dialled listens first
-        made[number] = lab.start(f"r{number}", ["sh", "-c", line])
-        _listening(lab, number)
-    began = time.monotonic()
-    sender = lab.start("s0", ["sh", "-c", f"nc -N {lab.address(1)} {PORT} < {lab.source}"])
-    return lab.finish(began, list(made.values()), sender)
+            hold(f"CPU s/GB/hop, digests on, until durable, {where}", row["cpu_per_gb_hop"]["durable"], 1.5)
+            hold(f"the same with read-back, {where}", row["cpu_per_gb_hop"]["verified"], 1.5)
+        hold(f"RSS, MB, {where}", row["rss"] / 1e6, 150)
+    if stall is not None:
+        hold("stall at a repair, s", stall, 1.0)
+    return said
 
 
-def _listening(lab: Lab, number: int) -> None:
-    deadline = time.monotonic() + 10
-    while f":{PORT}" not in lab.room.run(f"r{number}", ["ss", "-Hltn"]):
-        if time.monotonic() > deadline:
-            raise RoomError(f"receiver {number} does not listen")
-        time.sleep(0.02)
+def stalled(folder: Path) -> float:
+    """Seconds that a repair takes, as `repair` sees it."""
+    with Room("s0", "r1", "r2", "r3") as room:
+        lab = Lab(room, folder, 3, REPAIR_MEGABITS)
+        try:
+            lab.warm()
+            return repair(lab)
+        finally:
+            room.close()
+            lab.clean()
 
 
-TOOLS: dict[str, tuple[str, Callable[[Lab], Run]]] = {
-    "bootd": ("", bootd),
-    "udpcast": ("udp-sender", udpcast),
-    "nc | tee | nc": ("nc", netcat),
-}
-
-
-def repair(lab: Lab) -> float:
-    """Seconds: the longest time in which the successor of a killed member's file did not grow."""
-    receivers = bootd_receivers(lab)
-    sender = bootd_sender(lab)
-    sender.wait_for("epoch 1", SECONDS)
-    part = lab.folder / "target3.part"
-    size = lab.source.stat().st_size
-    while _written(part) < size // 3:
-        time.sleep(0.005)
-    victim = int(lab.room.run("r2", ["pgrep", "-P", str(receivers[1].pid)]).split()[0])
-    os.kill(victim, 9)
-    longest, last, grown = 0.0, _written(part), time.monotonic()
-    while last < size and sender.running():
-        time.sleep(0.005)
-        now, written = time.monotonic(), _written(part)
-        if written > last:
-            longest, last, grown = max(longest, now - grown), written, now
-    sender.wait(SECONDS)
-    return longest
-
-
-def _written(path: Path) -> int:
-    """Bytes that a sparse file in RAM really has: it is as long as the image from the start."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 1 << 62 if path.with_suffix("").exists() else 0  # verified, and so renamed
-
-
-def make_source(path: Path, size: int) -> None:
-    """Random data; every 4 KiB begin with their number, so a swapped or repeated block shows."""
-    with path.open("wb") as file:
-        for number in range(size // 4096):
-            file.write(number.to_bytes(8, "big") + os.urandom(4088))
+def chosen(names: list[str], console: Console) -> list[str]:
+    """Those tools whose programs are here; the others are named."""
+    tools = []
+    for name in names:
+        program = TOOLS[name][0]
+        if not program or shutil.which(program):
+            tools.append(name)
+        else:
+            console.print(f"left out: {name} is not installed")
+    return tools
 
 
 def main() -> int:
@@ -206,97 +169,38 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench-ring makes network namespaces: run it as root", file=sys.stderr)
         return 2
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console() if sys.stdout.isatty() else Console(width=190)
     out = ROOT / "build/bench/ring.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
-    tools = {name: run for name, (program, run) in TOOLS.items() if not program or shutil.which(program)}
-    for name in TOOLS.keys() - tools.keys():
-        console.print(f"left out: {name} is not installed")
-    for name in ("dolly", "kascade"):
-        if shutil.which(name):
-            console.print(f"left out: {name} is on PATH, and this bench does not drive it yet")
-    size = options.size * MIB
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bootd-bench-", dir="/dev/shm") as name:
-        make_source(Path(name) / "source", size)
-        with out.open("w") as file:
-            for shaped in options.shape:
-                for count in options.receivers:
-                    for tool, run in tools.items():
-                        row = measure(Path(name), tool, run, count, shaped, times=options.runs, size=size)
-                        rows.append(row)
-                        file.write(json.dumps(row) + "\n")
-                        file.flush()
-            if max(options.receivers) >= 3:
-                with Room("s0", "r1", "r2", "r3") as room:
-                    for who in ("s0", "r1", "r2", "r3"):
-                        room.limit(who, 300)
-                    stall = repair(Lab(room, Path(name), 3))
-                file.write(json.dumps({"tool": "bootd", "case": "repair", "stall": stall}) + "\n")
-                console.print(f"middle one of three killed, 300 Mbit/s: its successor stood still {stall:.2f} s")
+    tools = chosen(options.tools, console)
+    rows: list[Row] = []
+    stall = None
+    with tempfile.TemporaryDirectory(prefix="bootd-bench-", dir="/dev/shm") as name, out.open("w") as file:
+        folder = Path(name)
+
+        def record(row: Row) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        for shaped in options.shape:
+            size = (options.shaped_size if shaped else options.size) * MIB
+            make_source(folder / "source", size)
+            for count in options.receivers:
+                for tool in tools:  # side by side, so that a busy machine is busy for all
+                    rows.append(measure(folder, tool, count, shaped, times=options.runs, size=size))
+                    record(rows[-1])
+        if options.repair:
+            stall = stalled(folder)
+            record({"tool": "bootd", "case": "repair", "stall": stall, "load": os.getloadavg()[0]})
+            console.print(
+                f"middle one of three killed, {REPAIR_MEGABITS} Mbit/s: its successor stood still {stall:.2f} s"
+            )
+        for text, value, bound, met in targets(rows, stall):
+            record({"target": text, "value": value, "bound": bound, "met": met})
     console.print(shown(rows))
+    for text, value, bound, met in targets(rows, stall):
+        console.print(f"{'met   ' if met else 'MISSED'} {text}: {value:.3g} ({bound})", highlight=False)
     return 1 if any("error" in row for row in rows) else 0
-
-
-def measure(
-    folder: Path, tool: str, run: Callable[[Lab], Run], count: int, shaped: int, *, times: int, size: int
-) -> dict[str, Any]:
-    """Medians of several runs, as a row."""
-    row: dict[str, Any] = {"tool": tool, "receivers": count, "mbit": shaped, "bytes": size, "runs": times}
-    names = ["s0", *(f"r{number}" for number in range(1, count + 1))]
-    done: list[Run] = []
-    for _ in range(times):
-        with Room(*names) as room:
-            for who in names if shaped else ():
-                room.limit(who, shaped)
-            lab = Lab(room, folder, count)
-            try:
-                done.append(run(lab))
-            except RoomError as error:
-                return {**row, "error": str(error)}
-            finally:
-                room.close()
-                lab.clean()
-    median = {key: statistics.median(asdict(one)[key] for one in done) for key in asdict(done[0])}
-    rate = size / 1e6 / median["seconds"]
-    row |= {"seconds": median["seconds"], "mb_per_second": rate, "rss": median["rss"]}
-    row |= {"cpu_per_gb_hop": median["cpu"] / (size / 1e9) / count}
-    if median["ring"]:
-        row["ring_mb_per_second"] = size / 1e6 / median["ring"]
-    if shaped:
-        row["share"] = (row.get("ring_mb_per_second") or rate) * 8 / shaped
-    return row
-
-
-def shown(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "tool", "to", "Mbit/s", "MB/s", "ring MB/s", "of wire", "CPU s/GB/hop", "RSS MB", "t(N)/t(1)", "bootd is"
-    )
-    for row in rows:
-        key = (row["receivers"], row["mbit"])
-        head = [row["tool"], str(row["receivers"]), str(row["mbit"] or "-")]
-        if "error" in row:
-            table.add_row(*head, f"failed: {row['error'].splitlines()[0]}")
-            continue
-        one = find(rows, row["tool"], 1, row["mbit"])
-        ours = find(rows, "bootd", *key)
-        table.add_row(
-            *head,
-            f"{row['mb_per_second']:.1f}",
-            f"{row['ring_mb_per_second']:.1f}" if "ring_mb_per_second" in row else "-",
-            f"{row['share']:.1%}" if "share" in row else "-",
-            f"{row['cpu_per_gb_hop']:.2f}",
-            f"{row['rss'] / 1e6:.0f}",
-            f"{row['seconds'] / one['seconds']:.2f}" if one else "-",
-            f"{ours['mb_per_second'] / row['mb_per_second']:.2f}x" if ours and row is not ours else "",
-        )
-    return table
-
-
-def find(rows: list[dict[str, Any]], tool: str, receivers: int, mbit: int) -> dict[str, Any] | None:
-    """The row of this measurement, if it worked."""
-    wanted = (tool, receivers, mbit)
-    return next((r for r in rows if (r["tool"], r["receivers"], r["mbit"]) == wanted and "error" not in r), None)
 
 
 def parse() -> argparse.Namespace:
@@ -304,7 +208,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--receivers", type=int, nargs="+", default=[1, 3, 7])
     parser.add_argument("--shape", type=int, nargs="+", default=[0, 300], help="Mbit/s per port; 0 is none")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--size", type=int, default=256, help="MiB")
+    parser.add_argument("--size", type=int, default=512, help="MiB, unshaped")
+    parser.add_argument("--shaped-size", type=int, default=256, help="MiB")
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument(
+        "--repair", action=argparse.BooleanOptionalAction, default=True, help="measure a repair too"
+    )
     return parser.parse_args()
 
 

@@ -57,6 +57,7 @@ class TestNode:
         self._target, self._size = target, size
         self._member: Member | None = None
         self._prepared: Prepare | None = None
+        self._trouble = ""
         self._stop = threading.Event()
 
     def beat(self) -> None:
@@ -94,11 +95,18 @@ class TestNode:
             manifest=image,
             store=FileStore(str(self._target), image.size),
             listen_host=self._address,
-            report=self._client.report,
+            report=self._report,
             is_head=False,
+            compare=message.compare,
         )
         port = self._member.start()
         say(f"plan {message.plan.disk.serial}, listens on {port}")
+
+    def _report(self, report: Report) -> None:
+        if report.trouble and report.trouble != self._trouble:
+            say(f"trouble: {report.trouble}")
+        self._trouble = report.trouble
+        self._client.report(report)
 
     def _finish(self) -> int:
         if self._member is None:

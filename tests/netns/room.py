@@ -10,6 +10,7 @@ nothing shows on this machine's network and several rooms may exist at once. Lea
 and removes its namespaces, also after a failure; what a killed run left is swept away by the next room.
 """
 
+import json
 import os
 import re
 import signal
@@ -173,6 +174,12 @@ class Room:
     def limit(self, name: str, megabits: float) -> None:
         """What ``name`` receives at most, in megabits per second."""
         self._network.limit(name, megabits)
+
+    def passed(self, name: str) -> tuple[int, int]:
+        """Bytes of Ethernet frames, and frames, that the limit of ``name`` has let through to it."""
+        words = ["ip", "netns", "exec", self._network.switch, "tc", "-s", "-j", "qdisc", "show", "dev", name]
+        (shaper,) = [item for item in json.loads(self._network.run(words)) if item["kind"] == "tbf"]
+        return shaper["bytes"], shaper["packets"]
 
     def run(self, name: str, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
         """Standard output of a program that ends by itself, run in the namespace."""

@@ -1,94 +1,27 @@
 """The failure matrix of the ring: real daemon, real members, shaped links, and the verdict of every node.
 
-One test for each kind of failure that other tools do not survive; docs/failures.md is the table. Faults strike at
-an exact place inside the process that has them (`ring_matrix`), so the cases do not depend on the machine's speed.
+One test for each kind of failure that other tools do not survive; docs/failures.md is the table, and
+test_ring_deaths.py has who dies and when. Faults strike at an exact place inside the process that has them
+(`ring_matrix`), so the cases do not depend on the machine's speed.
 """
 
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bootd.errors import Exit
-from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import CHUNK, children, numbered, until
+from tests.netns.daemon import ADDRESS
+from tests.netns.ring_lab import CHUNKS, OLD, SIZE, Ring
+from tests.netns.room import Room
+from tests.netns.test_serve import CHUNK, children, until
 
 NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
-CHUNKS = 16
-SIZE = CHUNKS * CHUNK
-OLD = b"\xaa"
-DEATHS = {"0": "kill:0", "50": f"kill:{CHUNKS // 2}", "99.9": f"kill:{CHUNKS - 1}", "verify": "silence"}
-
-
-def mac(name: str) -> str:
-    return f"52:54:00:00:00:0{name[1:]}"
-
-
-class Ring:
-    """A daemon, an image, and nodes with faults; verdicts by the names n1, n2, ..."""
-
-    def __init__(self, room: Room, folder: Path, megabits: float = 400) -> None:
-        self.room, self.folder = room, folder
-        self.daemon = Daemon(room, folder, "[session]\nsilence_seconds = 2\n")
-        self.process = self.daemon.start()
-        self.image = folder / "image"
-        self.data = numbered(self.image, CHUNKS)
-        self.nodes: dict[str, Process] = {}
-        for name in NODES:
-            room.limit(name, megabits)
-        self.daemon.command("label", "set-default", "kamethod")
-
-    def deploy(self, expect: int, *nodes: str, name: str = "room") -> None:
-        words = (*(nodes or ("any",)), "--disk", "only", "--expect", str(expect), "--name", name, "--yes")
-        self.daemon.command("deploy", str(self.image), *words)
-
-    def start(self, name: str, fault: str = "none", target: Path | None = None, size: int = SIZE) -> None:
-        if target is None:
-            target = self.disk(name)
-            target.write_bytes(OLD * size)  # not blank: what is not written shows
-        number = name[1:]
-        arguments = [
-            fault,
-            mac(name),
-            f"10.9.0.{10 + int(number)}",
-            f"{ADDRESS}:{HTTP_PORT}",
-            str(target),
-            str(size),
-        ]
-        self.nodes[name] = self.room.start(name, [sys.executable, "-m", "tests.netns.ring_matrix", *arguments])
-
-    def disk(self, name: str) -> Path:
-        return self.folder / f"{name}.disk"
-
-    def wait(self, expect: Exit, name: str = "room") -> None:
-        self.daemon.command("wait", name, "--timeout", "40", expect=expect, seconds=50)
-
-    def verdicts(self, name: str = "room") -> dict[str, dict[str, Any]]:
-        return {f"n{item['node'][-1]}": item for item in self.daemon.session(name)["outcome"]["nodes"]}
-
-    def member(self, node: str, name: str = "room") -> dict[str, Any]:
-        return next(item for item in self.daemon.session(name)["members"] if item["node"] == mac(node))
-
-    def expect(self, states: dict[str, str], name: str = "room") -> dict[str, dict[str, Any]]:
-        """The verdicts are ``states``; only "done" is ok; who is done has the image; everybody else a reason."""
-        verdicts = self.verdicts(name)
-        assert {node: item["state"] for node, item in verdicts.items()} == states, verdicts
-        for node, item in verdicts.items():
-            assert item["ok"] == (item["state"] == "done"), item
-            if item["ok"]:
-                assert self.nodes[node].wait(10) == 0
-                assert self.disk(node).read_bytes() == self.data, node
-            else:
-                assert item["reason"], node
-        return verdicts
 
 
 @pytest.fixture
@@ -99,55 +32,64 @@ def ring() -> Iterator[Ring]:
             room.address("server", f"{ADDRESS}/24")
             for name in NODES:
                 room.address(name, f"10.9.0.{10 + int(name[1:])}/24")
-                room.mac(name, mac(name))
-            yield Ring(room, path)
+            yield Ring(room, path, NODES)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def test_first_two_adjacent_and_last_die(ring: Ring) -> None:
-    """First at 0 %, two neighbours in the middle at 50 %, the last before verification: n2 and n5 go on."""
-    faults = {"n1": "0", "n3": "50", "n4": "50", "n6": "verify"}
-    ring.deploy(6)
-    for name in NODES:
-        ring.start(name, DEATHS[faults[name]] if name in faults else "none")
-    ring.wait(Exit.PARTLY)
-    ring.expect({name: "lost" if name in faults else "done" for name in NODES})
+def running(ring: Ring, *written: str) -> None:
+    """Until the session runs and these nodes have written something, but not all."""
+    until(lambda: ring.session()["state"] == "running", 20, "it runs")
+    for node in written:
+        until(lambda node=node: ring.member(node)["written"] > 0, 10, "bytes flow")  # type: ignore[misc]
 
 
-def test_all_but_the_last_die_at_the_end(ring: Ring) -> None:
-    """Two neighbours before their last chunk, the two behind them between the end of data and verification."""
-    ring.deploy(5)
-    for name, point in zip(NODES, ("99.9", "99.9", "verify", "verify"), strict=False):
-        ring.start(name, DEATHS[point])
-    ring.start("n5")
-    ring.wait(Exit.PARTLY)
-    ring.expect({"n1": "lost", "n2": "lost", "n3": "lost", "n4": "lost", "n5": "done"})
+def head_of(ring: Ring) -> int:
+    """Process id of the newest child of the daemon: the head, when there is one session."""
+    return max(children(ring.process.pid))
+
+
+# --- freezes -----------------------------------------------------------------------------------------------
 
 
 def test_frozen_nodes_are_evicted_and_wake_in_time_and_too_late(ring: Ring) -> None:
-    """n2 wakes while the session runs: a new epoch, verified. n3 wakes as a stale node of an earlier session."""
-    ring.deploy(4)
-    # The last one is slow, so that the session is still running when n2 wakes.
-    for name, fault in (("n1", "none"), ("n2", "freeze:4"), ("n3", "freeze:8"), ("n4", "slow:150")):
+    """n2 wakes before it dialled, n3 amid its writes, both while the session runs; n4 when another one does."""
+    ring.deploy(5)
+    # The last one is slow, so that the session is still running when they wake.
+    for name, fault in (
+        ("n1", "none"),
+        ("n2", "stale"),
+        ("n3", "freeze:4"),
+        ("n4", "freeze:8"),
+        ("n5", "slow:400"),
+    ):
         ring.start(name, fault)
-    until(lambda: ring.daemon.session("room")["state"] == "running", 20, "it runs")
-    until(lambda: ring.member("n2")["state"] == "lost", 15, "the frozen node is named lost")
-    assert ring.member("n3")["predecessor"] != mac("n2"), "the chain is closed behind it"
-    ring.nodes["n2"].signal(signal.SIGCONT)
+    running(ring)
+    for name in ("n2", "n3", "n4"):
+        until(lambda name=name: ring.member(name)["state"] == "lost", 15, "frozen is lost")  # type: ignore[misc]
+    assert ring.member("n5")["predecessor"] == ring.mac("n1"), "the chain is closed behind them"
+    for name in ("n2", "n3"):
+        ring.nodes[name].signal(signal.SIGCONT)
+    # On the wire: n2 dials n1 under the epoch in which it froze.
+    ring.nodes["n2"].wait_for(rf"trouble: predecessor {ring.mac('n1')}: refuses: epoch 1 is over, now \d+")
     ring.wait(Exit.PARTLY)
-    ring.expect({"n1": "done", "n2": "done", "n3": "lost", "n4": "done"})
-    assert ring.nodes["n2"].output.count("node: epoch ") >= 2, "it got a place under a new epoch"
+    states = {"n1": "done", "n2": "done", "n3": "done", "n4": "lost", "n5": "done"}
+    ring.expect(states)
+    for name in ("n2", "n3"):
+        assert ring.nodes[name].output.count("node: epoch ") >= 2, "it got a place under a new epoch"
 
-    ring.deploy(1, mac("n5"), name="later")
-    ring.start("n5", "slow:100")
-    until(lambda: ring.daemon.session("later")["state"] == "running", 15, "the later session runs")
-    ring.nodes["n3"].signal(signal.SIGCONT)
-    ring.nodes["n3"].wait_for("cancelled: ")
-    assert ring.nodes["n3"].wait(10) == 3
+    ring.deploy(1, "n6", name="later")
+    ring.start("n6", "slow:100")
+    until(lambda: ring.session("later")["state"] == "running", 15, "the later session runs")
+    ring.nodes["n4"].signal(signal.SIGCONT)
+    ring.nodes["n4"].wait_for("cancelled: ")
+    assert ring.nodes["n4"].wait(10) == 3
     ring.wait(Exit.OK, "later")
-    ring.expect({"n5": "done"}, "later")
-    ring.expect({"n1": "done", "n2": "done", "n3": "lost", "n4": "done"})
+    ring.expect({"n6": "done"}, "later")
+    ring.expect(states)
+
+
+# --- disks -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -189,34 +131,126 @@ def test_bad_disks_fail_with_their_reason_and_hold_nobody_up(ring: Ring, full: P
     assert ring.disk("n5").read_bytes() == OLD * (SIZE - CHUNK), "not a byte of a refused disk is touched"
 
 
-def test_killed_head_ends_the_session_and_nobody_is_called_ok(ring: Ring) -> None:
-    ring.deploy(3)
-    for name in NODES[:3]:
-        ring.start(name, "slow:200")
-    until(lambda: ring.daemon.session("room")["state"] == "running", 20, "it runs")
-    until(lambda: ring.member("n1")["written"] > 0, 10, "bytes flow")
-    os.kill(max(children(ring.process.pid)), signal.SIGKILL)
-    ring.wait(Exit.ERROR)
-    assert "killed by signal 9" in ring.daemon.session("room")["reason"]
-    ring.expect({"n1": "cancelled", "n2": "cancelled", "n3": "cancelled"})
-    for name in NODES[:3]:
-        assert ring.nodes[name].wait(10) == 3
-    assert ring.process.running()
-
-
-def test_flipped_bit_slow_disk_and_names_that_are_alike(ring: Ring) -> None:
-    """node1 relays with a flipped bit to node-1, whose disk is ten times slower; node12 and already1 are others."""
+def test_flipped_bit_and_names_that_are_alike(ring: Ring) -> None:
+    """node1 relays with a flipped bit to node-1, which names it; node12 and already1 are others, and untouched."""
     names = {"n1": "node1", "n2": "node12", "n3": "node-1", "n4": "already1"}
-    faults = {"n1": "flip:5", "n3": "slow:210"}
     for node in names:
-        ring.start(node, faults.get(node, "none"))
+        ring.start(node, "flip:5" if node == "n1" else "none")
     for node, name in names.items():
         ring.nodes[node].wait_for("waits: ")
-        ring.daemon.command("node", "name", mac(node), name)
-    ring.deploy(2, "node1", "node-1")
+        ring.api("PUT", f"/nodes/{ring.mac(node)}/name", {"name": name})
+    ring.api(
+        "POST", "/sessions", {"source": str(ring.image), "nodes": "node1,node-1", "disk": "only", "name": "room"}
+    )
     ring.wait(Exit.OK)
     assert "flipped a bit" in ring.nodes["n1"].output
+    ring.nodes["n3"].wait_for(rf"trouble: predecessor {ring.mac('n1')}: chunk \d+ arrived damaged")
     ring.expect({"n1": "done", "n3": "done"})
     for node in ("n2", "n4"):
         assert ring.nodes[node].running()
         assert ring.disk(node).read_bytes() == OLD * SIZE, names[node]
+
+
+def test_disk_ten_times_slower_holds_nobody_up(ring: Ring) -> None:
+    """The first of three writes 6 MB/s from a link of 50, more than its window: it goes to the end."""
+    ring.make_image(96)
+    ring.deploy(3)
+    ring.start("n1", "slow:150")
+    ring.start("n2")
+    ring.start("n3")
+    for name in ("n2", "n3"):
+        until(lambda name=name: ring.member(name)["state"] == "verified", 40, "not held up")  # type: ignore[misc]
+    slow = ring.member("n1")
+    assert slow["state"] == "receiving"
+    assert slow["written"] < len(ring.data)
+    assert slow["predecessor"] in (ring.mac("n2"), ring.mac("n3")), "it is fed by one that has everything"
+    assert any("held up others" in text for text in ring.timeline("slow"))
+    ring.wait(Exit.OK)
+    ring.expect({"n1": "done", "n2": "done", "n3": "done"})
+
+
+# --- head and coordinator ----------------------------------------------------------------------------------
+
+
+def test_killed_head_is_replaced_and_nobody_starts_anew(ring: Ring) -> None:
+    """SIGKILL while bytes flow: the next head finds the same image, the members keep what they have."""
+    ring.deploy(3)
+    for name in NODES[:3]:
+        ring.start(name, "slow:200")
+    running(ring, "n1")
+    former = head_of(ring)
+    os.kill(former, signal.SIGKILL)
+    ring.wait(Exit.OK)
+    ring.expect({"n1": "done", "n2": "done", "n3": "done"})
+    assert any("killed by signal 9" in text for text in ring.timeline("head"))
+    for name in NODES[:3]:
+        assert ring.nodes[name].output.count("node: plan ") == 1, "the same member all the time"
+
+
+def test_head_that_dies_again_and_again_ends_the_session_and_nobody_is_called_ok(ring: Ring) -> None:
+    ring.deploy(2)
+    for name in NODES[:2]:
+        ring.start(name, "slow:1000")
+    running(ring, "n1")
+    killed: set[int] = set()
+    for _ in range(3):
+        until(lambda: head_of(ring) not in killed and _listens(ring), 20, "a head")
+        killed.add(head_of(ring))
+        os.kill(head_of(ring), signal.SIGKILL)
+    ring.wait(Exit.ERROR)
+    assert "killed by signal 9; it was started 3 times" in ring.session()["reason"]
+    ring.expect({"n1": "cancelled", "n2": "cancelled"})
+    for name in NODES[:2]:
+        assert ring.nodes[name].wait(10) == 3
+    assert ring.process.running()
+
+
+def _listens(ring: Ring) -> bool:
+    """Whether the newest child of the daemon has a listening socket: a bulk worker had it before the session."""
+    return f"pid={head_of(ring)}," in ring.room.run("server", ["ss", "-Hltnp"])
+
+
+def test_daemon_killed_in_the_middle_goes_on_with_the_session(ring: Ring) -> None:
+    """kill -9 of the coordinator while bytes flow, and with it of the head; n3 dies meanwhile and is named."""
+    ring.deploy(3)
+    for name, fault in (("n1", "slow:250"), ("n2", "slow:250"), ("n3", "kill:3")):
+        ring.start(name, fault)
+    running(ring, "n1")
+    ring.restart()
+    assert ring.session()["state"] in ("waiting", "preparing", "running")
+    ring.wait(Exit.PARTLY)
+    ring.expect({"n1": "done", "n2": "done", "n3": "lost"})
+    for name in ("n1", "n2"):
+        assert ring.nodes[name].output.count("node: plan ") == 1, "the same member all the time"
+
+
+# --- coming back, and coming late --------------------------------------------------------------------------
+
+
+def test_restarted_node_resumes_and_late_nodes_join_while_it_runs_and_after_the_end(ring: Ring) -> None:
+    """n2 dies in the middle and comes back with its disk; n3 joins while the session runs, n4 when all is done."""
+    ring.deploy(2, keep_open=600)
+    ring.room.limit("n2", 40)  # slow enough for it to report something before it dies
+    ring.start("n1", "slow:150")
+    ring.start("n2", f"kill:{CHUNKS // 2}")
+    assert ring.nodes["n2"].wait(20) == -signal.SIGKILL
+    ring.start("n2", "slow:100")
+    ring.start("n3")
+    for name in NODES[:3]:
+        until(lambda name=name: _state(ring, name) == "verified", 40, "verified")  # type: ignore[misc]
+    resumed = ring.member("n2")
+    assert resumed["kept"] >= (CHUNKS // 2 - 1) * CHUNK, "what it had written before is not sent again"
+    assert resumed["attempts"] == 1
+    assert ring.session()["state"] == "running"
+    ring.start("n4")
+    until(lambda: _state(ring, "n4") == "verified", 20, "the late one is verified")
+    assert ring.member("n4")["predecessor"] in [ring.mac(name) for name in NODES[:3]], "fed by a finished one"
+    ring.api("PATCH", "/sessions/room", {"close": True})
+    ring.wait(Exit.OK)
+    ring.expect({"n1": "done", "n2": "done", "n3": "done", "n4": "done"})
+
+
+def _state(ring: Ring, name: str) -> str:
+    """Of a node that may not be a member yet."""
+    states = {item["node"]: item["state"] for item in ring.session()["members"]}
+    return str(states.get(ring.mac(name), ""))

@@ -83,8 +83,14 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     assert daemon.socket.stat().st_mode & 0o777 == 0o600
     image = folder / "image"
     image.write_bytes(os.urandom(CHUNK))
-    daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "1", "--yes", "--name", "one")
+    options = ["--fan-out", "3", "--order", "switch", "--delta", "--zeros", "discard", "--keep-open", "60"]
+    daemon.command(
+        "deploy", str(image), "any", "--disk", "only", "--expect", "1", "--yes", "--name", "one", *options
+    )
     until(lambda: daemon.session("one")["state"] == "waiting", 20, "the head has digested the source")
+    asked = ("fan_out", "order", "compare", "zeros", "keep_open")
+    assert [daemon.session("one")[key] for key in asked] == [3, "switch", True, "discard", 60.0]
+    assert "fan-out 3 · order switch · delta · zeros discarded · open 60 s longer" in daemon.command("state")
     workers = children(process.pid)
     for module in (BULK, "bootd.drivers.tftp_worker", "bootd.member.head"):
         assert children(process.pid, module), module
@@ -94,9 +100,14 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     assert time.monotonic() - begun < 6
     assert all(gone(pid) for pid in workers)
     assert not daemon.socket.exists()
-    daemon.start()  # the state that it left is taken over
-    assert daemon.session("one")["state"] == "failed"
-    assert "restarted" in daemon.session("one")["reason"]
+    process = daemon.start()  # the state that it left is taken over, and the session goes on with another head
+    assert daemon.session("one")["state"] == "waiting"
+    until(lambda: daemon.session("one")["head"]["state"] == "ready", 20, "another head has digested the source")
+    assert len(children(process.pid)) == 2
+    assert [daemon.session("one")[key] for key in asked] == [3, "switch", True, "discard", 60.0]
+    daemon.command("session", "close", "one")
+    daemon.command("wait", "one", "--timeout", "20", expect=Exit.ERROR)
+    assert daemon.session("one")["reason"] == "closed before any node had joined"
 
 
 def test_workers_end_when_the_daemon_is_killed(room: Room, folder: Path) -> None:
@@ -393,15 +404,22 @@ def test_a_node_killed_in_the_middle_leaves_the_others_cloned(room: Room, folder
     assert labels == {"52:54:00:00:00:01": "local", victim: "kamethod", "52:54:00:00:00:03": "local"}
 
 
-def test_a_head_that_dies_fails_the_session(room: Room, folder: Path) -> None:
+def test_a_head_that_dies_again_and_again_fails_the_session(room: Room, folder: Path) -> None:
     daemon = Daemon(room, folder)
     process = daemon.start()
     image = folder / "image"
     numbered(image, 4)
     daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "1", "--name", "room", "--yes")
-    until(lambda: daemon.session("room")["state"] == "waiting", 20, "the head has digested the source")
-    head = max(children(process.pid))
-    os.kill(head, signal.SIGKILL)
+    killed: set[int] = set()
+
+    def another_listens() -> bool:
+        return max(children(process.pid)) not in killed and daemon.session("room")["head"]["state"] == "ready"
+
+    for _ in range(3):
+        until(another_listens, 20, "a head has digested the source")
+        head = max(children(process.pid))
+        os.kill(head, signal.SIGKILL)
+        killed.add(head)
     daemon.command("wait", "room", "--timeout", "20", expect=Exit.ERROR)
     assert "killed by signal 9" in daemon.session("room")["reason"]
     assert process.running()

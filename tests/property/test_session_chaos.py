@@ -8,7 +8,18 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from bootd.errors import OperatorError
-from bootd.session.effects import Event, NodeRecord, Persist, Send, SessionRecord
+from bootd.session.effects import (
+    DefaultLabel,
+    Event,
+    MemberRecord,
+    NodeRecord,
+    Persist,
+    Send,
+    SessionRecord,
+    StartHead,
+    StopHead,
+)
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.session.selector import choose, parse
@@ -128,15 +139,31 @@ class Chaos:
             expect=expect,
             start_now=chance.random() < 0.3,
             after=chance.choice(["reboot", "stay"]),
+            fan_out=chance.choice((1, 1, 2, 3, 4)),
+            order=chance.choice(("ip", "given", "switch")),
+            compare=chance.random() < 0.2,
+            keep_open=chance.choice((0.0, 0.0, 5.0)),
         )
+        self.heads = 0  # processes of the head so far
+        self.head_since: int | None = None  # second in which the present one was started
+        self.now = 0
+        self.restarts = 0
+        self.is_dying = False  # the daemon, in the middle of what it does next
         self.session, effects = self.room.coordinator.create(request, "root", self.room.now)
         self.room.session = self.session
+        self.last = self.room.coordinator.sessions[self.session]  # as the coordinator in charge has it
         self.ended_node: dict[str, bool] = {}
         self.head_epoch = 0
         self.do(effects)
 
     def do(self, effects: list) -> None:  # type: ignore[type-arg]
-        """Delivers effects at once to who is alive, and checks each."""
+        """Delivers effects at once to who is alive, and checks each; a daemon that dies carries out some only."""
+        if self.is_dying and effects:
+            self.is_dying = False
+            written = sum(isinstance(effect, Persist) for effect in effects)
+            self.do(effects[: self.chance.choice((0, self.chance.randint(written, len(effects))))])
+            self.restart()
+            return
         self.room.effects += effects
         for effect in effects:
             if isinstance(effect, Send):
@@ -145,6 +172,11 @@ class Chaos:
                 agent = self.agents.get(effect.node)
                 if agent and agent.alive and (self.chance.random() < 0.98 or isinstance(effect.message, Cancel)):
                     agent.hear(effect.message)
+            elif isinstance(effect, StartHead):
+                self.heads, self.head_since = self.heads + 1, self.now
+                assert self.heads <= self.room.limits.head_starts * (1 + self.restarts)
+            elif isinstance(effect, StopHead):
+                self.head_since = None
             elif isinstance(effect, Event):
                 assert effect.text
                 if effect.kind in ("verified", "done") and effect.node:
@@ -164,7 +196,8 @@ class Chaos:
             assert (message.plan.image_root, message.plan.image_size) == (ROOT, SIZE)
         if isinstance(message, Arrange):
             if effect.node.startswith("head-"):
-                assert message.epoch == self.head_epoch + 1
+                assert message.epoch > self.head_epoch
+                assert message.epoch == self.head_epoch + 1 or self.restarts
                 assert message.predecessor is None
                 self.head_epoch = message.epoch
             else:
@@ -226,22 +259,62 @@ class Chaos:
             room.now += 0.5
             self.do(room.coordinator.tick(room.now))
         json.dumps(view(room.coordinator, room.now))
+        self.last = room.coordinator.sessions.get(self.session, self.last)
+
+    def restart(self) -> None:
+        """The daemon is killed; another one takes over what was persisted."""
+        records = [effect.record for effect in self.room.effects if isinstance(effect, Persist)]
+        nodes = {record.mac: record for record in records if isinstance(record, NodeRecord)}
+        members = {record.mac: record for record in records if isinstance(record, MemberRecord)}
+        labels = [record.label for record in records if isinstance(record, DefaultLabel)]
+        session = [record for record in records if isinstance(record, SessionRecord)][-1]
+        self.restarts += 1
+        self.last = self.room.coordinator.sessions.get(self.session, self.last)
+        self.head_since = None
+        self.room.coordinator = self.room.make("local")
+        restore = self.room.coordinator.restore
+        label = labels[-1] if labels else "kamethod"
+        kept = restore(nodes.values(), label, [session], members.values(), self.room.now)
+        self.do(kept)
+        for agent in self.agents.values():  # their streams connect again
+            if agent.alive:
+                for message in self.room.coordinator.commands_for(mac(agent.number)):
+                    agent.hear(message)
 
     def head(self, state: MemberState = MemberState.READY) -> None:
         report = Report(f"head-{self.session}", self.session, state, port=9000, total=SIZE, reason="broke")
         self.do(self.room.coordinator.report(report, self.room.now))
 
+    def head_works(self, second: int, *, fails: bool) -> None:
+        """The second of a head that digests for three, then listens."""
+        if self.head_since is None:
+            return
+        age = second - self.head_since
+        if fails:
+            self.head(MemberState.FAILED)
+        elif age < 3:
+            self.head(MemberState.PREPARING)
+        elif age == 3:
+            image = Image(ROOT, SIZE, 1 << 20)
+            self.do(self.room.coordinator.manifest(self.session, image, self.room.now))
+        else:
+            self.head()
+
     def run(self) -> None:
         chance = self.chance
-        head_dies = chance.randint(5, 60) if chance.random() < 0.15 else 10_000
+        head_dies = chance.randint(1, 60) if chance.random() < 0.3 else -1
         cancel = chance.randint(2, 60) if chance.random() < 0.15 else 10_000
+        head_fails = chance.randint(5, 60) if chance.random() < 0.1 else 10_000
+        daemon_dies = chance.randint(1, 60) if chance.random() < 0.4 else -1
         for second in range(600):
-            if second < 3:
-                self.head(MemberState.PREPARING)
-            elif second == 3:
-                self.do(self.room.coordinator.manifest(self.session, ROOT, SIZE, 1 << 20, self.room.now))
-            elif second < head_dies:
-                self.head()
+            self.now = second
+            if second == daemon_dies:
+                self.is_dying = True
+            if second == head_dies:
+                self.head_since = None
+                gone = self.room.coordinator.head_ended(self.session, "the head was killed", self.room.now)
+                self.do(gone if self.chance.random() < 0.5 else [])
+            self.head_works(second, fails=second >= head_fails)
             if second == cancel:
                 with contextlib.suppress(OperatorError):
                     self.do(self.room.coordinator.cancel(self.session, "", "root", self.room.now))
@@ -252,7 +325,7 @@ class Chaos:
                 for agent in self.agents.values():
                     if agent.number in self.wanted and not agent.alive:
                         self.join(agent)
-            if second == 200 and self.room.state == "waiting":
+            if second >= 200 and not second % 50 and self.room.state == "waiting":
                 self.do(self.room.coordinator.cancel(self.session, "nobody comes", "root", self.room.now))
         pytest.fail("the session has no end")
 
@@ -264,7 +337,7 @@ def test_chaos(seed: int) -> None:
     outcome = chaos.room.coordinator.outcome(chaos.session)
     assert outcome is not None
     verdicts = {verdict.node: verdict for verdict in outcome.verdicts}
-    session = chaos.room.coordinator.sessions[chaos.session]
+    session = chaos.last
     assert set(verdicts) == set(session.members) | (session.plan.nodes or set())
     for verdict in outcome.verdicts:
         assert verdict.reason

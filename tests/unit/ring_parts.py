@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bootd.member.context import Limits
 from bootd.member.member import Member
-from bootd.member.store import FileStore, SourceStore, Store
+from bootd.member.store import FileStore, PlainStore, SourceStore, Store
 from bootd.wire import frames, link, manifest
 from bootd.wire.control import Address, Arrange, MemberState, Report
 from bootd.wire.digest import digest
 from bootd.wire.frames import Decoder
 from bootd.wire.manifest import Manifest
+from bootd.wire.ring.member import Limits
 
 CHUNK = 64 << 10
 BLOCKS = CHUNK // 512
@@ -127,7 +127,7 @@ class Room:
         return member
 
 
-class GatedStore:
+class GatedStore(PlainStore):
     """Writes the first ``count`` chunks, then waits until `gate` opens; `reached` tells that it waits."""
 
     def __init__(self, inner: Store, count: int) -> None:

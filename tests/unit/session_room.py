@@ -6,6 +6,7 @@ from typing import Any
 
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect, Event, Persist, PolicyChanged, Record, Send, SessionRecord
+from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
@@ -41,7 +42,14 @@ def counter() -> Callable[[int], str]:
 class Room:
     """Nodes 1, 2, ... are called lab1, lab2, ... and have the address 10.0.0.N."""
 
-    def __init__(self, nodes: int = 3, limits: Limits | None = None, default: str = "kamethod") -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        limits: Limits | None = None,
+        default: str = "kamethod",
+        switches: dict[str, str] | None = None,
+    ) -> None:
+        self.switches = switches or {}
         self.names = {mac(number): f"lab{number}" for number in range(1, nodes + 1)}
         self.limits = limits or Limits()
         self.coordinator = self.make(default)
@@ -59,6 +67,7 @@ class Room:
             head_host="10.0.0.254",
             draw=counter(),
             limits=self.limits,
+            switches=self.switches,
         )
 
     def run(self, effects: list[Effect]) -> list[Effect]:
@@ -81,7 +90,7 @@ class Room:
 
     def head_ready(self) -> None:
         self.head(MemberState.PREPARING, port=0)
-        self.run(self.coordinator.manifest(self.session, ROOT, SIZE, 1 << 20, self.now))
+        self.run(self.coordinator.manifest(self.session, Image(ROOT, SIZE, 1 << 20), self.now))
         self.head()
 
     def join(self, number: int, disks: tuple[Disk, ...] | None = None, session: str = "") -> list[Effect]:
@@ -90,7 +99,7 @@ class Room:
             uuid="",
             arch="x86_64",
             firmware="bios",
-            address=f"10.0.0.{number}",
+            address=f"10.0.{number >> 8}.{number & 255}",
             session=session,
             method="ka",
             memory=1 << 29,

@@ -1,5 +1,6 @@
 """What ``bootd ring`` refuses before anything is sent or written."""
 
+import os
 import socket
 import threading
 from pathlib import Path
@@ -9,11 +10,23 @@ import pytest
 from bootd.cli.main import main
 from bootd.drivers.ring_channel import Channel, ChannelError, Kind, accept_channel, link_token, open_channel
 from bootd.drivers.ring_host import resolve
-from bootd.drivers.ring_target import claim
+from bootd.drivers.ring_target import TargetSet, claim, claim_command, claim_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.store import StoreError
+from bootd.wire import manifest
+from bootd.wire.control import Disk, Plan, Prepare
+from bootd.wire.manifest import Manifest, Part
 
 TOKEN = "0123456789abcdef"
+
+
+def image_of(size: int, chunk_size: int = 4096) -> Manifest:
+    return manifest.build(size, chunk_size, [bytes(32)] * -(-size // chunk_size))
+
+
+def order(*, compare: bool = False) -> Prepare:
+    disk = Disk("", 0, 512, "", "", "", "", False, "", "")
+    return Prepare(Plan("s", "n", "", 0, 0, disk, 1), "", compare)
 
 
 def exit_code(*words: str) -> int:
@@ -27,10 +40,10 @@ def test_a_file_that_is_there_is_named_twice_or_left_alone(tmp_path: Path) -> No
     target.write_text("precious")
     assert exit_code("receive", str(target), "--token", TOKEN) == Exit.REFUSED
     with pytest.raises(OperatorError, match="is there already"):
-        claim(str(target), str(tmp_path / "other"))
+        claim(str(target), [str(tmp_path / "other")])
     assert target.read_text() == "precious"
-    claimed = claim(str(target), str(target))
-    store = claimed.open(4096)
+    claimed = TargetSet([claim(str(target), [str(target)])])
+    store = claimed.open(image_of(4096), order())
     store.write(0, memoryview(b"x" * 4096))
     assert target.read_text() == "precious"  # until the image is verified
     claimed.commit()
@@ -38,10 +51,76 @@ def test_a_file_that_is_there_is_named_twice_or_left_alone(tmp_path: Path) -> No
     assert target.read_bytes() == b"x" * 4096
 
 
+def test_delta_begins_with_the_old_file_and_gives_its_name_back_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "disk"
+    target.write_bytes(b"old" * 3000)
+    claimed = TargetSet([claim(str(target), [str(target)])])
+    store = claimed.open(image_of(4096), order(compare=True))
+    found = memoryview(bytearray(4096))
+    store.read(0, found)
+    assert bytes(found) == (b"old" * 3000)[:4096]
+    assert not target.exists()
+    claimed.commit()
+    claimed.close()
+    assert target.stat().st_size == 4096
+
+
 def test_an_image_larger_than_the_file_system(tmp_path: Path) -> None:
-    claimed = claim(str(tmp_path / "disk"), "")
+    claimed = TargetSet([claim(str(tmp_path / "disk"), [])])
     with pytest.raises(StoreError, match="has room for"):
-        claimed.open(1 << 60)
+        claimed.open(image_of(1 << 40, 4 << 20), order())
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_share_the_room_of_one_file_system(tmp_path: Path) -> None:
+    """Each alone would fit, both do not: nothing is made."""
+    room = os.statvfs(tmp_path)
+    size = room.f_bavail * room.f_frsize * 2 // 3
+    digests = [bytes(32)] * (2 * -(-size // (4 << 20)))
+    image = manifest.build_parts([Part("a", size), Part("b", size)], 4 << 20, digests)
+    claimed = TargetSet([claim(str(tmp_path / "a"), []), claim_command("cat", str(tmp_path))])
+    with pytest.raises(StoreError, match="are needed there"):
+        claimed.open(image, order())
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_many_targets_as_parts(tmp_path: Path) -> None:
+    image = manifest.build_parts([Part("root", 5), Part("home", 5)], 4096, [bytes(32)] * 2)
+    claimed = TargetSet([claim(str(tmp_path / "a"), [])])
+    with pytest.raises(StoreError, match=r"2 parts \(root, home\), here are 1 targets"):
+        claimed.open(image, order())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("")
+    spool = str(tmp_path)
+    with pytest.raises(OperatorError, match="is not empty"):
+        claim_folder(str(tmp_path), spool, [])
+    assert claim_folder(str(tmp_path), spool, [str(tmp_path)]).label == str(tmp_path)
+    with pytest.raises(OperatorError, match="No such file"):
+        claim_folder(str(tmp_path / "none"), spool, [])
+
+
+def test_command_lines_that_do_not_say_enough(tmp_path: Path) -> None:
+    here, token = str(tmp_path / "a"), ["--token", TOKEN]
+    assert exit_code("send", here, *token) == Exit.USAGE  # no host
+    assert exit_code("send", "--to", "127.0.0.1", *token) == Exit.USAGE  # no source
+    assert exit_code("send", "--command", "true", *token) == Exit.USAGE
+    assert exit_code("receive", *token) == Exit.USAGE
+    assert exit_code("receive", here, here, *token) == Exit.USAGE
+    assert exit_code("receive", here, "--tls-ca", here, *token) == Exit.USAGE
+    assert exit_code("receive", here, "--tls-ca", here, "--tls-cert", here, "--tls-key", here, *token) == Exit.INPUT
+    assert exit_code("receive", "--command", "cat", "--spool", here, *token) == Exit.INPUT
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_fails_is_told_before_any_host_is_dialled(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--command", "echo no such table >&2; exit 3", "127.0.0.1", "--token", TOKEN, "--spool", str(tmp_path)]
+    assert exit_code("send", *words) == Exit.INPUT
+    assert "status 3: no such table" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from bootd.cli.format import duration, megabytes, remaining, size
 from bootd.cli.state import overview
 from bootd.session.coordinator import Coordinator
+from bootd.session.member import Image
 from bootd.session.request import SessionRequest
 from bootd.session.view import view
 from bootd.wire.control import Disk, Join, MemberState, Report
@@ -45,7 +46,7 @@ def test_a_session_from_its_first_to_its_last_state() -> None:
     assert "session room preparing" in text
     assert "/image (50.0 MB)" in text
     assert "it never joined" in text
-    made.manifest(id_, "ab" * 32, 50_000_000, 1 << 20, 3.0)
+    made.manifest(id_, Image("ab" * 32, 50_000_000, 1 << 20), 3.0)
     made.report(Report(f"head-{id_}", id_, MemberState.READY, port=4000), 3.0)
     assert "0 of 1 nodes ready" in shown(made, 3.5)
     made.join(Join(MAC, "", "x86_64", "bios", "192.0.2.11", "", "ka", 1 << 30, (DISK,)), 4.0)
@@ -55,7 +56,7 @@ def test_a_session_from_its_first_to_its_last_state() -> None:
     text = shown(made, 6.5, "room")
     row = next(line for line in text.splitlines() if "receiving" in line)
     assert row.split()[0] == "lab1"
-    assert row.split()[-5:] == ["20", "10", "0", "10.0", "0:03"]
+    assert row.split()[-9:] == ["20", "10", "0", "-", "10.0", "-", "-", "40", "0:03"]
     made.cancel(id_, "enough", "root", 7.0)
     assert "cancelled" in shown(made, 8.0, id_)
     assert "room" not in shown(made, 8.0, "another")

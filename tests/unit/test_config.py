@@ -42,6 +42,7 @@ def test_everything_that_can_be_set() -> None:
         mac = "52:54:00:AA:00:01"
         name = "lab1"
         label = "mine"
+        switch = "rack 2"
     """
     settings = config.parse(text)
     assert settings.boot_dir == Path("/srv/boot")
@@ -49,6 +50,7 @@ def test_everything_that_can_be_set() -> None:
     assert settings.labels["mine"].kind is LabelKind.KERNEL
     assert settings.labels["rescue"].title == "Ours"
     assert settings.dhcp.proxy is False
+    assert settings.node[0].switch == "rack 2"
 
 
 @pytest.mark.parametrize(

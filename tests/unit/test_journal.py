@@ -11,8 +11,16 @@ import pytest
 
 from bootd.drivers.journal import SCHEMA, Journal, Saved
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import AuditRecord, DefaultLabel, ForgottenNode, NodeRecord, SessionRecord, Verdict
-from bootd.wire.control import Join
+from bootd.session.effects import (
+    AuditRecord,
+    DefaultLabel,
+    ForgottenNode,
+    MemberRecord,
+    NodeRecord,
+    SessionRecord,
+    Verdict,
+)
+from bootd.wire.control import Disk, Join
 from tests.unit.session_room import disk, mac
 
 JOIN = Join(mac(1), "u", "x86_64", "uefi", "10.0.0.1", "demo", "ka", 1 << 29, (disk(), disk("vdb", serial="ü")))
@@ -34,6 +42,18 @@ SESSION = SessionRecord(
 )
 
 
+MEMBER = MemberRecord(
+    session=SESSION.id,
+    mac=mac(1),
+    standing="receiving",
+    reason="",
+    attempts=1,
+    refusals=0,
+    begun=True,
+    disk=Disk("vda", 1 << 30, 512, "S1", "", "QEMU", "virtio", False, "", "cd" * 32),
+)
+
+
 def journal(path: Path) -> Journal:
     return Journal(path, clock=lambda: 1234.5)
 
@@ -41,11 +61,11 @@ def journal(path: Path) -> Journal:
 def test_everything_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "state" / "bootd.db"
     first = journal(path)
-    assert first.load() == Saved((), "", ())
-    first.batch([NODE, BARE, DefaultLabel("kamethod"), SESSION, AuditRecord("root", "deploy", "x")])
+    assert first.load() == Saved((), "", (), ())
+    first.batch([NODE, BARE, DefaultLabel("kamethod"), SESSION, MEMBER, AuditRecord("root", "deploy", "x")])
     first.close()
     second = journal(path)
-    assert second.load() == Saved((NODE, BARE), "kamethod", (SESSION,))
+    assert second.load() == Saved((NODE, BARE), "kamethod", (SESSION,), (MEMBER,))
     assert [(line.time, line.who, line.what, line.detail) for line in second.audit()] == [
         (1234.5, "root", "deploy", "x")
     ]

@@ -6,6 +6,8 @@ import pytest
 
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import AuditRecord, DefaultLabel, NodeRecord, StartHead, StopHead
+from bootd.session.member import Image
+from bootd.session.plan import Limits
 from bootd.wire.control import Address, Arrange, Cancel, Finish, MemberState, Prepare, Wait
 from tests.unit.session_room import ROOT, SIZE, Room, disk, idle, mac
 
@@ -17,7 +19,7 @@ def running(nodes: int = 3, **request: Any) -> Room:
 def chain(room: Room) -> list[str]:
     """Predecessor of each node, in the order of node numbers, by the last place that each was given."""
     session = room.coordinator.sessions[room.session]
-    return [member.arranged.predecessor_node for member in session.chain if member.arranged]
+    return [member.arranged.predecessor_node for member in session.arrangement if member.arranged]
 
 
 # --- gathering ---------------------------------------------------------------------------------------------
@@ -380,10 +382,37 @@ def test_node_that_leaves_by_itself_is_not_done() -> None:
     assert early.standing(1) == "failed"
 
 
-def test_head_lost_fails_everybody() -> None:
+def test_head_is_started_again_and_members_keep_their_places() -> None:
+    room = running(2)
+    room.receiving(1, 1 << 20)
+    before = room.place(2)
+    room.run(room.coordinator.head_ended(room.session, "the head ended with status 9", room.now))
+    assert room.state == "running"
+    assert [effect for effect in room.effects if isinstance(effect, StartHead)][-1].node == f"head-{room.session}"
+    room.wait(30, 1, 2, head=False)
+    room.head(MemberState.PREPARING, port=0)
+    assert room.place(2) == before
+    room.run(room.coordinator.manifest(room.session, Image(ROOT, SIZE, 1 << 20), room.now))
+    room.head(port=9001)
+    assert (room.place(1).epoch, room.place(1).predecessor) == (before.epoch + 1, Address("10.0.0.254", 9001))
+    assert (room.place(2).epoch, room.place(2).predecessor) == (before.epoch + 1, before.predecessor)
+    assert room.standing(1) == "receiving"
+
+
+def test_head_that_comes_back_with_another_image_ends_the_session() -> None:
+    room = running(1)
+    room.run(room.coordinator.head_ended(room.session, "the head ended with status 9", room.now))
+    room.run(room.coordinator.manifest(room.session, Image("00" * 32, SIZE, 1 << 20), room.now))
+    assert room.state == "failed"
+    assert "digest has changed" in room.coordinator.sessions[room.session].reason
+
+
+def test_head_lost_too_often_fails_everybody() -> None:
     room = running(2)
     room.verified(1)
     room.wait(10, 1, 2, head=False)
+    assert room.state == "running"
+    room.wait(2 * (room.limits.ready + room.limits.silence + 1), 1, 2, head=False)
     assert room.state == "failed"
     assert "head: silent" in room.coordinator.sessions[room.session].reason
     assert isinstance(room.last(1), Cancel)
@@ -393,9 +422,11 @@ def test_head_lost_fails_everybody() -> None:
     assert StopHead(room.session) in room.effects
 
 
-def test_head_process_that_dies_fails_the_session_at_once_but_not_after_the_end() -> None:
+def test_head_process_that_dies_each_time_fails_the_session_but_not_after_the_end() -> None:
     room = running(1)
-    room.run(room.coordinator.head_ended(room.session, "ended with status 1", room.now))
+    for _ in range(3):
+        assert room.state == "running"
+        room.run(room.coordinator.head_ended(room.session, "ended with status 1", room.now))
     assert room.state == "failed"
     room = running(1)
     room.verified(1)
@@ -410,14 +441,14 @@ def test_head_reports_failure_and_changed_source() -> None:
     room = Room(1)
     room.create("lab1")
     room.head(MemberState.PREPARING)
-    room.run(room.coordinator.manifest(room.session, ROOT, SIZE + 512, 1 << 20, room.now))
+    room.run(room.coordinator.manifest(room.session, Image(ROOT, SIZE + 512, 1 << 20), room.now))
     assert room.state == "failed"
 
 
 def test_head_that_never_starts() -> None:
     room = Room(1)
     room.create("lab1")
-    room.wait(room.limits.ready + room.limits.silence + 1, head=False)
+    room.wait(3 * (room.limits.ready + room.limits.silence + 1), head=False)
     assert room.state == "failed"
 
 
@@ -434,18 +465,20 @@ def test_node_that_is_not_ready_in_time_is_left_out() -> None:
     assert room.state == "running"
 
 
-def test_stalled_member_is_first_fed_by_the_head_then_evicted() -> None:
+def test_stalled_member_goes_last_then_is_fed_by_the_head_then_evicted() -> None:
     room = running(3)
     room.receiving(1, 20 << 20)
     room.receiving(2, 1 << 20)
     room.report(2, MemberState.RECEIVING, durable=1 << 20, trouble="predecessor: reset")
     room.receiving(3, 1 << 20)
     room.verified(1)
+    room.wait(6, 1, 2, 3)
+    assert room.place(2).predecessor_node == mac(3)
+    assert room.place(3).predecessor_node == mac(1)
+    room.receiving(3, 30 << 20)
     room.wait(61, 1, 2, 3)
     assert room.standing(2) == "receiving"
     assert room.place(2).predecessor_node == f"head-{room.session}"
-    assert room.place(3).predecessor_node == mac(1)
-    room.receiving(3, 30 << 20)
     room.verified(3)
     room.wait(61, 1, 2, 3)
     assert room.standing(2) == "evicted"
@@ -454,7 +487,7 @@ def test_stalled_member_is_first_fed_by_the_head_then_evicted() -> None:
 
 
 def test_predecessor_that_two_members_cannot_receive_from_is_evicted_itself() -> None:
-    room = running(3)
+    room = Room(3, Limits(slow=1e9)).start(3)
     room.verified(1)
     room.receiving(2, 1 << 20)
     room.receiving(3, 1 << 20)

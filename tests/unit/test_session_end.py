@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import DefaultLabel, NodeRecord
+from bootd.session.effects import DefaultLabel, MemberRecord, NodeRecord, Persist, StartHead
+from bootd.session.member import Image
 from bootd.session.plan import Limits
-from bootd.wire.control import Arrange, Cancel, Finish, MemberState, Prepare, Wait
+from bootd.wire.control import Address, Arrange, Cancel, Finish, MemberState, Prepare, Wait
 from bootd.wire.errors import PeerProtocolError
-from tests.unit.session_room import Room, idle, mac
+from tests.unit.session_room import ROOT, SIZE, Room, idle, mac
 
 
 def running(nodes: int = 3, **request: Any) -> Room:
@@ -286,30 +287,73 @@ def test_everything_in_force_is_sent_to_who_connects() -> None:
 def restarted(room: Room) -> Room:
     """The same room with a coordinator that knows only what was persisted."""
     nodes = {record.mac: record for record in room.records() if isinstance(record, NodeRecord)}
+    members = {record.mac: record for record in room.records() if isinstance(record, MemberRecord)}
     labels = [record.label for record in room.records() if isinstance(record, DefaultLabel)]
     after = Room(len(room.names), room.limits, default="local")
-    after.session = room.session
-    after.run(after.coordinator.restore(nodes.values(), labels[-1] if labels else "", [room.session_record()]))
+    after.session, after.now = room.session, 5.0  # another clock: the machine was restarted too
+    label = labels[-1] if labels else ""
+    record = room.session_record()
+    after.run(after.coordinator.restore(nodes.values(), label, [record], members.values(), after.now))
     return after
 
 
-def test_running_session_failed_with_the_daemon_that_ran_it() -> None:
+def test_running_session_goes_on_after_a_restart() -> None:
     room = running(2)
     room.run(room.coordinator.set_default_label("dolly", "root"))
     token = room.coordinator.nodes.add(mac(1)).token
+    room.receiving(1, 5 << 20)
+    epoch = room.place(1).epoch
     after = restarted(room)
     assert after.coordinator.check_token(mac(1), token)
     assert after.coordinator.default_label == "dolly"
-    outcome = after.coordinator.outcome(room.session)
-    assert outcome is not None
-    assert (outcome.state, outcome.reason) == ("failed", "the daemon restarted while it ran")
-    assert outcome.code is Exit.ERROR
-    assert {verdict.standing for verdict in outcome.verdicts} == {"cancelled"}
-    after.receiving(1, 5)
-    assert after.last(1) == Cancel(room.session, "the daemon restarted while it ran")
-    after.create("lab[1-2]")
+    assert after.coordinator.outcome(room.session) is None
+    start = [effect for effect in after.effects if isinstance(effect, StartHead)][-1]
+    assert (start.session, start.source) == (room.session, "/img")
+    assert after.coordinator.check_token(f"head-{room.session}", start.node_token)
+    after.report(1, MemberState.RECEIVING, written=9 << 20, durable=8 << 20, epoch=epoch)
+    after.report(2, MemberState.READY, epoch=epoch)
+    assert (after.standing(1), after.standing(2)) == ("receiving", "ready")
+    after.run(after.coordinator.manifest(after.session, Image(ROOT, SIZE, 1 << 20), after.now))
+    after.head(port=9001)
+    assert after.place(1).epoch > epoch
+    assert after.place(1).predecessor == Address("10.0.0.254", 9001)
+    assert after.place(2).predecessor_node == mac(1)
+    after.verified(1, 2)
+    after.rebooting(1, 2)
+    assert after.verdicts() == {"lab1": (True, "done"), "lab2": (True, "done")}
+
+
+def test_member_not_heard_of_after_a_restart_is_lost_and_the_others_are_cloned() -> None:
+    after = restarted(running(2))
     after.head_ready()
-    assert isinstance(after.last(1), Prepare)  # its inventory was kept, its heartbeat says that it is up
+    after.report(1, MemberState.RECEIVING)
+    after.wait(9, 1)
+    assert after.standing(2) == "lost"
+    assert after.reason(2) == "silent for 8 s"
+    after.verified(1)
+    after.rebooting(1)
+    assert after.verdicts() == {"lab1": (True, "done"), "lab2": (False, "lost")}
+
+
+def test_another_image_after_a_restart_ends_the_session() -> None:
+    after = restarted(running(1))
+    after.run(after.coordinator.manifest(after.session, Image("00" * 32, SIZE, 1 << 20), after.now))
+    assert after.state == "failed"
+    after.report(1, MemberState.RECEIVING)
+    assert isinstance(after.last(1), Cancel)
+
+
+def test_waiting_session_goes_on_gathering_after_a_restart() -> None:
+    room = Room(2)
+    room.create("lab[1-2]")
+    room.head_ready()
+    room.ready(1)
+    after = restarted(room)
+    after.head_ready()
+    assert after.state == "waiting"
+    after.report(1, MemberState.READY)
+    after.ready(2)
+    assert after.state == "running"
 
 
 def test_restart_in_the_middle_of_the_end_keeps_what_was_confirmed() -> None:
@@ -317,11 +361,25 @@ def test_restart_in_the_middle_of_the_end_keeps_what_was_confirmed() -> None:
     room.verified(1, 2)
     room.rebooting(1)
     after = restarted(room)
+    assert (after.state, after.standing(1)) == ("finishing", "done")
+    assert not [effect for effect in after.effects if isinstance(effect, StartHead)]
+    assert after.coordinator.commands_for(mac(2)) == [Finish(room.session, "reboot")]
+    after.rebooting(2)
+    assert after.verdicts() == {"lab1": (True, "done"), "lab2": (True, "done")}
+    assert after.coordinator.choice(mac(2)).label == "local"
+
+
+def test_open_session_of_an_older_journal_has_an_end() -> None:
+    room = running(1)
+    record = replace(room.session_record(), join_token="", head_token="")
+    after = Room(1)
+    effects = after.run(after.coordinator.restore([], "", [record]))
     outcome = after.coordinator.outcome(room.session)
     assert outcome is not None
-    assert outcome.code is Exit.PARTLY
-    assert after.coordinator.choice(mac(1)).label == "local"
-    assert after.coordinator.choice(mac(2)).label == "kamethod"
+    assert (outcome.state, outcome.code) == ("failed", Exit.ERROR)
+    assert [effect.record for effect in effects if isinstance(effect, Persist)] == [
+        after.coordinator.past[room.session]
+    ]
 
 
 def test_parked_and_policies_survive() -> None:

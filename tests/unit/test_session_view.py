@@ -90,8 +90,9 @@ def test_nodes() -> None:
 
 def test_sessions_of_an_earlier_run() -> None:
     room = Room(2).start(2)
+    room.run(room.coordinator.cancel(room.session, "", "root", room.now))
     after = Room(2)
     after.run(after.coordinator.restore([], "", [room.session_record()]))
     session = look(after)["sessions"][0]
-    assert (session["state"], session["ended"], session["outcome"]["code"]) == ("failed", True, 1)
+    assert (session["state"], session["ended"], session["outcome"]["code"]) == ("cancelled", True, 1)
     assert session["nodes"] == [mac(1), mac(2)]

@@ -59,6 +59,13 @@ def manifest_vector() -> bytes:
     return b"BMAN" + struct.pack(">HHIQI", 1, 1, 4096, 4097, 2) + digests
 
 
+def parts_vector() -> bytes:
+    """Two parts in two phases: 4097 bytes (two chunks) and 1 byte."""
+    digests = bytes.fromhex(BLAKE3_EMPTY) + 2 * bytes.fromhex(BLAKE3_ONE_ZERO)
+    table = struct.pack(">HQHB", 2, 4097, 0, 4) + b"sda1" + struct.pack(">QHB", 1, 1, 0)
+    return b"BMAN" + struct.pack(">HHIQI", 2, 1, 4096, 4098, 3) + table + digests
+
+
 def expected_frames() -> dict[str, frames.Frame]:
     one_zero = bytes.fromhex(BLAKE3_ONE_ZERO)
     raw, zstd, zero = frames.Encoding.RAW, frames.Encoding.ZSTD, frames.Encoding.ZERO
@@ -83,6 +90,7 @@ def read(name: str) -> Any:
 def test_files_hold_what_this_module_constructs() -> None:
     assert read("frames.json")["frames"] == {name: data.hex() for name, data in frame_vectors().items()}
     assert read("manifest.json")["encoded"] == manifest_vector().hex()
+    assert read("manifest_parts.json")["encoded"] == parts_vector().hex()
 
 
 @pytest.mark.parametrize("name", list(frame_vectors()))
@@ -118,6 +126,17 @@ def test_manifest() -> None:
     assert again.root == read("manifest.json")["root"]
 
 
+def test_manifest_with_parts() -> None:
+    value = manifest.parse(bytes.fromhex(read("manifest_parts.json")["encoded"]))
+    assert value.parts == (manifest.Part("sda1", 4097, 0), manifest.Part("", 1, 1))
+    assert (value.size, value.count, value.phases) == (4098, 3, 2)
+    assert [value.length(index) for index in range(3)] == [4096, 1, 1]
+    assert [value.phase(index) for index in range(3)] == [0, 0, 1]
+    again = manifest.build_parts(value.parts, 4096, [value.digest(index) for index in range(3)])
+    assert again == value
+    assert again.root == read("manifest_parts.json")["root"]
+
+
 def test_blake3_against_its_own_vectors() -> None:
     assert digest(b"").hex() == zero_digest(0).hex() == BLAKE3_EMPTY
     assert digest(b"\0").hex() == zero_digest(1).hex() == BLAKE3_ONE_ZERO
@@ -134,10 +153,9 @@ def write() -> None:
     }
     listing = {name: data.hex() for name, data in frame_vectors().items()}
     (FOLDER / "frames.json").write_text(json.dumps({"fields": fields, "frames": listing}, indent=2) + "\n")
-    encoded = manifest_vector()
-    (FOLDER / "manifest.json").write_text(
-        json.dumps({"encoded": encoded.hex(), "root": digest(encoded).hex()}, indent=2) + "\n"
-    )
+    for name, encoded in (("manifest.json", manifest_vector()), ("manifest_parts.json", parts_vector())):
+        content = {"encoded": encoded.hex(), "root": digest(encoded).hex()}
+        (FOLDER / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

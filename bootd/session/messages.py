@@ -1,0 +1,52 @@
+"""What a session has to say to one of its nodes, from what it knows of it. Pure."""
+
+from bootd.session.effects import Effect, Send
+from bootd.session.member import Image, Member
+from bootd.session.plan import SessionPlan
+from bootd.session.states import Standing
+from bootd.wire.control import Cancel, Finish, MemberState, Message, Plan, Prepare, Report
+
+_WORKING = frozenset(
+    {
+        MemberState.PREPARING,
+        MemberState.READY,
+        MemberState.RECEIVING,
+        MemberState.VERIFYING,
+        MemberState.VERIFIED,
+    }
+)
+
+
+def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
+    """The plan of ``member``, the same each time it is sent. `LookupError` while image or disk are not known."""
+    if image is None or member.disk is None:
+        raise LookupError("a plan needs an image and a disk")
+    disks = member.node.join.disks if member.node.join else ()
+    eligible = sum(not other.excluded for other in disks)
+    own = Plan(plan.id, member.node.mac, image.root, image.size, image.chunk_size, member.disk, eligible)
+    return Prepare(own, plan.join_token, member.compares, plan.zeros)
+
+
+def in_force(plan: SessionPlan, image: Image | None, member: Member, *, is_open: bool) -> list[Message]:
+    """Everything that ``member`` must have been told by now, in order. ``is_open``: a node may still come."""
+    if not member.live:
+        if member.standing is Standing.DONE and plan.after == "stay":
+            return [Finish(plan.id, plan.after)]  # whether it was ever told is not known
+        quiet = member.standing is Standing.DONE or (member.standing is Standing.LOST and is_open)
+        return [] if quiet else [Cancel(plan.id, member.reason)]
+    if member.phases.finish is not None:
+        return [Finish(plan.id, plan.after)]
+    messages: list[Message] = []
+    if member.disk is not None and image is not None:
+        messages.append(prepare(plan, image, member))
+    if member.arranged is not None:
+        messages.append(member.arranged)
+    return messages
+
+
+def answer_stranger(plan: SessionPlan, reason: str, report: Report, member: Member | None) -> list[Effect]:
+    """A node that works for the session though it has no place in it is told to stop. ``reason``: the session's."""
+    if report.state not in _WORKING or (member is not None and member.standing is Standing.DONE):
+        return []
+    why = (member.reason if member else "") or reason or "this session is over"
+    return [Send(report.node, Cancel(plan.id, why))]
