@@ -21,6 +21,7 @@ from bootd.session.coordinator import Coordinator
 from bootd.session.effects import (
     Effect,
     Event,
+    ManifestRecord,
     Persist,
     PolicyChanged,
     Record,
@@ -67,6 +68,7 @@ class Engine:
     def restore(self) -> None:
         """Take over what the journal kept. `OperatorError` when it cannot be read."""
         saved = self._journal.load()
+        self._manifests = {record.session: record.encoded for record in saved.manifests}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
 
@@ -108,7 +110,11 @@ class Engine:
 
     def put_manifest(self, session: str, data: bytes, manifest: Manifest) -> None:
         """The head of ``session`` has digested its source."""
+        known = self.coordinator.sessions.get(session)
+        if known is None or known.ended:
+            return
         self._manifests[session] = data
+        self._write([ManifestRecord(session, data)])
         image = Image(manifest.root, manifest.size, manifest.chunk_size, manifest.phases)
         self.run(self.coordinator.manifest(session, image, self.now()))
 

@@ -18,6 +18,7 @@ from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
     ForgottenNode,
+    ManifestRecord,
     MemberRecord,
     NodeRecord,
     Record,
@@ -50,10 +51,11 @@ CREATE TRIGGER audit_is_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, '
 """
 
 
-_CREATE_MEMBER = """
+_CREATE_OPEN = """
 CREATE TABLE member (
     session TEXT NOT NULL, mac TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (session, mac)
 ) STRICT;
+CREATE TABLE manifest (session TEXT PRIMARY KEY, encoded BLOB NOT NULL) STRICT;
 """
 
 
@@ -65,6 +67,7 @@ class Saved:
     default_label: str
     sessions: tuple[SessionRecord, ...]  # oldest first; every open one, and the latest that have ended
     members: tuple[MemberRecord, ...]  # of the open ones
+    manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ class Journal:
                 default_label=label[0] if label else "",
                 sessions=tuple(_session(row[0]) for row in sessions),
                 members=tuple(_member(row[0]) for row in self._database.execute("SELECT body FROM member")),
+                manifests=tuple(
+                    ManifestRecord(*row) for row in self._database.execute("SELECT session, encoded FROM manifest")
+                ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._unusable(error) from None
@@ -160,9 +166,9 @@ class Journal:
             )
         if version == 0:
             # One transaction with the version in it: a start that is killed here leaves an empty file.
-            self._create(_CREATE + _CREATE_MEMBER)
+            self._create(_CREATE + _CREATE_OPEN)
         elif version == 1:
-            self._create(_CREATE_MEMBER)
+            self._create(_CREATE_OPEN)
 
     def _create(self, statements: str) -> None:
         self._database.executescript(f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {SCHEMA}; COMMIT;")
@@ -184,6 +190,8 @@ class Journal:
             case MemberRecord(session, mac):
                 body = json.dumps(asdict(record))
                 self._database.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?)", (session, mac, body))
+            case ManifestRecord(session, encoded):
+                self._database.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (session, encoded))
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",
@@ -216,9 +224,9 @@ class Journal:
             " changed = excluded.changed, body = excluded.body",
             (record.id, record.name, record.state, ended, now, now, json.dumps(asdict(record))),
         )
-
         if ended:
             self._database.execute("DELETE FROM member WHERE session = ?", (record.id,))
+            self._database.execute("DELETE FROM manifest WHERE session = ?", (record.id,))
 
     def _unusable(self, error: Exception) -> OperatorError:
         return OperatorError(

@@ -31,7 +31,6 @@ LINGER_SECONDS = 3.0
 MAX_HANDSHAKES = 8  # at a time
 INBOX = 256
 MAX_LABEL = 200  # characters of it that the sender hears
-WITH_TLS, WITHOUT_TLS = "tls", ""  # method words of a receiver's Join
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,12 @@ class _Heard:
     channel: Channel
     kind: Kind
     payload: bytes
+
+
+def security_word(tls: TlsSettings | None) -> str:
+    """What a receiver says in place of a method in its Join; with another word than the sender's it cannot talk to
+    the other members."""
+    return "" if tls is None else f"tls-{tls.authority}"
 
 
 class RingReceiver:
@@ -143,8 +148,7 @@ class RingReceiver:
             return
         self._tell("sender connected")
         disk = Disk(self._target.label[:MAX_LABEL], self._target.capacity(), 512, "", "", "", "", False, "", "")
-        method = WITH_TLS if self._tls is not None else WITHOUT_TLS
-        self._say(Join("", "", os.uname().machine, "", "", "", method, 0, (disk,)))
+        self._say(Join("", "", os.uname().machine, "", "", "", security_word(self._tls), 0, (disk,)))
 
     def _hear(self, kind: Kind, payload: bytes) -> Result | None:
         if kind is Kind.MANIFEST:

@@ -17,7 +17,7 @@ from typing import Any
 
 from bootd.drivers.ring_channel import Kind, link_token
 from bootd.drivers.ring_host import Down, Heard, Host, HostEvent, Name, Up
-from bootd.drivers.ring_receiver import WITH_TLS
+from bootd.drivers.ring_receiver import security_word
 from bootd.member.context import describe
 from bootd.member.member import Member
 from bootd.member.sources import Source, SourceError, describe_sources, join_stores, suitable_chunk_size
@@ -229,8 +229,8 @@ class RingSender:
         host = self._hosts[mac]
         try:
             if isinstance(message, Join):
-                if (message.method == WITH_TLS) != (self._tls is not None):
-                    self._turn_away(mac, message.method == WITH_TLS, now)
+                if message.method != security_word(self._tls):
+                    self._turn_away(mac, message.method, now)
                     return
                 joined = replace(message, node=mac, address=host.name.address, session="")
                 self._carry_out(self._coordinator.join(joined, now))
@@ -241,12 +241,16 @@ class RingSender:
         except PeerProtocolError as error:
             self._tell(f"{host.name.text}: {error}")
 
-    def _turn_away(self, mac: str, has_tls: bool, now: float) -> None:
+    def _turn_away(self, mac: str, security: str, now: float) -> None:
         """A receiver that cannot talk to the others."""
-        words = "it has TLS and this sender has not" if has_tls else "this sender has TLS and it has not"
-        self._misfits[mac] = f"{words}: say --tls-cert, --tls-key and --tls-ca on both"
-        self._hosts[mac].send(Kind.MESSAGE, control.encode(Cancel(self.session, self._misfits[mac])))
-        self._lose(mac, self._misfits[mac], False, True, now)
+        if security and self._tls is not None:
+            words = "it trusts another authority than this sender: give both the same --tls-ca"
+        else:
+            who = "it has TLS and this sender has not" if security else "this sender has TLS and it has not"
+            words = f"{who}: say --tls-cert, --tls-key and --tls-ca on both"
+        self._misfits[mac] = words
+        self._hosts[mac].send(Kind.MESSAGE, control.encode(Cancel(self.session, words)))
+        self._lose(mac, words, False, True, now)
 
     def _lose(self, mac: str, reason: str, dead: bool, hopeless: bool, now: float) -> None:
         """A cut line alone is no verdict: it is dialled again, and silence has its deadline. A refused dial is."""

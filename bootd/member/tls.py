@@ -5,6 +5,8 @@ names are not looked at: members are known by address, and prove that they belon
 inside the connection. TLS 1.3 only.
 """
 
+import hashlib
+import re
 import socket
 import ssl
 import threading
@@ -17,6 +19,7 @@ from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Decoder, Frame
 
 HELLO_SECONDS = 2.0  # a side that dials speaks first in TLS; one that says nothing for so long does not speak it
+_CERTIFICATE = re.compile(f"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", re.DOTALL)
 _SLICE = 128 << 10  # bytes handed over at once
 _HANDSHAKE_RECORD = b"\x16"  # RFC 8446, 5.1
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")
@@ -28,10 +31,12 @@ class TlsError(Exception):
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """What both roles need; made by `load`."""
+    """What both roles need; made by `load`. ``authority``: SHA-256 of what is trusted, hex: members that differ in
+    it cannot talk to each other."""
 
     dialling: ssl.SSLContext
     accepting: ssl.SSLContext
+    authority: str
 
     def socket(self, connection: socket.socket, decoder: Decoder, *, is_accepting: bool) -> "TlsFrameSocket":
         """``connection`` inside TLS; `TlsFrameSocket.handshake` comes next."""
@@ -43,7 +48,7 @@ def load(certificate: str, key: str, authority: str) -> TlsSettings:
     dialling = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authority)
     accepting = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authority)
     accepting.num_tickets = 0  # no session is ever resumed
-    return TlsSettings(dialling, accepting)
+    return TlsSettings(dialling, accepting, _fingerprint(authority))
 
 
 def _context(protocol: int, certificate: str, key: str, authority: str) -> ssl.SSLContext:
@@ -63,6 +68,13 @@ def _context(protocol: int, certificate: str, key: str, authority: str) -> ssl.S
     except OSError as error:
         raise TlsError(f"{path}: {error.strerror or error}") from None
     return context
+
+
+def _fingerprint(path: str) -> str:
+    """Of the certificates in a PEM file, whatever their order and what is written around them."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        found = _CERTIFICATE.findall(file.read())
+    return hashlib.sha256(b"".join(sorted(ssl.PEM_cert_to_DER_cert(text) for text in found))).hexdigest()
 
 
 def _no_password() -> str:

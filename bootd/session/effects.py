@@ -111,6 +111,14 @@ class MemberRecord:
 
 
 @dataclass(frozen=True)
+class ManifestRecord:
+    """The manifest of an open session, as its head sent it: nodes ask for it also while another head digests."""
+
+    session: str
+    encoded: bytes
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -119,7 +127,7 @@ class AuditRecord:
     detail: str
 
 
-Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | MemberRecord | AuditRecord
+Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | MemberRecord | ManifestRecord | AuditRecord
 
 
 # --- effects -----------------------------------------------------------------------------------------------

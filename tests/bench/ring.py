@@ -209,7 +209,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs="+", default=[0, 300], help="Mbit/s per port; 0 is none")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", type=int, default=512, help="MiB, unshaped")
-    parser.add_argument("--shaped-size", type=int, default=256, help="MiB")
+    parser.add_argument("--shaped-size", type=int, default=512, help="MiB")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument(
         "--repair", action=argparse.BooleanOptionalAction, default=True, help="measure a repair too"

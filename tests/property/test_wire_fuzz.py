@@ -65,7 +65,7 @@ def _build_without_a_look_at_the_fields(kind: type[Any], value: dict[str, Any], 
         ((frames, "_BOUNDS", dict.fromkeys(FrameType, (0, 1 << 20))), "frame_stream", "a buffer of|error: unpack"),
         ((manifest, "parse", _parse_without_a_look_at_the_length), "manifests", "error: unpack"),
         ((control, "_is_text", _anything), "control_messages", "surrogates not allowed"),
-        ((control, "_build", _build_without_a_look_at_the_fields), "control_messages", "KeyError"),
+        ((control, "_build", _build_without_a_look_at_the_fields), "control_messages", "KeyError|surrogates not"),
         ((Manifest, "digest", _digest_of_the_first), "ring_member", "kept, or not, wrongly"),
     ],
 )

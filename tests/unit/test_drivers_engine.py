@@ -115,6 +115,10 @@ def test_manifests_are_kept_while_their_session_is_open(tmp_path: Path) -> None:
     engine.put_manifest(id_, image.encoded, image)
     engine.tick()
     assert engine.manifest(id_) == image.encoded
+    again = make_engine(tmp_path)
+    again.attach_heads(FakeHeads([]))
+    again.restore()
+    assert again.manifest(id_) == image.encoded, "a node that comes while the next head digests gets it"
     engine.run(engine.coordinator.cancel(id_, "enough", "root", engine.now()))
     engine.tick()
     assert engine.manifest(id_) is None

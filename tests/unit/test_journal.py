@@ -15,6 +15,7 @@ from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
     ForgottenNode,
+    ManifestRecord,
     MemberRecord,
     NodeRecord,
     SessionRecord,
@@ -52,6 +53,7 @@ MEMBER = MemberRecord(
     begun=True,
     disk=Disk("vda", 1 << 30, 512, "S1", "", "QEMU", "virtio", False, "", "cd" * 32),
 )
+MANIFEST = ManifestRecord(SESSION.id, bytes(range(256)) * 100)
 
 
 def journal(path: Path) -> Journal:
@@ -62,15 +64,51 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "state" / "bootd.db"
     first = journal(path)
     assert first.load() == Saved((), "", (), ())
-    first.batch([NODE, BARE, DefaultLabel("kamethod"), SESSION, MEMBER, AuditRecord("root", "deploy", "x")])
+    first.batch(
+        [NODE, BARE, DefaultLabel("kamethod"), SESSION, MEMBER, MANIFEST, AuditRecord("root", "deploy", "x")]
+    )
     first.close()
     second = journal(path)
-    assert second.load() == Saved((NODE, BARE), "kamethod", (SESSION,), (MEMBER,))
+    assert second.load() == Saved((NODE, BARE), "kamethod", (SESSION,), (MEMBER,), (MANIFEST,))
     assert [(line.time, line.who, line.what, line.detail) for line in second.audit()] == [
         (1234.5, "root", "deploy", "x")
     ]
     second.close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_an_open_session_needs_goes_with_its_end(tmp_path: Path) -> None:
+    book = journal(tmp_path / "bootd.db")
+    other = ManifestRecord("00000002", b"2")
+    book.batch([SESSION, MEMBER, MANIFEST, other])
+    book.write(SessionRecord(**{**vars(SESSION), "state": "done"}))
+    assert (book.load().members, book.load().manifests) == ((), (other,))
+    book.close()
+
+
+def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    """A file as the first release wrote it: no members, no manifests, and sessions that say less."""
+    path = tmp_path / "bootd.db"
+    journal(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.executescript("DROP TABLE member; DROP TABLE manifest; PRAGMA user_version = 1;")
+        body = (
+            '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'
+            ' "selector": "only",'
+            ' "expect": 1, "label": "kamethod", "after": "reboot", "state": "running", "reason": "",'
+            ' "verdicts": []}'
+        )
+        raw.execute(
+            "INSERT INTO session (id, name, state, ended, created, changed, body) VALUES (?, ?, ?, 0, 1, 1, ?)",
+            ("00000001", "demo", "running", body),
+        )
+    raw.close()
+    book = journal(path)
+    (session,) = book.load().sessions
+    assert (session.state, session.join_token, session.fan_out) == ("running", "", 1)
+    book.batch([MEMBER, MANIFEST])
+    assert (book.load().members, book.load().manifests) == ((MEMBER,), (MANIFEST,))
+    book.close()
 
 
 def test_records_replace_and_go(tmp_path: Path) -> None:

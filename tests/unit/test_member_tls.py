@@ -1,6 +1,7 @@
 """TLS between members: real sockets, certificates made by OpenSSL, foreign and plain peers."""
 
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from bootd.member import tls
+from bootd.member.member import Member
 from bootd.member.sockets import FrameSocket, PeerSilentError
+from bootd.member.store import FileStore, SourceStore, Store
 from bootd.member.tls import TlsError, TlsFrameSocket, TlsSettings, load
 from bootd.wire import frames, link
+from bootd.wire.control import Address, Arrange, MemberState, Report
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Chunk, ChunkHeader, Decoder, Encoding, Frame, Ping, Reject
-from tests.unit.ring_parts import make_body, make_manifest
+from tests.unit.ring_parts import BRISK, PATIENCE, make_body, make_manifest
 
 SECONDS = 5.0
 LENGTH = 1 << 20
@@ -225,3 +229,61 @@ def test_settings_that_cannot_be_used(certificates: Certificates, tmp_path: Path
     openssl(folder, "ec", "-in", "one.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key")
     with pytest.raises(TlsError, match="encrypted"):
         load(one, str(folder / "locked.key"), room)
+
+
+def test_a_ring_with_a_false_member(certificates: Certificates, tmp_path: Path) -> None:
+    """It knows the join token and trusts the right authority; its certificate is of another one: it gets nothing,
+    and nobody else notices. The relay is a real member too."""
+    body = make_body(20)
+    image = make_manifest(body)
+    (tmp_path / "source").write_bytes(body)
+    reports: list[Report] = []
+    changed = threading.Condition()
+
+    def report(message: Report) -> None:
+        with changed:
+            reports.append(message)
+            changed.notify_all()
+
+    def make(name: str, security: TlsSettings, store: Store, *, is_head: bool = False) -> Member:
+        return Member(
+            node=name,
+            session="s",
+            join_token="token",
+            manifest=image,
+            store=store,
+            listen_host="127.0.0.1",
+            report=report,
+            is_head=is_head,
+            limits=BRISK,
+            tls=security,
+        )
+
+    stores: list[Store] = [SourceStore(str(tmp_path / "source"))]
+    stores += [FileStore(str(tmp_path / name), len(body)) for name in ("one", "two", "false")]
+    members = [make("head", certificates.one, stores[0], is_head=True)]
+    members += [
+        make(name, security, store)
+        for name, security, store in zip(
+            ("one", "two", "false"),
+            (certificates.one, certificates.two, certificates.credulous),
+            stores[1:],
+            strict=True,
+        )
+    ]
+    ports = [member.start() for member in members]
+    try:
+        for follower, source in ((1, 0), (2, 1), (3, 1)):
+            address = Address("127.0.0.1", ports[source])
+            members[follower].arrange(Arrange("s", 1, address, f"m{source}"))
+        assert [member.wait(PATIENCE).state for member in members[1:3]] == [MemberState.VERIFIED] * 2
+        with changed:
+            words = "refuses the certificate|middle of TLS|reset"
+            assert changed.wait_for(lambda: any(re.search(words, own.trouble.lower()) for own in reports), PATIENCE)
+        assert members[3].snapshot().written == 0
+    finally:
+        for member in members:
+            member.stop()
+        for store in stores:
+            store.close()
+    assert (tmp_path / "two").read_bytes() == body
