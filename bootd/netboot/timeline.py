@@ -141,8 +141,8 @@ def reason(boot: Boot) -> str:
         case Step.LOADER if boot.offered.startswith(("shim", "grub")):
             # What shim looks for in vain (revocations_sku.efi and others) is optional, and no reason.
             return (
-                "GRUB was fetched and did not come for its configuration: it asks the server that gave the address. "
-                "Name bootd as next server there (bootd export), or let bootd give addresses"
+                "GRUB was fetched and did not come for its configuration: it asks the server that gave the "
+                "address. Name bootd as next server there (bootd export), or let bootd give addresses"
             )
         case Step.LOADER:
             why = (
