@@ -98,6 +98,11 @@ class Addressing:
     def subnet_of(self, address: int) -> Subnet | None:
         return next((subnet for subnet in self.subnets if address in subnet), None)
 
+    def gives_on(self, addresses: Iterable[str]) -> bool:
+        """On a link where we have one of these ``addresses`` any client gets one of ours: it is our network."""
+        found = (self.subnet_of(number(address)) for address in addresses)
+        return any(subnet is not None and subnet.size for subnet in found)
+
     def owner(self, address: int) -> str:
         """The client that the address is reserved for, "" for none."""
         return self._owners.get(address, "")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bootd import config
+from bootd.drivers.leases import addressing
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.pool import dotted, number, parse_subnet
 
@@ -42,6 +43,17 @@ def test_what_is_inside(address: str) -> None:
     network = ipaddress.IPv4Network("10.9.0.0/23")
     assert (number(address) in subnet) == (ipaddress.IPv4Address(address) in network)
     assert subnet.usable(number(address)) == (ipaddress.IPv4Address(address) in list(network.hosts()))
+
+
+def test_a_network_is_ours_where_any_client_gets_an_address() -> None:
+    """Only there another server is a rival, and only there routers are our business."""
+    settings = config.parse(POOL + '[[dhcp.pool]]\nsubnet = "10.8.0.0/24"\n')
+    ours = addressing(settings)
+    assert ours.gives_on(["192.0.2.1", "10.9.0.2"])
+    assert not ours.gives_on(["10.8.0.2"])  # reservations only
+    assert not ours.gives_on(["192.0.2.1"])
+    assert not ours.gives_on([])
+    assert {dotted(address) for address in ours.kept_out} == {"10.9.0.1", "10.9.0.2", "192.0.2.53"}
 
 
 def test_ignored_from_both_places() -> None:
