@@ -149,7 +149,10 @@ class DhcpServer:
                     continue
                 self._listen(loop, name, served)
                 self._log.info("interface is there", interface=name, address=served.interface.address)
-            elif served.addresses != link.addresses:
+                continue
+            if self._leases is not None:
+                self._prober.follow(link.name, link.index, link.mac)
+            if served.addresses != link.addresses:
                 served.addresses = link.addresses
                 served.interface = replace(served.interface, address=self._address(link))
                 if link.addresses:

@@ -5,6 +5,7 @@ Sans-IO. Inside, an address is a number (32 bits), so that ranges can be counted
 
 import ipaddress
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -129,6 +130,8 @@ def parse_subnet(
         network = ipaddress.IPv4Network(subnet)
     except ValueError as error:
         raise ValueError(f"subnet {subnet!r}: {error}") from None
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,253}", domain):
+        raise ValueError(f"domain {domain!r} is no domain name in ASCII")
     if network.prefixlen < 8:
         raise ValueError(f"subnet {subnet}: larger than a /8")
     made = Subnet(

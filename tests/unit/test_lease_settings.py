@@ -79,6 +79,7 @@ NODE = '[[node]]\nmac = "52:54:00:00:00:0{0}"\nname = "n{0}"\naddress = "{1}"\n'
         (POOL.replace('"10.9.0.1"', '"10.8.0.1"'), ["gateway 10.8.0.1"]),
         (POOL.replace("192.0.2.53", "dns.example"), ["dns.example"]),
         (POOL.replace("600", "10"), ["lease_seconds"]),
+        (POOL.replace("room.example", "r\u00f6\u00f6m"), ["domain"]),
         (POOL + '[[dhcp.pool]]\nsubnet = "10.9.1.0/24"\n', ["10.9.0.0/23 and 10.9.1.0/24 overlap"]),
         (POOL + NODE.format(1, "10.9.0.7") + NODE.format(2, "10.9.0.7"), ["n1 and n2", "10.9.0.7"]),
         (POOL + NODE.format(1, "10.7.0.7"), ["n1", "10.7.0.7", "no [[dhcp.pool]]"]),
