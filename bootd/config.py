@@ -42,7 +42,10 @@ class Server(_Table, frozen=True):
     run_dir: str = "/run/bootd"  # the operators' socket and the lock of the daemon
     boot_dir: str = ""  # loaders, stage1, stage2; "" = state_dir/boot
     http_port: Port = 7467
-    bulk_port: Port = 7468  # large files, served by the worker process
+    bulk_port: Port = 7468  # large files, served by the worker processes
+    bulk_workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
+    max_connections: Annotated[int, msgspec.Meta(ge=8, le=16384)] = 1024  # of each of these ports
+    max_connections_per_address: Annotated[int, msgspec.Meta(ge=2, le=16384)] = 64
 
     @property
     def interfaces(self) -> tuple[str, ...]:

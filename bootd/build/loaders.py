@@ -11,7 +11,7 @@ from pathlib import Path
 from bootd.build import foreign, local_loader, provenance
 from bootd.build.cache import Cache, file_digest, install, write
 from bootd.build.provenance import Taken
-from bootd.errors import OperatorError
+from bootd.errors import Exit, OperatorError
 
 Progress = Callable[[str], None]
 
@@ -27,7 +27,7 @@ def build(out: Path, cache: Path, progress: Progress) -> None:
     Those of other architectures are left out, with the reason, when the mirror does not carry them.
     """
     store = Cache(cache)
-    taken = _take(store, progress)
+    taken = take(store, progress)
     record = {}
     for item in taken:
         install(item.path, out / item.loader.name)
@@ -48,14 +48,16 @@ def build(out: Path, cache: Path, progress: Progress) -> None:
     progress(f"boot loaders: {', '.join(sorted(record))}")
 
 
-def _take(store: Cache, progress: Progress) -> list[Taken]:
+def take(store: Cache, progress: Progress) -> list[Taken]:
+    """Every loader of the record that can be had, checked; see `build` for what may be missing."""
     own = [loader for loader in provenance.read() if not loader.part_of]
     taken = provenance.take([loader for loader in own if not loader.architecture], store)
     for architecture in sorted({loader.architecture for loader in own if loader.architecture}):
+        wanted = [loader for loader in own if loader.architecture == architecture]
         try:
-            apt = foreign.apt_for(architecture, store)
+            taken += provenance.take(wanted, store, foreign.apt_for(architecture, store))
         except OperatorError as error:
+            if error.code is Exit.REFUSED:  # a changed file is no reason to go on
+                raise
             progress(f"boot loaders: none for {architecture}: {error}")
-            continue
-        taken += provenance.take([loader for loader in own if loader.architecture == architecture], store, apt)
     return taken

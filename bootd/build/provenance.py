@@ -95,6 +95,8 @@ def check(loader: Loader, version: str, path: Path) -> Taken:
 
 def take(loaders: Sequence[Loader], cache: Cache, apt: Apt = NATIVE) -> list[Taken]:
     """Fetch the loaders' packages as ``apt`` offers them now, unpack them, check each file."""
+    if not loaders:
+        return []
     names = sorted({loader.package for loader in loaders})
     versions = {package.name: package.version for package in resolve(names, cache, apt)}
     folder = unpack(names, cache, apt)

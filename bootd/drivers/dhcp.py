@@ -93,7 +93,8 @@ class DhcpServer:
             for name in self._names:
                 self._open(_there(links, name))
             if self._leases is not None:
-                await rogue.check(self._settings.dhcp, list(links.values()))
+                ours = [link for link in links.values() if self._leases.gives_on(link.addresses)]
+                await rogue.check(self._settings.dhcp, ours)
                 self._leases.own_addresses(address for link in links.values() for address in link.addresses)
                 self._leases.open()
                 for link in links.values():
@@ -148,7 +149,10 @@ class DhcpServer:
                     continue
                 self._listen(loop, name, served)
                 self._log.info("interface is there", interface=name, address=served.interface.address)
-            elif served.addresses != link.addresses:
+                continue
+            if self._leases is not None:
+                self._prober.follow(link.name, link.index, link.mac)
+            if served.addresses != link.addresses:
                 served.addresses = link.addresses
                 served.interface = replace(served.interface, address=self._address(link))
                 if link.addresses:

@@ -7,10 +7,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from bootd.drivers.http_gate import DEFAULT_BOUNDS, Bounds, Gate, watch
+from bootd.drivers.sockets import BACKLOG
+
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SHUTDOWN_SECONDS = 1.0
+ACCEPT = 4  # connections taken per wake-up
 BODY_SECONDS = 30.0  # a body must have arrived within
 
 
@@ -57,11 +61,18 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 class HttpServer:
     """An application on a socket that is bound already: `prepare`, then `serve`; `close` ends both."""
 
-    def __init__(self, listener: socket.socket, app: web.Application) -> None:
+    def __init__(self, listener: socket.socket, app: web.Application, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._socket = listener
+        app.middlewares.insert(0, watch)
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=bounds.idle_seconds,
         )
+        self._bounds = bounds
+        self._server: asyncio.Server | None = None
 
     async def prepare(self) -> None:
         """Set the application up; nothing is answered yet."""
@@ -69,9 +80,18 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Accept connections; aiohttp runs them as tasks of the loop."""
-        await web.SockSite(self._runner, self._socket).start()
+        inner = self._runner.server
+        if inner is None:
+            raise RuntimeError("serve() before prepare()")
+        gate = Gate(inner, self._bounds)
+        # Few are taken at once, so that several processes on one socket share them; the kernel's queue stays long.
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(gate.make, sock=self._socket, backlog=ACCEPT)
+        self._socket.listen(BACKLOG)
 
     async def close(self) -> None:
         """End the connections soon, and close the socket."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
         self._socket.close()

@@ -13,6 +13,8 @@ from aiohttp import web
 from bootd.config import Settings
 from bootd.drivers.engine import Engine
 from bootd.drivers.http_common import HttpServer, guard, read_body, text_error
+from bootd.drivers.http_files import send
+from bootd.drivers.http_gate import Bounds
 from bootd.drivers.sockets import listen
 from bootd.drivers.streams import serve_stream
 from bootd.drivers.tree import File, NotFound, VirtualTree
@@ -28,6 +30,12 @@ HEAD = "head-"
 SMALL_FILE = 1 << 20  # bytes; what is larger is fetched from the bulk worker
 
 
+def bounds(settings: Settings) -> Bounds:
+    """How many connections a port takes."""
+    server = settings.server
+    return Bounds(connections=server.max_connections, per_address=server.max_connections_per_address)
+
+
 class NodeInterface:
     """The server of the node interface. A `bootd.drivers.service.Service`."""
 
@@ -37,12 +45,15 @@ class NodeInterface:
         self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
+        self._bounds = bounds(settings)
         self._server: HttpServer | None = None
 
     async def bind(self) -> None:
         """Listen; nothing is answered before `serve`."""
         self._server = HttpServer(
-            listen(self._address, self._port, "nodes, boot files", "server.http_port"), self._application()
+            listen(self._address, self._port, "nodes, boot files", "server.http_port"),
+            self._application(),
+            self._bounds,
         )
         await self._server.prepare()
 
@@ -136,7 +147,7 @@ class NodeInterface:
             return text_error(404, answer.reason)
         if isinstance(answer, File):
             if answer.size <= SMALL_FILE:
-                return web.FileResponse(answer.path)
+                return await send(request, answer, lambda *_: None)
             below = answer.path.relative_to(self._boot_dir.resolve()).as_posix()
             raise web.HTTPFound(f"{self._bulk}/{below}")
         if answer.mac:

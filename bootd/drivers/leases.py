@@ -94,6 +94,10 @@ class Leases:
         """One of these addresses is in a subnet of ours."""
         return any(self._addressing.subnet_of(number(address)) for address in addresses)
 
+    def gives_on(self, addresses: Iterable[str]) -> bool:
+        """See `Addressing.gives_on`."""
+        return self._addressing.gives_on(addresses)
+
     def handle(self, request: Message, arrival: Arrival, interface: str, answer: Answer) -> Silent | None:
         """Decide about ``request``; ``answer`` is called now, after a probe, after a commit, or never.
 

@@ -41,8 +41,10 @@ class Prober:
         return len(self._asked) >= _MOST
 
     def follow(self, name: str, index: int, mac: str) -> None:
-        """Probe on this interface from now on. No index 0: `forget`."""
-        if not self._seconds or self._links.get(name, (0,))[0] == index:
+        """Probe on this interface from now on, as ``mac``: answers come to it. Again when either has changed."""
+        own = bytes.fromhex(mac.replace(":", ""))
+        found = self._links.get(name)
+        if not self._seconds or len(own) != 6 or (found and (found[0], found[2]) == (index, own)):
             return
         self.forget(name)
         try:
@@ -56,7 +58,7 @@ class Prober:
         except OSError as error:
             log.warning("no ARP probes: addresses are offered without asking", interface=name, error=error.strerror)
             return
-        self._links[name] = (index, opened, bytes.fromhex(mac.replace(":", "")))
+        self._links[name] = (index, opened, own)
         asyncio.get_running_loop().add_reader(opened, self._receive_arp, opened)
 
     def forget(self, name: str) -> None:

@@ -18,7 +18,7 @@ from bootd.drivers.dns import DnsServer
 from bootd.drivers.dns_names import NodeNames
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
-from bootd.drivers.http_node import NodeInterface
+from bootd.drivers.http_node import NodeInterface, bounds
 from bootd.drivers.http_operator import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
@@ -96,7 +96,14 @@ class Daemon:
             )
             served: list[Service] = [
                 NodeInterface(engine, tree, settings, address),
-                BulkService(address, settings.server.bulk_port, settings.boot_dir, on_event),
+                BulkService(
+                    address,
+                    settings.server.bulk_port,
+                    settings.boot_dir,
+                    on_event,
+                    bounds=bounds(settings),
+                    workers=settings.server.bulk_workers,
+                ),
                 TftpServer(settings, address, tree, on_event),
             ]
             if settings.dns.enabled:

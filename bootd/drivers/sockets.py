@@ -5,7 +5,7 @@ import socket
 
 from bootd.errors import Exit, OperatorError
 
-_BACKLOG = 512
+BACKLOG = 512
 
 
 def listen(address: str, port: int, purpose: str, setting: str) -> socket.socket:
@@ -14,7 +14,7 @@ def listen(address: str, port: int, purpose: str, setting: str) -> socket.socket
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:

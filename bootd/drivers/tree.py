@@ -70,20 +70,8 @@ class VirtualTree:
         parts = _parts(path)
         if isinstance(parts, NotFound):
             return parts
-        name = "/".join(parts)
-        rendered = self._render(name, _normal_mac(mac))
-        if rendered is not None:
-            return rendered
-        try:
-            real = self._root.joinpath(*parts).resolve()
-            if not real.is_relative_to(self._root):
-                return NotFound("leads out of the boot folder")
-            status = real.stat()
-        except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of symbolic links
-            return NotFound("no such file")
-        if not stat.S_ISREG(status.st_mode):
-            return NotFound("not a regular file")
-        return File(real, status.st_size)
+        rendered = self._render("/".join(parts), _normal_mac(mac))
+        return rendered if rendered is not None else _below(self._root, parts)
 
     def _render(self, name: str, mac: str) -> Answer | None:
         """The answer when ``name`` is a rendered one; None leaves it to the boot folder."""
@@ -117,6 +105,25 @@ class VirtualTree:
         if context is None:
             return NotFound("nothing for this node")
         return Rendered(renderer(context).encode(), mac, f"{loader} configuration, label {context.label}")
+
+
+def plain_file(root: Path, path: str) -> File | NotFound:
+    """What ``path`` names among the files alone, under the rules of `VirtualTree.resolve`."""
+    parts = _parts(path)
+    return parts if isinstance(parts, NotFound) else _below(root.resolve(), parts)
+
+
+def _below(root: Path, parts: tuple[str, ...]) -> File | NotFound:
+    try:
+        real = root.joinpath(*parts).resolve()
+        if not real.is_relative_to(root):
+            return NotFound("leads out of the boot folder")
+        status = real.stat()
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of symbolic links
+        return NotFound("no such file")
+    if not stat.S_ISREG(status.st_mode):
+        return NotFound("not a regular file")
+    return File(real, status.st_size)
 
 
 def open_file(file: File) -> int | NotFound:

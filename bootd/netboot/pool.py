@@ -5,6 +5,7 @@ Sans-IO. Inside, an address is a number (32 bits), so that ranges can be counted
 
 import ipaddress
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +99,11 @@ class Addressing:
     def subnet_of(self, address: int) -> Subnet | None:
         return next((subnet for subnet in self.subnets if address in subnet), None)
 
+    def gives_on(self, addresses: Iterable[str]) -> bool:
+        """On a link where we have one of these ``addresses`` any client gets one of ours: it is our network."""
+        found = (self.subnet_of(number(address)) for address in addresses)
+        return any(subnet is not None and subnet.size for subnet in found)
+
     def owner(self, address: int) -> str:
         """The client that the address is reserved for, "" for none."""
         return self._owners.get(address, "")
@@ -124,6 +130,8 @@ def parse_subnet(
         network = ipaddress.IPv4Network(subnet)
     except ValueError as error:
         raise ValueError(f"subnet {subnet!r}: {error}") from None
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,253}", domain):
+        raise ValueError(f"domain {domain!r} is no domain name in ASCII")
     if network.prefixlen < 8:
         raise ValueError(f"subnet {subnet}: larger than a /8")
     made = Subnet(

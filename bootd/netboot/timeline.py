@@ -138,6 +138,12 @@ def reason(boot: Boot) -> str:
             )
         case Step.BOOT_SERVER:
             return f"{boot.offered or 'the boot file'} was named but not fetched: TFTP (UDP 69) is blocked" + told
+        case Step.LOADER if boot.offered.startswith(("shim", "grub")):
+            # What shim looks for in vain (revocations_sku.efi and others) is optional, and no reason.
+            return (
+                "GRUB was fetched and did not come for its configuration: it asks the server that gave the "
+                "address. Name bootd as next server there (bootd export), or let bootd give addresses"
+            )
         case Step.LOADER:
             why = (
                 f"{boot.offered or 'the loader'} was fetched but asked for nothing: made for another architecture, "

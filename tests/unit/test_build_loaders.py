@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootd.build import foreign, local_loader, provenance
+from bootd.build import foreign, loaders, local_loader, provenance
 from bootd.build.bundle import source_root
+from bootd.build.cache import Cache
 from bootd.build.debian import Package
 from bootd.errors import Exit, OperatorError
 
@@ -64,13 +65,13 @@ def test_a_malformed_record_is_an_operator_error(text: str) -> None:
 
 
 def test_the_record_names_each_loader_once_and_completely() -> None:
-    loaders = provenance.read()
-    names = [loader.name for loader in loaders]
+    record = provenance.read()
+    names = [loader.name for loader in record]
     assert len(set(names)) == len(names)
     assert {"lpxelinux.0", "ldlinux.c32", "undionly.kpxe", "ipxe.efi", "snponly.efi"} <= set(names)
     assert {"shimx64.efi", "mmx64.efi", "grubx64.efi", "grubaa64.efi", "linuxx64.efi.stub"} <= set(names)
     readme = (source_root() / "pxelinux/README.md").read_text()
-    for loader in loaders:
+    for loader in record:
         assert not loader.file.startswith("/")
         assert f"`{loader.name}`" in readme, f"pxelinux/README.md does not tell {loader.name}"
 
@@ -100,3 +101,19 @@ def test_script_of_the_local_loader_is_valid_grub() -> None:
     except FileNotFoundError:
         pytest.skip("grub-script-check is not installed (grub-common)")
     assert all(path in script for path in local_loader.LOCAL_LOADERS)
+
+
+def test_a_mirror_without_the_other_architecture_costs_its_loaders_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apt's sources are empty here: the real apt says that there is nothing, and nothing of ours is lost."""
+    said: list[str] = []
+    (tmp_path / "sources").mkdir()
+    original = foreign.options
+    nowhere = ("-o", f"Dir::Etc::sourceparts={tmp_path}/sources", "-o", "Dir::Etc::sourcelist=/dev/null")
+    monkeypatch.setattr(foreign, "options", lambda name, folder: (*original(name, folder), *nowhere))
+    foreigners = tuple(loader for loader in provenance.read() if loader.architecture)
+    monkeypatch.setattr(provenance, "read", lambda: foreigners)
+    assert loaders.take(Cache(tmp_path / "cache"), said.append) == []
+    assert len(said) == 1
+    assert "none for arm64: the package sources of this machine have no arm64 packages" in said[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bootd import config
+from bootd.drivers.leases import addressing
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.pool import dotted, number, parse_subnet
 
@@ -44,6 +45,17 @@ def test_what_is_inside(address: str) -> None:
     assert subnet.usable(number(address)) == (ipaddress.IPv4Address(address) in list(network.hosts()))
 
 
+def test_a_network_is_ours_where_any_client_gets_an_address() -> None:
+    """Only there another server is a rival, and only there routers are our business."""
+    settings = config.parse(POOL + '[[dhcp.pool]]\nsubnet = "10.8.0.0/24"\n')
+    ours = addressing(settings)
+    assert ours.gives_on(["192.0.2.1", "10.9.0.2"])
+    assert not ours.gives_on(["10.8.0.2"])  # reservations only
+    assert not ours.gives_on(["192.0.2.1"])
+    assert not ours.gives_on([])
+    assert {dotted(address) for address in ours.kept_out} == {"10.9.0.1", "10.9.0.2", "192.0.2.53"}
+
+
 def test_ignored_from_both_places() -> None:
     text = (
         '[dhcp]\nignore = ["52:54:00:AA:00:01"]\n[[node]]\nmac = "52:54:00:AA:00:02"\nname = "n2"\nignore = true\n'
@@ -67,6 +79,7 @@ NODE = '[[node]]\nmac = "52:54:00:00:00:0{0}"\nname = "n{0}"\naddress = "{1}"\n'
         (POOL.replace('"10.9.0.1"', '"10.8.0.1"'), ["gateway 10.8.0.1"]),
         (POOL.replace("192.0.2.53", "dns.example"), ["dns.example"]),
         (POOL.replace("600", "10"), ["lease_seconds"]),
+        (POOL.replace("room.example", "r\u00f6\u00f6m"), ["domain"]),
         (POOL + '[[dhcp.pool]]\nsubnet = "10.9.1.0/24"\n', ["10.9.0.0/23 and 10.9.1.0/24 overlap"]),
         (POOL + NODE.format(1, "10.9.0.7") + NODE.format(2, "10.9.0.7"), ["n1 and n2", "10.9.0.7"]),
         (POOL + NODE.format(1, "10.7.0.7"), ["n1", "10.7.0.7", "no [[dhcp.pool]]"]),

@@ -33,6 +33,15 @@ DONE = ("done", "")
 LOCAL = ("config", "PXELINUX configuration, label local, 99 bytes (10.9.0.7)")
 WHOLE = (OFFER, SECOND, LOADER, SCRIPT, CONFIGURATION, KERNEL, INITRD, STAGE1, STAGE2, JOINED)
 
+# Signed GRUB beside another DHCP server, as tests/vm/test_firmware.py boots it.
+SHIM = (
+    ("offer", "UEFI x64: shimx64.efi (0.0.0.0)"),
+    ("boot-file", "UEFI x64: shimx64.efi (10.9.0.7)"),
+    ("fetched", "shimx64.efi, 1048504 bytes (10.9.0.7)"),
+    ("not-found", "revocations_sku.efi: no such file (10.9.0.7)"),
+    ("fetched", "grubx64.efi, 3843520 bytes (10.9.0.7)"),
+)
+
 
 def told(*events: tuple[str, str], begin: float = 1000.0, apart: float = 2.0) -> list[Happening]:
     return [Happening(begin + index * apart, kind, text) for index, (kind, text) in enumerate(events)]
@@ -80,6 +89,7 @@ def test_boots_follow_each_other() -> None:
         ),
         ((OFFER, SECOND), Step.BOOT_SERVER, "ipxe.efi was named but not fetched"),
         ((OFFER, SECOND, LOADER), Step.LOADER, "Secure Boot"),
+        (SHIM, Step.LOADER, "Name bootd as next server"),
         (WHOLE[:5], Step.CONFIGURATION, "label kamethod but fetched no kernel"),
         (WHOLE[:6], Step.KERNEL, "the initrd was not"),
         (WHOLE[:7], Step.INITRD, "no driver for the network card"),
