@@ -25,9 +25,13 @@ class Heads:
         host: str,
         on_end: Callable[[str, str], None],
         command: Sequence[str] = HEAD_COMMAND,
+        *,
+        cache: str = "",
     ) -> None:
-        """``server`` is HOST:PORT of the node interface, ``host`` the address that successors dial."""
+        """``server`` is HOST:PORT of the node interface, ``host`` the address that successors dial, ``cache`` the
+        folder where heads remember the digests of images."""
         self._server, self._host, self._on_end, self._command = server, host, on_end, command
+        self._cache = {"cache": cache} if cache else {}
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,6 +51,7 @@ class Heads:
                 "join_token": order.join_token,
                 "source": order.source,
                 "host": self._host,
+                **self._cache,
             }
         )
         worker = Worker(order.node, self._command, line.encode())

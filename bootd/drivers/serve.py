@@ -70,7 +70,8 @@ class Daemon:
         context = BootContext(engine, self._settings, interface.address)
         context.check()
         server = f"{interface.address}:{self._settings.server.http_port}"
-        heads = Heads(server, interface.address, engine.head_ended)
+        cache = str(Path(self._settings.server.state_dir) / "digests")
+        heads = Heads(server, interface.address, engine.head_ended, cache=cache)
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         self._services = self._compose(engine, context, interfaces)

@@ -64,7 +64,7 @@ class DigestCache:
         draft = os.path.join(self._folder, f".{name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            with open(draft, "wb") as file:
+            with open(draft, "wb", opener=_open_private) as file:
                 file.write(state + digest(encoded) + encoded)
             os.replace(draft, os.path.join(self._folder, name))
             self._prune()
@@ -82,3 +82,7 @@ class DigestCache:
             known = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(_SUFFIX)]
         for _, path in sorted(known)[:-MAX_ENTRIES]:
             os.unlink(path)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

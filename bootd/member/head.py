@@ -1,7 +1,7 @@
 """The head of a ring as a process of its own: ``python -m bootd.member.head``, settings on standard input.
 
-One JSON line: server, node, token, session, join_token, source, host. It digests the source, hands the manifest to
-the daemon, serves, and ends on Finish, Cancel, or when standard input closes (the daemon is gone).
+One JSON line: server, node, token, session, join_token, source, host, and maybe cache. It digests the source, hands
+the manifest to the daemon, serves, and ends on Finish, Cancel, or when standard input closes (the daemon is gone).
 
 Exit status: 0 ended as told, 1 failed (a report said why), 2 wrong settings.
 """
@@ -18,11 +18,10 @@ from dataclasses import dataclass, fields
 
 from bootd.member.context import describe
 from bootd.member.control import ControlClient, ControlError
+from bootd.member.digest_cache import DigestCache
 from bootd.member.member import Member
-from bootd.member.sources import digest_source
-from bootd.member.store import SourceStore, StoreError
+from bootd.member.sources import FileSource, SourceError, describe_sources, suitable_chunk_size
 from bootd.wire.control import Arrange, Cancel, Finish, MemberState, Message, Report
-from bootd.wire.errors import LocalProtocolError
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
 
@@ -52,16 +51,18 @@ class Settings:
     join_token: str
     source: str  # path
     host: str  # address to listen on
+    cache: str = ""  # folder where digests of files are remembered; "" for none
 
 
 def parse_settings(line: bytes) -> Settings:
-    """Every field as a non-empty string, nothing else; `SettingsError` names what does not fit."""
+    """Every field as a non-empty string, nothing else, ``cache`` only if wanted; `SettingsError` names what does
+    not fit."""
     try:
         value = json.loads(line)
     except ValueError as error:
         raise SettingsError(f"settings are not JSON: {error}") from None
     names = {field.name for field in fields(Settings)}
-    if not isinstance(value, dict) or value.keys() != names:
+    if not isinstance(value, dict) or value.keys() | {"cache"} != names:
         raise SettingsError(f"settings must be an object of {', '.join(sorted(names))}")
     for name, item in value.items():
         if not isinstance(item, str) or not item:
@@ -81,8 +82,9 @@ class Head:
     def run(self) -> int:
         """The exit status."""
         try:
-            source = SourceStore(self._settings.source)
-        except StoreError as error:
+            cache = DigestCache(self._settings.cache) if self._settings.cache else None
+            source = FileSource(self._settings.source, cache)
+        except SourceError as error:
             return self._give_up(str(error))
         try:
             return self._serve(source, self._prepare(source))
@@ -99,7 +101,7 @@ class Head:
         self._client.close()
         self._put(None)
 
-    def _prepare(self, source: SourceStore) -> Manifest:
+    def _prepare(self, source: FileSource) -> Manifest:
         reported = 0.0
 
         def progress(done: int) -> None:
@@ -111,21 +113,19 @@ class Head:
                 self._client.report(self._say(MemberState.PREPARING, source.size, written=done))
 
         try:
-            image = digest_source(source, progress)
-        except OSError as error:
-            raise HeadError(f"reading {self._settings.source}: {describe(error)}") from None
-        except LocalProtocolError as error:
+            image = describe_sources([source], suitable_chunk_size([source]), progress)
+        except SourceError as error:
             raise HeadError(f"{self._settings.source}: {error}") from None
         self._retry(lambda: self._client.put_manifest(self._settings.session, image.encoded))
         return image
 
-    def _serve(self, source: SourceStore, image: Manifest) -> int:
+    def _serve(self, source: FileSource, image: Manifest) -> int:
         member = Member(
             node=self._settings.node,
             session=self._settings.session,
             join_token=self._settings.join_token,
             manifest=image,
-            store=source,
+            store=source.store,
             listen_host=self._settings.host,
             report=self._client.report,
             is_head=True,
@@ -147,7 +147,10 @@ class Head:
         finally:
             member.stop()
             self._client.close()
-        return 1 if member.snapshot().state is MemberState.FAILED else 0
+        if member.snapshot().state is not MemberState.FAILED:
+            return 0
+        source.mistrust()
+        return 1
 
     def _listen(self) -> None:
         try:

@@ -187,12 +187,6 @@ def open_standard_input(folder: str) -> StreamSource:
     return StreamSource("standard input", folder)
 
 
-def digest_source(source: SourceStore, progress: Progress) -> Manifest:
-    """The manifest of ``source`` alone; ``progress`` hears the bytes digested so far. `OSError`."""
-    chunk_size = manifest.suitable_chunk_size(source.size)
-    return manifest.build(source.size, chunk_size, _digest_store(source, chunk_size, progress))
-
-
 def describe_sources(
     sources: Sequence[Source], chunk_size: int, progress: Progress, *, is_phased: bool = False
 ) -> Manifest:

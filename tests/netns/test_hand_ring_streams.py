@@ -162,22 +162,28 @@ def test_two_sources_with_a_barrier_down_a_tree(room: Room, tmp_path: Path) -> N
 
 
 def test_delta_sends_what_differs_and_late_ones_are_served_after_the_end(room: Room, tmp_path: Path) -> None:
-    body = numbered(tmp_path / "source", 8 * 256)
+    """A file that differs in one chunk, a command (its spool begins as zeros: those match, and it gets them all the
+    same), and one that comes when both have finished."""
+    body = numbered(tmp_path / "source", 8 * 256) + bytes(2 << 20)
+    (tmp_path / "source").write_bytes(body)
     old = bytearray(body)
     old[5 << 20] ^= 1
     (tmp_path / "out1").write_bytes(old)
     hand = Hand(room, tmp_path)
     target = str(tmp_path / "out1")
     first = hand.receive("r1", target, "--yes-overwrite", target)
+    fed = hand.receive("r2", "--command", f"cat > {tmp_path / 'out2'}")
     words = ["--delta", "--wait", "1", "--keep-open", "60"]
-    sender = hand.send(str(tmp_path / "source"), *hosts("r1", "r2"), *words)
-    sender.wait_for(f"{ADDRESSES['r1']}: verified", 30)
-    late = hand.receive("r2", str(tmp_path / "out2"))
+    sender = hand.send(str(tmp_path / "source"), *hosts("r1", "r2", "r3"), *words)
+    sender.wait_for(f"{ADDRESSES['r2']}: verified", 30)
+    late = hand.receive("r3", str(tmp_path / "out3"))
     assert sender.wait(60) == Exit.OK, sender.output
-    assert (first.wait(20), late.wait(20)) == (Exit.OK, Exit.OK)
-    assert (tmp_path / "out1").read_bytes() == body == (tmp_path / "out2").read_bytes()
+    assert (first.wait(20), fed.wait(20), late.wait(20)) == (Exit.OK, Exit.OK, Exit.OK)
+    assert all((tmp_path / f"out{number}").read_bytes() == body for number in (1, 2, 3))
     kept = {row["name"]: row["kept"] for row in view_of(sender)["members"]}
-    assert kept == {ADDRESSES["r1"]: len(body) - (1 << 20), ADDRESSES["r2"]: 0}
+    zeros = (1 << 20) + 3  # one whole chunk, and the end of the last one
+    assert kept[ADDRESSES["r1"]] == len(body) - (1 << 20)
+    assert kept[ADDRESSES["r2"]] == kept[ADDRESSES["r3"]] == zeros
 
 
 def test_tls_ring_and_who_does_not_belong_to_it(room: Room, tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ HEAD = f"head-{SESSION}"
 class Process:
     """`python -m bootd.member.head` and the daemon that it talks to."""
 
-    def __init__(self, source: str, *messages: Message) -> None:
+    def __init__(self, source: str, *messages: Message, cache: str = "") -> None:
         self.daemon = Daemon([[event(message) for message in messages]])
         line = {
             "server": self.daemon.address, "node": HEAD, "token": "feed", "session": SESSION,
-            "join_token": JOIN_KEY, "source": source, "host": HOST,
+            "join_token": JOIN_KEY, "source": source, "host": HOST, **({"cache": cache} if cache else {}),
         }  # fmt: skip
         self.child = subprocess.Popen(
             [sys.executable, "-m", "bootd.member.head"],
@@ -74,8 +74,8 @@ def source(tmp_path: Path) -> Path:
 def start() -> Iterator[Callable[..., Process]]:
     made: list[Process] = []
 
-    def begin(*arguments: object) -> Process:
-        made.append(Process(*arguments))  # type: ignore[arg-type]
+    def begin(*arguments: object, **options: str) -> Process:
+        made.append(Process(*arguments, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield begin
@@ -164,3 +164,17 @@ def test_exit_status_of_wrong_settings() -> None:
     )
     assert done.returncode == 2
     assert b"settings must be an object of" in done.stderr
+
+
+def test_digests_of_an_image_are_remembered(start: Callable[..., Process], tmp_path: Path) -> None:
+    """The next head, also one that takes the place of a dead one, has the same manifest."""
+    image = str(Path(sys.executable).resolve())  # written long ago
+    roots = []
+    for _ in range(2):
+        process = start(image, cache=str(tmp_path / "digests"))
+        process.await_report(lambda report: report.state is MemberState.READY)
+        bodies = [body for _, path, _, body in process.daemon.requests if "manifest" in path]
+        roots.append(manifest.parse(bodies[0]).root)
+        (entry,) = (tmp_path / "digests").iterdir()
+    assert roots[0] == roots[1]
+    assert entry.stat().st_mode & 0o077 == 0
