@@ -5,7 +5,21 @@ from pathlib import Path
 
 import click
 
-from bootd.cli import deploy, export, import_, label, leases, node, ring, serve, session, simulate, stage, state
+from bootd.cli import (
+    deploy,
+    doctor,
+    export,
+    import_,
+    label,
+    leases,
+    node,
+    ring,
+    serve,
+    session,
+    simulate,
+    stage,
+    state,
+)
 from bootd.cli.context import Context
 from bootd.errors import Exit, OperatorError
 
@@ -42,6 +56,7 @@ for command in (
     leases.leases,
     ring.ring,
     simulate.simulate,
+    doctor.doctor,
     export.export,
     import_.import_,
     stage.stage,
