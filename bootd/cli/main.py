@@ -13,6 +13,7 @@ DEFAULT_SOCKET = "/run/bootd/bootd.sock"
 # Where each command is: module of `bootd.cli`, name in it.
 COMMANDS = {
     "deploy": ("deploy", "deploy"),
+    "doctor": ("doctor", "doctor"),
     "export": ("export", "export"),
     "import": ("import_", "import_"),
     "label": ("label", "label"),

@@ -6,6 +6,7 @@ from bootd.config import Settings
 from bootd.drivers.boot_history import LoopBreaker
 from bootd.drivers.engine import Engine
 from bootd.errors import Exit, OperatorError
+from bootd.netboot.diagnosis import DOCTOR_MAC
 from bootd.netboot.labels import LabelKind
 from bootd.netboot.offer import NodePolicy
 from bootd.netboot.render import RenderContext, plain
@@ -26,6 +27,8 @@ class BootContext:
         self._loops = LoopBreaker(engine, settings.boot)
 
     def __call__(self, mac: str) -> RenderContext | None:
+        if mac == DOCTOR_MAC:  # it asks what a machine would get, and is none
+            return self._make(self._engine.coordinator.choice(mac).label, mac, "0" * 32)
         self._loops.check(mac)
         choice, effects = self._engine.coordinator.boot_choice(mac, self._engine.now())
         self._engine.run(effects)

@@ -22,6 +22,7 @@ from bootd.drivers.http_node import NodeInterface, bounds
 from bootd.drivers.http_operator import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
+from bootd.drivers.leases import addressing
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
@@ -122,8 +123,9 @@ class Daemon:
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:
             services.append(dhcp)
-        if settings.dhcp.pool and settings.dhcp.router_advertisement:
-            services.append(RouterAdvertisement(names))
+        ours = [item.name for item in interfaces if addressing(settings).gives_on((item.address,))]
+        if ours and settings.dhcp.router_advertisement:
+            services.append(RouterAdvertisement(ours))
         return services
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:

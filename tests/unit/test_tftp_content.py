@@ -1,0 +1,84 @@
+"""Ready-made packets against packets put together block by block here."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from bootd.drivers.tftp_content import CACHE_BYTES, RUN_BYTES, Cache, Packets
+
+
+def opened(path: Path, block: int, rollover: int = 0, cache: Cache | None = None) -> Packets:
+    return Packets(os.open(path, os.O_RDONLY), block, rollover, cache or Cache())
+
+
+def packet(content: bytes, number: int, block: int, rollover: int = 0) -> bytes:
+    travels = number
+    while travels > 65535:
+        travels -= 65536 - rollover
+    return struct.pack("!HH", 3, travels) + content[(number - 1) * block : number * block]
+
+
+@pytest.mark.parametrize("block", [8, 511, 512, 1468, 65464])
+@pytest.mark.parametrize("size", [0, 1, 512, 513, 131072, 131073, 400_000])
+def test_every_packet(tmp_path: Path, size: int, block: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    packets = opened(tmp_path / "file", block)
+    assert packets.size == size
+    blocks = size // block + 1
+    expected = [packet(content, number, block) for number in range(1, blocks + 1)]
+    window = 64
+    for first in range(1, blocks + 1, window):
+        count = min(window, blocks - first + 1)
+        assert b"".join(packets.pieces(first, count, 44)) == b"".join(expected[first - 1 : first - 1 + count])
+    for number in {1, blocks, blocks // 2 + 1}:
+        assert bytes(packets.one(number)) == expected[number - 1]
+    packets.close()
+    packets.close()
+
+
+@pytest.mark.parametrize("rollover", [0, 1])
+def test_numbers_after_the_last_one(tmp_path: Path, rollover: int) -> None:
+    content = os.urandom(8 * 140_000)
+    (tmp_path / "file").write_bytes(content)
+    packets = opened(tmp_path / "file", 8, rollover)
+    for number in (65534, 65535, 65536, 65537, 131070, 131071, 131072, 140_001):
+        assert bytes(packets.one(number)) == packet(content, number, 8, rollover)
+    assert struct.unpack("!H", packets.one(65536)[2:4]) == (rollover,)
+    packets.close()
+
+
+def test_pieces_are_no_longer_than_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(1_000_000))
+    packets = opened(tmp_path / "file", 1000)
+    assert all(len(piece) <= 10 * 1004 for piece in packets.pieces(1, 64, 10))
+    packets.close()
+
+
+def test_file_that_shrinks_is_an_error_and_never_filled_up(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(RUN_BYTES * 3))
+    packets = opened(path, 512)
+    os.truncate(path, RUN_BYTES + 5)
+    packets.one(1)
+    with pytest.raises(OSError, match="changed"):
+        packets.one(RUN_BYTES // 512 + 1)
+    packets.close()
+
+
+def test_one_reading_serves_all_and_memory_stays_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 200 << 20)
+    cache = Cache()
+    many = [opened(path, 1468, cache=cache) for _ in range(200)]
+    assert len({id(packets.one(1).obj) for packets in many}) == 1
+    for place, packets in enumerate(many):  # now everybody is somewhere else
+        for number in range(1 + place * 700, 64 * 3 + place * 700, 64):
+            for _ in packets.pieces(number, 64, 44):
+                pass
+        assert sum(len(run) for run in packets._held.values()) <= 3 * RUN_BYTES
+    assert cache.bytes <= CACHE_BYTES
+    for packets in many:
+        packets.close()
