@@ -1,8 +1,8 @@
 """What firmware does in the field, and what bootd does about it. One row per fact; the code names its row.
 
-`offer.py`, `boot_part.py`, `menu.py` and `loaders.py` carry out most rows, `dhcp.build` those about fields; the rows about HTTP and
-TFTP are carried out where those are served. A row's ``source`` is where the behaviour was seen or is written. Every
-row has a test of its name (``test_quirk_...``); a test fails when one has not.
+`offer.py`, `boot_part.py`, `menu.py` and `loaders.py` carry out most rows, `dhcp.build` those about fields; the
+rows about HTTP and TFTP are carried out where those are served. A row's ``source`` is where the behaviour was seen
+or is written. Every row has a test of its name (``test_quirk_...``); a test fails when one has not.
 """
 
 from dataclasses import dataclass

@@ -3,12 +3,14 @@
 import random
 import struct
 from collections.abc import Mapping
+from ipaddress import ip_network
 from itertools import pairwise
 
 import pytest
 
 from bootd.netboot import tftp
 from bootd.netboot.tftp import Opcode, Request, Result, SendBlocks, SendOptions, Terms, Transfer
+from bootd.netboot.tftp_caps import CapRule, cap_for
 from bootd.wire.errors import PeerProtocolError
 
 
@@ -286,3 +288,67 @@ def test_netascii() -> None:
 
 def test_error_packet() -> None:
     assert tftp.error_packet(tftp.ErrorCode.NOT_FOUND, "no such file") == b"\0\x05\0\x01no such file\0"
+
+
+def test_cap_and_headers_bound_what_is_given() -> None:
+    request = Request(Opcode.READ, "a", "octet", {"blksize": "1468", "windowsize": "16"})
+    terms = tftp.negotiate(request, 10, 1500, tftp.Cap(1024, 1))
+    assert (terms.block, terms.window) == (1024, 1)
+    assert terms.options == {"blksize": "1024", "windowsize": "1"}
+    assert tftp.negotiate(request, 10, 1500, headers=tftp.HEADERS_IPV6).block == 1448
+    assert tftp.negotiate(request, 10, 1500, tftp.Cap(0, 0)).block == tftp.SMALLEST_BLOCK
+
+
+RULES = (
+    CapRule(tftp.Cap(512, 1), mac="b8:27:eb"),
+    CapRule(tftp.Cap(1024, 4), network=ip_network("10.9.0.0/24")),
+    CapRule(tftp.Cap(1428, 8), network=ip_network("fe80::/10")),
+)
+
+
+@pytest.mark.parametrize(
+    ("mac", "address", "cap"),
+    [
+        ("b8:27:eb:00:00:01", "10.9.0.5", tftp.Cap(512, 1)),
+        ("", "10.9.0.5", tftp.Cap(1024, 4)),
+        ("52:54:00:00:00:01", "10.9.1.5", tftp.Cap()),
+        ("52:54:00:00:00:01", "fe80::1", tftp.Cap(1428, 8)),
+    ],
+)
+def test_first_rule_that_fits(mac: str, address: str, cap: tftp.Cap) -> None:
+    assert cap_for(RULES, mac, address) == cap
+
+
+@pytest.mark.parametrize("rollover", [0, 1])
+def test_rollover_is_the_clients_wish(rollover: int) -> None:
+    """After 65535 comes 0 (what everybody does), or 1 where the client asked for it."""
+    request = Request(Opcode.READ, "a", "octet", {"blksize": "8", "rollover": str(rollover)})
+    terms = tftp.negotiate(request, 8 * 140_000, 1500)
+    assert terms.options["rollover"] == str(rollover)
+    transfer = Transfer(8 * 140_000, terms)
+    transfer.start(0.0)
+    assert transfer.receive(ack(0), 0.0) == SendBlocks(1, 1)
+    travels = 1
+    for number in range(1, 140_001):
+        assert transfer.receive(struct.pack("!HH", 4, travels), 0.0) == SendBlocks(number + 1, 1)
+        travels = travels + 1 if travels < 65535 else rollover
+        if number in (65534, 65535, 131069, 131070, 131071):
+            assert tftp.data_header(number + 1, rollover) == struct.pack("!HH", 3, travels)
+    assert transfer.receive(struct.pack("!HH", 4, travels), 0.0) is None
+    assert transfer.result is Result.COMPLETE
+    assert tftp.negotiate(Request(Opcode.READ, "a", "octet", {"rollover": "2"}), 1, 1500).options == {}
+
+
+def test_lost_end_of_a_window_is_found_by_sending_its_last_block() -> None:
+    """Long before the timeout, and one packet only: the client then names the gap, or confirms all."""
+    transfer = Transfer(512 * 100, Terms(512, 8, 4.0, {"windowsize": "8"}))
+    transfer.start(0.0)
+    transfer.receive(ack(0), 0.001)
+    assert transfer.receive(ack(8), 0.002) == SendBlocks(9, 8)
+    assert transfer.deadline - 0.002 < 0.05
+    at = transfer.deadline
+    assert transfer.tick(at) == SendBlocks(16, 1)
+    assert 0.1 <= transfer.deadline - 0.002 < 0.3
+    assert transfer.receive(ack(14), at + 0.001) == SendBlocks(15, 8)
+    assert transfer.tick(transfer.deadline) == SendBlocks(22, 1)
+    assert transfer.tick(transfer.deadline) == SendBlocks(15, 8)  # nothing came: the whole window, as ever
