@@ -1,5 +1,5 @@
-"""``python -m tests.bench.serve_files FOLDER TFTP_PORT HTTP_PORT [TOML]``: the daemon's file services alone, on
-127.0.0.1. Ends on SIGTERM."""
+"""``python -m tests.bench.serve_files FOLDER TFTP_PORT HTTP_PORT [TOML [ADDRESS]]``: the daemon's file services
+alone, on 127.0.0.1 or ADDRESS. Ends on SIGTERM."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ from bootd.drivers.tree import VirtualTree
 ADDRESS = "127.0.0.1"
 
 
-async def run(folder: Path, tftp_port: int, http_port: int, text: str) -> None:
+async def run(folder: Path, tftp_port: int, http_port: int, text: str, address: str) -> None:
     settings = parse(text)
     settings = replace(settings, tftp=replace(settings.tftp, port=tftp_port))
-    tree = VirtualTree(folder, lambda _mac: None, ADDRESS, 7467)
+    tree = VirtualTree(folder, lambda _mac: None, address, 7467)
     services: list[Service] = [
-        TftpServer(settings, ADDRESS, tree, lambda *_: None),
-        BulkService(ADDRESS, http_port, folder),
+        TftpServer(settings, address, tree, lambda *_: None),
+        BulkService(address, http_port, folder, workers=settings.server.bulk_workers),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,6 +45,5 @@ async def run(folder: Path, tftp_port: int, http_port: int, text: str) -> None:
 
 if __name__ == "__main__":
     set_up_logging()
-    asyncio.run(
-        run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "")
-    )
+    text, address, *_ = (*sys.argv[4:6], "", "")
+    asyncio.run(run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), text, address or ADDRESS))
