@@ -67,7 +67,8 @@ def _print(done: Examination) -> None:
         out.print(f"[{style}]{finding.severity.value}[/]: {escape(finding.text)}", highlight=False)
         out.print(f"  -> {escape(finding.mend)}", highlight=False)
     if not any(one.severity is Severity.PROBLEM for one in done.findings):
-        out.print("healthy: every client above boots, from one server", style="green")
+        booting = sum(one.outcome.ending is not Ending.FAILS for one in done.facts.journeys)
+        out.print(f"healthy: {booting} of {len(done.facts.journeys)} kinds of clients boot", style="green")
 
 
 def _servers(done: Examination) -> Table:

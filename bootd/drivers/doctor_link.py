@@ -5,8 +5,8 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
-from types import ModuleType
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bootd.errors import Exit, OperatorError
@@ -20,16 +20,33 @@ _MOST_FRAMES = 4096
 _AGAIN_SECONDS = 0.4  # a question without an answer so far is asked once more
 
 
-def scapy() -> ModuleType:
+@dataclass(frozen=True)
+class Scapy:
+    """What is used of it."""
+
+    L2socket: Any
+    Ether: Any
+    IP: Any
+    UDP: Any
+    Raw: Any
+    BOOTP: Any
+    DHCP: Any
+
+
+def scapy() -> Scapy:
     """scapy, which is not among the daemon's own needs; `OperatorError` when it is not there."""
     logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
-    try:
-        from scapy import all as every  # noqa: PLC0415 - optional, and slow to load
+    try:  # optional, and slow to load: scapy.all would take four times as long
+        from scapy.config import conf  # noqa: PLC0415
+        from scapy.layers import dhcp as layer  # noqa: PLC0415
+        from scapy.layers.inet import IP, UDP  # noqa: PLC0415
+        from scapy.layers.l2 import Ether  # noqa: PLC0415
+        from scapy.packet import Raw  # noqa: PLC0415
     except ImportError as error:
         raise OperatorError(
             f"bootd doctor needs {error.name or 'scapy'}", "install it: pip install 'bootd[doctor]'", Exit.ERROR
         ) from None
-    return every
+    return Scapy(conf.L2socket, Ether, IP, UDP, Raw, layer.BOOTP, layer.DHCP)
 
 
 class DoctorLink:
@@ -96,7 +113,7 @@ class DoctorLink:
 
     def _open(self) -> Any:
         try:
-            return self._scapy.conf.L2socket(iface=self._interface)
+            return self._scapy.L2socket(iface=self._interface)
         except PermissionError:
             raise OperatorError("not allowed to send frames", "run this as root (sudo)", Exit.ERROR) from None
         except OSError as error:
@@ -111,7 +128,7 @@ class DoctorLink:
 
     def _frame(self, request: Request, number: int) -> Any:
         every = self._scapy
-        head = every.Ether(src=every.get_if_hwaddr(self._interface), dst="ff:ff:ff:ff:ff:ff")
+        head = every.Ether(src=_hardware_of(self._interface), dst="ff:ff:ff:ff:ff:ff")
         to = every.IP(src=NOBODY, dst=EVERYBODY) / every.UDP(sport=dhcp.CLIENT_PORT, dport=request.port)
         return head / to / every.Raw(dhcp.build(self._own(request, number)))
 
@@ -161,6 +178,14 @@ class DoctorLink:
         own = replace(message, transaction=request.message.transaction, hardware=request.message.hardware)
         to = request.message.client
         return Received(own, len(data), source[0], source[1], port, EVERYBODY if to == NOBODY else to)
+
+
+def _hardware_of(interface: str) -> str:
+    """Its own MAC address: what switches and bridges expect frames to come from."""
+    try:
+        return Path(f"/sys/class/net/{interface}/address").read_text().strip()
+    except OSError:
+        return "00:00:00:00:00:00"
 
 
 def _text(value: bytes | Sequence[bytes]) -> str:
