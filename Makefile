@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm sim fuzz demo bench-ring bench-boot bench-dhcp clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,12 @@ bench-ring: setup ## the ring against udpcast, nc, and dolly and kascade if here
 	    command -v $${program%:*} >/dev/null || $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qy --no-install-recommends $${program#*:} || echo "bench-ring: no $${program#*:}"; done
 	$(ROOT) $(RUN) -m tests.bench.ring $(BENCH)
+
+bench-tftp: setup ## TFTP against dnsmasq, atftpd and tftpd-hpa (root). BENCH='--runs 1 --cases 3 7' shortens it
+	$(ROOT) $(RUN) -m tests.bench.tftp $(BENCH)
+
+bench-http: setup ## HTTP files against nginx (root). BENCH='--runs 1 --mebibytes 256' shortens it
+	$(ROOT) $(RUN) -m tests.bench.http $(BENCH)
 
 bench-boot: setup ## power-on to stage1 beside dnsmasq with PXELINUX, and to a local disk's login (root). BENCH='--runs 1'
 	$(ROOT) $(RUN) -m tests.bench.boot $(BENCH)
