@@ -1,7 +1,7 @@
 """``make bench-http``: the bulk workers against nginx with sendfile, in one run and one lab.
 
 A file in RAM (tmpfs), fetched whole by curl over the loopback device of a namespace of its own: 1 stream, then 20
-at once; a result is the median of the runs. nginx has as many workers as there are processors, as Debian sets it up.
+at once; a result is the median of the runs. nginx has as many workers as there are processors, as Debian has it.
 CPU is that of the server's processes, per 10^9 bytes. One JSON line per result goes to build/bench/http.jsonl.
 """
 
