@@ -173,6 +173,24 @@ def test_caps_of_single_clients_and_the_probe_that_is_aborted(lab: Lab) -> None:
     lab.server.wait_for(r'"result": "size probe"')
 
 
+AGAIN = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)
+def ask(name): s.sendto(b"\\0\\1" + name + b"\\0octet\\0", (sys.argv[1], 69))
+ask(b"s512"); first = s.recvfrom(2000)
+ask(b"s512"); ask(b"s513")
+while (second := s.recvfrom(2000))[1] == first[1]: pass
+print(first[0][4:20].decode().strip(), second[0][4:20].decode().strip())
+for _, peer in (first, second): s.sendto(b"\\0\\5\\0\\0enough\\0", peer)
+"""
+
+
+def test_firmware_that_starts_anew_on_the_same_port_gets_what_it_asks_for(lab: Lab) -> None:
+    """A repeated request makes no second transfer; another file from the same port does at once."""
+    lab.lose(0)
+    assert lab.run([sys.executable, "-c", AGAIN, SERVER]).split() == ["s512", "s513"]
+
+
 def test_http_keeps_the_connection_and_serves_ranges(lab: Lab) -> None:
     """curl: HEAD then GET on one connection; one range, a suffix, several; resume; conditions."""
     lab.lose(0)
