@@ -1,6 +1,5 @@
 """``bootd ring``: files, devices and streams to a list of hosts, without the daemon."""
 
-import contextlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -9,11 +8,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from bootd.cli.context import console, json_option, print_json
-from bootd.cli.format import megabytes, size
+from bootd.cli.ring_screen import Screen, verdicts
 from bootd.drivers.ring_host import resolve
 from bootd.drivers.ring_receiver import RingReceiver
 from bootd.drivers.ring_sender import Course, RingSender, Timing
@@ -151,7 +149,7 @@ def send(
     course = Course(fan_out, order, barrier, delta, zeros, keep_open)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=output, disable=not output.is_terminal) as progress:
-        screen = _Screen(progress)
+        screen = Screen(progress)
         opened = open_sources(sources, commands, check_spool(spool), screen.take, is_fresh=fresh)
         tell = output.print if output.is_terminal else lambda text: click.echo(text, err=True)
         timing = Timing(silence=silence, wait=wait)
@@ -162,7 +160,7 @@ def send(
     if as_json:
         print_json(view)
     else:
-        console().print(_verdicts(view))
+        console().print(verdicts(view))
         console().print(f"{view['state']}: {view['reason']}", highlight=False)
     return int(view["outcome"]["code"])
 
@@ -296,45 +294,3 @@ def _make_secret(path: Path | None, output: Console) -> str:
         raise OperatorError(f"{path}: {error.strerror}", "name a file that can be made", Exit.INPUT) from None
     output.print(f"secret made: copy {path} to each receiver, and say --token-file there", highlight=False)
     return secret
-
-
-class _Screen:
-    """A bar for each receiver that has a plan; bytes written and bytes verified both count."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-
-    def take(self, name: str, done: int) -> None:
-        """A stream comes in, of unknown length."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(f"{name}: taking in", total=None)
-        self._progress.update(self._tasks[name], completed=done)
-
-    def show(self, view: dict[str, Any]) -> None:
-        digested = view["head"]["digested"]
-        if view["image_root"] is None:
-            self._update("source", "digesting", view["source_size"], digested)
-        for member in view["members"]:
-            if member["name"] not in self._tasks and "source" in self._tasks:
-                with contextlib.suppress(KeyError):
-                    self._progress.remove_task(self._tasks.pop("source"))
-            done = member["written"] + member["verified"]
-            self._update(member["name"], member["state"], 2 * (member["total"] or 0), done)
-
-    def _update(self, name: str, state: str, total: int, done: int) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=None)
-        self._progress.update(self._tasks[name], description=f"{name} {state}", total=total or None, completed=done)
-
-
-def _verdicts(view: dict[str, Any]) -> Table:
-    table = Table("host", "verdict", "written MB", "durable MB", "verified MB", "why", box=None)
-    members = {member["node"]: member for member in view["members"]}
-    for row in view["outcome"]["nodes"]:
-        member = members.get(row["node"])
-        counts = [megabytes(member[key]) if member else "-" for key in ("written", "durable", "verified")]
-        verdict = "verified" if row["ok"] else row["state"]
-        table.add_row(row["name"], verdict, *counts, row["reason"])
-    table.caption = f"{size(view['source_size'])} from {view['source']}, {view['epoch']} arrangements"
-    return table

@@ -1,6 +1,7 @@
 """The listener: lets successors in, one thread each, and refuses who does not belong."""
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -13,11 +14,12 @@ from bootd.wire import frames
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Decoder
 from bootd.wire.ring.downstream import Downstream
-from bootd.wire.ring.member import Admitted
+from bootd.wire.ring.member import Admitted, Turned
 
 HANDSHAKE_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 MAX_CONNECTIONS = 24  # proven or not; more are closed at once
+_log = logging.getLogger("bootd.member")
 
 
 class Server:
@@ -31,6 +33,7 @@ class Server:
         self._connections: set[FrameSocket] = set()
         self._proven: dict[Downstream, FrameSocket] = {}
         self._threads: set[threading.Thread] = set()
+        self._refused = ""  # the last refusal: one that is repeated is logged once
 
     def open(self) -> int:
         """Bind and listen; the port."""
@@ -104,6 +107,7 @@ class Server:
         with self._context.monitor as core:
             answer = core.admit(machine, frame)
         if not isinstance(answer, Admitted):
+            self._note_refusal(answer)
             peer.send(answer.data, patience=HANDSHAKE_SECONDS)
             return None
         with self._lock:
@@ -113,3 +117,9 @@ class Server:
             self._proven[answer.downstream] = peer
         peer.send(answer.data, patience=HANDSHAKE_SECONDS)
         return answer.downstream
+
+    def _note_refusal(self, answer: Turned) -> None:
+        text = f"{answer.who!r}: {answer.reason}"
+        if text != self._refused:
+            self._refused = text
+            _log.warning("refused a successor that calls itself %s", text)

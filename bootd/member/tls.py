@@ -92,7 +92,6 @@ class TlsFrameSocket(FrameSocket):
         self._is_accepting = is_accepting
         self._switching = threading.Lock()  # `interrupt` must meet the socket that is in use
         self._is_interrupted = False
-        self._timeout = 0.0
 
     def handshake(self, seconds: float) -> None:
         """`ConnectionError` when the peer cannot or may not take part; `PeerSilentError` after ``seconds``.
@@ -174,9 +173,8 @@ class TlsFrameSocket(FrameSocket):
             raise ConnectionError("it does not speak TLS")
 
     def _limit(self, seconds: float) -> None:
-        if seconds != self._timeout or self._connection.gettimeout() != seconds:
+        if self._connection.gettimeout() != seconds:
             self._connection.settimeout(seconds)
-            self._timeout = seconds
 
 
 def _explain(error: ssl.SSLError) -> str:

@@ -32,6 +32,7 @@ from tests.netns.room import Room, RoomError
 MIB = 1 << 20
 CABLE_BYTES = 24  # preamble and start 8, check sum 4, gap 12 (IEEE 802.3), beyond what a shaper counts
 REPAIR_MEGABITS = 300
+BUSY = 0.3  # of each core, before anything was started
 Row = dict[str, Any]
 
 
@@ -173,6 +174,9 @@ def main() -> int:
     out = ROOT / "build/bench/ring.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     tools = chosen(options.tools, console)
+    load = os.getloadavg()[0]
+    if load > BUSY * (os.cpu_count() or 1):
+        console.print(f"others use this machine (load {load:.1f}): rates and CPU come out worse than they are")
     rows: list[Row] = []
     stall = None
     with tempfile.TemporaryDirectory(prefix="bootd-bench-", dir="/dev/shm") as name, out.open("w") as file:

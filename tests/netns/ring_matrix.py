@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from bootd.member import receiving, serving
+from bootd.member import context, receiving
 from bootd.member.sockets import FrameSocket
 from bootd.member.store import BlockStore, FileStore, Store
 from bootd.wire.control import Arrange, Message
@@ -138,7 +138,7 @@ def open_target(path: str, size: int) -> Store:
 def main(fault: str, number: int, arguments: list[str]) -> int:
     if fault == "flip":
         FlippingSocket.left = number
-        vars(serving)["FrameSocket"] = FlippingSocket
+        vars(context)["FrameSocket"] = FlippingSocket
     if fault == "stale":
         Stale()
     vars(ring_node)["FileStore"] = lambda path, size: FaultyStore(open_target(path, size), fault, number)

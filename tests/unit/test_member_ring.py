@@ -129,13 +129,14 @@ def test_epochs_only_rise(room: Room) -> None:
     assert room.members["m1"].snapshot().epoch == 3
 
 
-def test_member_of_an_old_epoch_is_refused(room: Room) -> None:
+def test_member_of_an_old_epoch_is_refused_and_that_is_logged(room: Room, caplog: pytest.LogCaptureFixture) -> None:
     head = room.add_head()
     head.arrange(Arrange(SESSION, 5, None, ""))
     room.add_target("m1")
     room.arrange("m1", "head", epoch=4)
     report = room.await_report("m1", lambda report: bool(report.trouble))
     assert report.trouble == "predecessor head: refuses: epoch 4 is over, now 5"
+    assert "refused a successor that calls itself 'm1': epoch 4 is over, now 5" in caplog.text
     room.arrange("m1", "head", epoch=5)
     room.expect_verified("m1")
 

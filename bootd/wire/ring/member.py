@@ -11,7 +11,7 @@ from enum import Enum
 
 from bootd.wire import link
 from bootd.wire.control import Arrange, MemberState, Report
-from bootd.wire.frames import Chunk, Frame
+from bootd.wire.frames import Chunk, Frame, Hello
 from bootd.wire.manifest import Manifest
 from bootd.wire.ring.downstream import Downstream
 from bootd.wire.ring.ledger import Ledger, Level
@@ -67,9 +67,11 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Turned:
-    """A successor is turned away: send ``data`` and close."""
+    """A successor is turned away for ``reason``: send ``data`` and close. ``who`` is what it calls itself."""
 
     data: bytes
+    who: str
+    reason: str
 
 
 class RingMember:
@@ -337,13 +339,14 @@ class RingMember:
     def admit(self, machine: link.AcceptLink, frame: Frame) -> Admitted | Turned:
         """Judge the first frame of somebody who has dialled; `PeerProtocolError` ends the link."""
         event = machine.receive(frame, epoch=self.upstream.place.epoch)
+        who = frame.member if isinstance(frame, Hello) else ""
         if isinstance(event, link.Refused):
-            return Turned(event.data)
+            return Turned(event.data, who, event.reason)
         if not isinstance(event, link.Established):
-            return Turned(machine.reject("HELLO is awaited"))
+            return Turned(machine.reject("HELLO is awaited"), who, "HELLO is awaited")
         former = self._successors.pop(event.member, None)
         if len(self._successors) >= MAX_SUCCESSORS:
-            return Turned(machine.reject("too many successors"))
+            return Turned(machine.reject("too many successors"), who, "too many successors")
         downstream = Downstream(
             machine,
             manifest=self.manifest,
