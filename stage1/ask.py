@@ -1,4 +1,4 @@
-"""A stage1 without words on its command line asks for them: see docs/decisions/0005-uki-asks-for-its-words.md.
+"""A stage1 without words on its command line asks for them: see docs/decisions/0007-uki-asks-for-its-words.md.
 
 UEFI HTTP Boot starts a unified kernel image, which is the same for all nodes: its own command line has the word
 ``bootd.ask``. The words come from the server, which is found by a PXE boot server discovery (DHCPINFORM, PXE 2.1

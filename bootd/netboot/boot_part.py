@@ -156,7 +156,7 @@ def boot_part(request: Message, policy: NodePolicy, interface: Interface, *, lea
 
 
 def _words(request: Message, architecture: Architecture, interface: Interface) -> BootPart:
-    """Where a stage1 that came alone finds its command line (docs/decisions/0005)."""
+    """Where a stage1 that came alone finds its command line (docs/decisions/0007)."""
     file = f"http://{interface.address}:{interface.http_port}/boot/stage1/words?mac={request.mac}"
     options: dict[int, bytes] = {
         Option.VENDOR_CLASS: b"PXEClient",
