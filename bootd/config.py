@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 import msgspec
 
 from bootd.errors import Exit, OperatorError
+from bootd.netboot.addresses.pool import Subnet, number, overlapping, parse_subnet
+from bootd.netboot.files.tftp import Cap
+from bootd.netboot.files.tftp_caps import CapRule
 from bootd.netboot.labels import BUILT_IN, Label, LabelKind, problem
 from bootd.netboot.loaders import LOADERS
 from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
 from bootd.netboot.menu import problem as menu_problem
-from bootd.netboot.pool import Subnet, number, overlapping, parse_subnet
+from bootd.netboot.names.zone import problem as zone_problem
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
-from bootd.netboot.tftp import Cap
-from bootd.netboot.tftp_caps import CapRule
-from bootd.netboot.zone import problem as zone_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]

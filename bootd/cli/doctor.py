@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bootd.cli.context import console, json_option, print_json
-from bootd.drivers import doctor as driver
-from bootd.drivers.doctor import Examination
+from bootd.drivers.doctor import examine as driver
+from bootd.drivers.doctor.examine import Examination
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import diagnosis
 from bootd.netboot.clients.air import Ending

@@ -6,10 +6,10 @@ import click
 
 from bootd import config
 from bootd.cli.simulate import reached_at
-from bootd.drivers import offering
-from bootd.netboot.export import WRITERS
-from bootd.netboot.export import export as exported
+from bootd.drivers.dhcp import offering
 from bootd.netboot.loaders import ARTEFACTS
+from bootd.netboot.migrate.export import WRITERS
+from bootd.netboot.migrate.export import export as exported
 
 
 @click.command()

@@ -7,8 +7,8 @@ import click
 
 from bootd import config
 from bootd.errors import Exit, OperatorError
-from bootd.netboot import dhcpd_conf, pxe_conf
-from bootd.netboot.imported import MAX_CHARACTERS, Imported, NotReadable
+from bootd.netboot.migrate import dhcpd_conf, pxe_conf
+from bootd.netboot.migrate.imported import MAX_CHARACTERS, Imported, NotReadable
 
 _FILE = click.argument("path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 

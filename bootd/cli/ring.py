@@ -12,11 +12,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from bootd.cli.context import console, json_option, print_json
 from bootd.cli.ring_screen import Screen, verdicts
-from bootd.drivers.ring_host import resolve
-from bootd.drivers.ring_receiver import RingReceiver
-from bootd.drivers.ring_sender import Course, RingSender, Timing
-from bootd.drivers.ring_source import open_sources
-from bootd.drivers.ring_target import (
+from bootd.drivers.ring.host import resolve
+from bootd.drivers.ring.receiver import RingReceiver
+from bootd.drivers.ring.sender import Course, RingSender, Timing
+from bootd.drivers.ring.source import open_sources
+from bootd.drivers.ring.target import (
     MAX_TARGETS,
     Target,
     TargetSet,
@@ -26,7 +26,7 @@ from bootd.drivers.ring_target import (
     claim_folder,
     claim_output,
 )
-from bootd.drivers.ring_tls import load_tls
+from bootd.drivers.ring.tls import load_tls
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import MAX_FAN_OUT
 

@@ -10,12 +10,13 @@ from rich.text import Text
 from bootd import config
 from bootd.cli.context import console, json_option, print_json
 from bootd.config import Settings
-from bootd.drivers import interfaces, offering
+from bootd.drivers import interfaces
+from bootd.drivers.dhcp import offering
 from bootd.errors import Exit, OperatorError
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import NOBODY, Ending
 from bootd.netboot.clients.room import Play
 from bootd.netboot.clients.survey import Neighbour, Result, survey
-from bootd.netboot.lease import Lease
 from bootd.netboot.loaders import ARTEFACTS
 from bootd.netboot.offer import NodePolicy
 from bootd.wire.errors import LocalProtocolError

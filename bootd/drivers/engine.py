@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from bootd.drivers.heads import Heads
+from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.journal import Journal
-from bootd.drivers.streams import Streams, frame
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
 from bootd.session.coordinator import Coordinator

@@ -12,23 +12,23 @@ import structlog
 
 from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
-from bootd.drivers.bulk import BulkService
-from bootd.drivers.dhcp import DhcpServer
-from bootd.drivers.dns import DnsServer
-from bootd.drivers.dns_names import NodeNames
+from bootd.drivers.dhcp.leases import addressing
+from bootd.drivers.dhcp.router_advertisement import RouterAdvertisement
+from bootd.drivers.dhcp.service import DhcpServer
+from bootd.drivers.dns.names import NodeNames
+from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
-from bootd.drivers.http_node import NodeInterface, bounds
-from bootd.drivers.http_operator import OperatorInterface
+from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.node import NodeInterface, bounds
+from bootd.drivers.http.operator import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
-from bootd.drivers.leases import addressing
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
-from bootd.drivers.router_advertisement import RouterAdvertisement
 from bootd.drivers.service import Service
-from bootd.drivers.tftp import TftpServer
+from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.timeline import TimelineStore
 from bootd.drivers.tree import VirtualTree
 from bootd.session.coordinator import Coordinator

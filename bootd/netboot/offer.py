@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bootd.netboot import dhcp, menu
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.boot_part import BootPart, Interface, NodePolicy, Pxelinux, boot_part
 from bootd.netboot.dhcp import Message, MessageType, Operation, Option
-from bootd.netboot.lease import Lease
 from bootd.netboot.loaders import Platform
 
 __all__ = ["Destination", "Ignore", "Interface", "NodePolicy", "Offer", "Pxelinux", "decide"]

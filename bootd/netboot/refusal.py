@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from bootd.netboot import dhcp
+from bootd.netboot.addresses.decision import Nak
+from bootd.netboot.addresses.relay import NOBODY
 from bootd.netboot.dhcp import Message, MessageType, Operation, Option
-from bootd.netboot.lease_decision import Nak
 from bootd.netboot.offer import Destination
-from bootd.netboot.relay import NOBODY
 
 _MESSAGE = 56  # text for the client's log
 

@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bootd.drivers.lease_store import LeaseStore, LeaseWriter
-from bootd.netboot.lease_table import Binding, State
+from bootd.drivers.dhcp.store import LeaseStore, LeaseWriter
+from bootd.netboot.addresses.table import Binding, State
 
 EACH, TOGETHER = 200, 1000
 

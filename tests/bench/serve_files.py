@@ -10,10 +10,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bootd.config import parse
-from bootd.drivers.bulk import BulkService
+from bootd.drivers.http.bulk import BulkService
 from bootd.drivers.logging_setup import set_up_logging
 from bootd.drivers.service import Service
-from bootd.drivers.tftp import TftpServer
+from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.tree import VirtualTree
 
 ADDRESS = "127.0.0.1"

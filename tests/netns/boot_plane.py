@@ -13,9 +13,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bootd.config import parse
-from bootd.drivers.dhcp import DhcpServer
+from bootd.drivers.dhcp.service import DhcpServer
 from bootd.drivers.service import Service
-from bootd.drivers.tftp import TftpServer
+from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.tree import VirtualTree
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.offer import NodePolicy

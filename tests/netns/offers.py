@@ -5,7 +5,7 @@ import signal
 import sys
 
 from bootd.config import parse
-from bootd.drivers.dhcp import DhcpServer
+from bootd.drivers.dhcp.service import DhcpServer
 from bootd.netboot.offer import NodePolicy
 
 

@@ -40,7 +40,7 @@ def room() -> Iterator[Room]:
         yield made
 
 
-BULK = "bootd.drivers.bulk"
+BULK = "bootd.drivers.http.bulk"
 
 
 def children(pid: int, module: str = "") -> list[int]:
@@ -92,7 +92,7 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     assert [daemon.session("one")[key] for key in asked] == [3, "switch", True, "discard", 60.0]
     assert "fan-out 3 · order switch · delta · zeros discarded · open 60 s longer" in daemon.command("state")
     workers = children(process.pid)
-    for module in (BULK, "bootd.drivers.tftp_worker", "bootd.member.head"):
+    for module in (BULK, "bootd.drivers.tftp.worker", "bootd.member.head"):
         assert children(process.pid, module), module
     begun = time.monotonic()
     process.signal(signal.SIGTERM)

@@ -10,11 +10,12 @@ from random import Random
 
 import pytest
 
-from bootd.netboot import dhcp, lease_machine
+from bootd.netboot import dhcp
+from bootd.netboot.addresses import machine as lease_machine
+from bootd.netboot.addresses.decision import Ack, Arrival, Decision, Grant, Nak, Silent
+from bootd.netboot.addresses.pool import Addressing, number, parse_subnet
+from bootd.netboot.addresses.table import LeaseTable, State
 from bootd.netboot.dhcp import Message, MessageType, Operation
-from bootd.netboot.lease_decision import Ack, Arrival, Decision, Grant, Nak, Silent
-from bootd.netboot.lease_table import LeaseTable, State
-from bootd.netboot.pool import Addressing, number, parse_subnet
 from bootd.netboot.refusal import refuse
 
 SERVER = "10.9.0.2"

@@ -5,8 +5,9 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootd.netboot import dhcp, loaders, offer, tftp
+from bootd.netboot import dhcp, loaders, offer
 from bootd.netboot.dhcp import Message, Operation
+from bootd.netboot.files import tftp
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer
 from bootd.wire.errors import PeerProtocolError
 

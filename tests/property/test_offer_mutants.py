@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
 from bootd.netboot import dhcp, offer
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import EVERYBODY, Outcome, Received, Request
 from bootd.netboot.clients.room import AddressServer, Bootd, play
 from bootd.netboot.clients.roster import CLIENTS
-from bootd.netboot.lease import Lease
 from bootd.netboot.loaders import ARTEFACTS
 from bootd.netboot.menu import Menu, MenuItem
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer

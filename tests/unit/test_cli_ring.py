@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bootd.cli.main import main
-from bootd.drivers.ring_channel import Channel, ChannelError, Kind, accept_channel, link_token, open_channel
-from bootd.drivers.ring_host import resolve
-from bootd.drivers.ring_target import TargetSet, claim, claim_command, claim_folder
+from bootd.drivers.ring.channel import Channel, ChannelError, Kind, accept_channel, link_token, open_channel
+from bootd.drivers.ring.host import resolve
+from bootd.drivers.ring.target import TargetSet, claim, claim_command, claim_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.store import StoreError
 from bootd.wire import manifest

@@ -10,8 +10,8 @@ import pytest
 
 from bootd.drivers.engine import Engine
 from bootd.drivers.heads import Heads
+from bootd.drivers.http.streams import frame
 from bootd.drivers.journal import Journal
-from bootd.drivers.streams import frame
 from bootd.errors import OperatorError
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import DefaultLabel, Effect, Event, Persist, Record, Send, StartHead, StopHead

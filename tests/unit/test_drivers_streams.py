@@ -3,7 +3,7 @@
 import asyncio
 import io
 
-from bootd.drivers.streams import HEARTBEAT, Streams, Subscriber, frame
+from bootd.drivers.http.streams import HEARTBEAT, Streams, Subscriber, frame
 from bootd.member.control import read_events
 
 

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bootd.drivers.http_common import HttpServer
-from bootd.drivers.http_files import application
-from bootd.drivers.http_gate import Bounds
+from bootd.drivers.http.files import application
+from bootd.drivers.http.gate import Bounds
+from bootd.drivers.http.server import HttpServer
 
 Sent = list[tuple[str, str, int]]
 BOUNDS = Bounds(connections=6, per_address=4, header_seconds=0.3, idle_seconds=0.3)

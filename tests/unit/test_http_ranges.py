@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootd.netboot.http_ranges import (
+from bootd.netboot.files.http_ranges import (
     Decision,
     Failed,
     NotModified,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bootd import config
 from bootd.cli.main import cli
 from bootd.errors import Exit, OperatorError
-from bootd.netboot import dhcpd_conf, pxe_conf
-from bootd.netboot.imported import NotReadable
+from bootd.netboot.migrate import dhcpd_conf, pxe_conf
+from bootd.netboot.migrate.imported import NotReadable
 
 # The statements of the two files in CloneSys's manual, with the addresses of its example.
 PXE_CONF = """\

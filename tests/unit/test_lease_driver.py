@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bootd.config import parse
-from bootd.drivers.leases import Leases
-from bootd.drivers.probe import Prober
+from bootd.drivers.dhcp.leases import Leases
+from bootd.drivers.dhcp.probe import Prober
+from bootd.netboot.addresses.decision import Arrival, Nak
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.dhcp import Message, MessageType, Operation
-from bootd.netboot.lease import Lease
-from bootd.netboot.lease_decision import Arrival, Nak
 
 SETTINGS = """
 [server]

@@ -9,9 +9,9 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6ND_RS
 from scapy.layers.l2 import ARP
 
-from bootd.netboot import arp, rival, router
+from bootd.netboot.addresses import arp, rival, router
+from bootd.netboot.addresses.decision import Nak
 from bootd.netboot.dhcp import Message, Operation
-from bootd.netboot.lease_decision import Nak
 from bootd.netboot.refusal import refuse
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from bootd.netboot import dhcp, lease_machine
+from bootd.netboot import dhcp
+from bootd.netboot.addresses import machine as lease_machine
+from bootd.netboot.addresses.decision import Ack, Arrival, Decision, Grant, Nak, Silent, Topic
+from bootd.netboot.addresses.pool import Addressing, dotted, number, parse_subnet
+from bootd.netboot.addresses.table import Binding, LeaseTable, State
 from bootd.netboot.dhcp import Message, MessageType, Operation
-from bootd.netboot.lease_decision import Ack, Arrival, Decision, Grant, Nak, Silent, Topic
-from bootd.netboot.lease_table import Binding, LeaseTable, State
-from bootd.netboot.pool import Addressing, dotted, number, parse_subnet
 
 SERVER = "10.9.0.2"
 ARRIVAL = Arrival((SERVER,))

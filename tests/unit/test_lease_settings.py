@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bootd import config
-from bootd.drivers.leases import addressing
+from bootd.drivers.dhcp.leases import addressing
 from bootd.errors import Exit, OperatorError
-from bootd.netboot.pool import dotted, number, parse_subnet
+from bootd.netboot.addresses.pool import dotted, number, parse_subnet
 
 POOL = """
 [dhcp]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bootd.drivers.lease_store import LeaseStore, LeaseWriter
+from bootd.drivers.dhcp.store import LeaseStore, LeaseWriter
 from bootd.errors import OperatorError
-from bootd.netboot.lease_table import Binding, State
+from bootd.netboot.addresses.table import Binding, State
 
 ONE = Binding(0x0A090064, "52:54:00:00:00:01", State.BOUND, 2000.5, "node1")
 EVER = Binding(0x0A090065, "52:54:00:00:00:02", State.BOUND, math.inf)
@@ -35,8 +35,8 @@ def test_what_was_written_is_loaded(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from bootd.drivers.lease_store import LeaseStore
-from bootd.netboot.lease_table import Binding, State
+from bootd.drivers.dhcp.store import LeaseStore
+from bootd.netboot.addresses.table import Binding, State
 store = LeaseStore(Path(sys.argv[1]))
 for number in range(50):
     store.write([Binding(number, f"client{number}", State.BOUND, 1.0)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bootd.drivers.neighbours import neighbour
+from bootd.drivers.dhcp.neighbours import neighbour
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 
 from bootd.netboot import dhcp
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import Ending, Received, Request
 from bootd.netboot.clients.room import AddressServer, Bootd, Client, Play, Server, play
 from bootd.netboot.clients.roster import CLIENTS
-from bootd.netboot.lease import Lease
 from bootd.netboot.loaders import ARTEFACTS
 from bootd.netboot.menu import Menu, MenuItem
 from bootd.netboot.offer import Interface, NodePolicy

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from bootd.config import parse
 from bootd.errors import Exit, OperatorError
-from bootd.netboot import dns, zone
-from bootd.netboot.dns import Drop, Forward, Reply
-from bootd.netboot.response_rate import ResponseRate, Verdict
-from bootd.netboot.zone import Host
+from bootd.netboot.names import answers as dns
+from bootd.netboot.names import zone
+from bootd.netboot.names.answers import Drop, Forward, Reply
+from bootd.netboot.names.response_rate import ResponseRate, Verdict
+from bootd.netboot.names.zone import Host
 
 HOSTS = (
     Host("lab3", "10.9.0.13"),

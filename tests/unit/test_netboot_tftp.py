@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from bootd.netboot import tftp
-from bootd.netboot.tftp import Opcode, Request, Result, SendBlocks, SendOptions, Terms, Transfer
-from bootd.netboot.tftp_caps import CapRule, cap_for
+from bootd.netboot.files import tftp
+from bootd.netboot.files.tftp import Opcode, Request, Result, SendBlocks, SendOptions, Terms, Transfer
+from bootd.netboot.files.tftp_caps import CapRule, cap_for
 from bootd.wire.errors import PeerProtocolError
 
 

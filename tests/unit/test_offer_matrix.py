@@ -14,7 +14,7 @@ import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 
 from bootd.netboot import dhcp, offer
-from bootd.netboot.lease import Lease
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.loaders import ARTEFACTS
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer
 

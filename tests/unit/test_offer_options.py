@@ -7,7 +7,7 @@ import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 
 from bootd import config
-from bootd.drivers import offering
+from bootd.drivers.dhcp import offering
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
 from bootd.netboot.loaders import ARTEFACTS

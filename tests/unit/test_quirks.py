@@ -17,15 +17,16 @@ import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 
 from bootd import config
-from bootd.drivers.bulk import BulkService
+from bootd.drivers.http.bulk import BulkService
 from bootd.drivers.tree import File, NotFound, Rendered, VirtualTree
 from bootd.errors import OperatorError
-from bootd.netboot import dhcp, offer, tftp
+from bootd.netboot import dhcp, offer
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import Ending
 from bootd.netboot.clients.room import AddressServer, Bootd, Play, play
 from bootd.netboot.clients.roster import CLIENTS
+from bootd.netboot.files import tftp
 from bootd.netboot.labels import BUILT_IN
-from bootd.netboot.lease import Lease
 from bootd.netboot.loaders import ARTEFACTS
 from bootd.netboot.menu import Menu, MenuItem
 from bootd.netboot.offer import Ignore, Interface, NodePolicy, Offer

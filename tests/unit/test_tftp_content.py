@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootd.drivers.tftp_content import CACHE_BYTES, RUN_BYTES, Cache, Packets
+from bootd.drivers.tftp.content import CACHE_BYTES, RUN_BYTES, Cache, Packets
 
 
 def opened(path: Path, block: int, rollover: int = 0, cache: Cache | None = None) -> Packets:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bootd.netboot import dhcp, menu, offer
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import EVERYBODY, NOBODY, Attempt, Outcome, Received, Request, failure
 from bootd.netboot.dhcp import Message, MessageType, Operation, Option
-from bootd.netboot.lease import Lease
 from bootd.netboot.offer import Ignore, Interface, NodePolicy
 
 _MOST_REQUESTS = 24  # a client that asks more often than this is stuck

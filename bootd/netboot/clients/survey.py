@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.clients.air import NOBODY
 from bootd.netboot.clients.grub import follow
 from bootd.netboot.clients.room import AddressServer, Bootd, Play, Server, play
 from bootd.netboot.clients.roster import CLIENTS
-from bootd.netboot.lease import Lease
 from bootd.netboot.offer import Interface, NodePolicy
 
 

@@ -1,0 +1,1 @@
+"""The DHCP service: sockets, leases on disk, probes, other servers on the link."""

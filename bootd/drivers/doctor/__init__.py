@@ -1,0 +1,1 @@
+"""`bootd doctor`: the network from the outside."""

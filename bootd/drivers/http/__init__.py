@@ -1,0 +1,1 @@
+"""The HTTP services: nodes, operators, large files."""

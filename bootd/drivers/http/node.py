@@ -1,0 +1,179 @@
+"""The node interface (docs/architecture.md): HTTP on ``server.http_port``, JSON up, server-sent events down.
+
+A request is answered only with the boot token of the node it speaks for. Bodies are bounded before they are read;
+what does not fit is answered 400 with one line of text.
+"""
+
+import json
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from bootd.config import Settings
+from bootd.drivers.engine import Engine
+from bootd.drivers.http.files import send
+from bootd.drivers.http.gate import Bounds
+from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
+from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.sockets import listen
+from bootd.drivers.tree import File, NotFound, VirtualTree
+from bootd.wire import control
+from bootd.wire.control import Join, Report
+from bootd.wire.errors import PeerProtocolError
+from bootd.wire.manifest import MAX_ENCODED
+from bootd.wire.manifest import parse as parse_manifest
+
+log = structlog.get_logger(__name__)
+
+HEAD = "head-"
+SMALL_FILE = 1 << 20  # bytes; what is larger is fetched from the bulk worker
+
+
+def bounds(settings: Settings) -> Bounds:
+    """How many connections a port takes."""
+    server = settings.server
+    return Bounds(connections=server.max_connections, per_address=server.max_connections_per_address)
+
+
+class NodeInterface:
+    """The server of the node interface. A `bootd.drivers.service.Service`."""
+
+    name = "http"
+
+    def __init__(self, engine: Engine, tree: VirtualTree, settings: Settings, address: str) -> None:
+        self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
+        self._address, self._port = address, settings.server.http_port
+        self._bulk = f"http://{address}:{settings.server.bulk_port}"
+        self._bounds = bounds(settings)
+        self._server: HttpServer | None = None
+
+    async def bind(self) -> None:
+        """Listen; nothing is answered before `serve`."""
+        self._server = HttpServer(
+            listen(self._address, self._port, "nodes, boot files", "server.http_port"),
+            self._application(),
+            self._bounds,
+        )
+        await self._server.prepare()
+
+    async def serve(self) -> None:
+        """Accept connections; aiohttp runs them as tasks of the loop."""
+        if self._server is not None:
+            await self._server.serve()
+
+    async def close(self) -> None:
+        """End the streams, then the connections."""
+        self._engine.streams.close()
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[guard, _protocol_errors])
+        app.add_routes(
+            [
+                web.post("/node/v1/join", self._join),
+                web.post("/node/v1/report", self._report),
+                web.get("/node/v1/events", self._events, allow_head=False),
+                web.put("/node/v1/manifest", self._put_manifest),
+                web.get("/node/v1/manifest", self._get_manifest),
+                web.get("/node/v1/stage2", self._stage2),
+                web.get("/boot/{path:.*}", self._boot_file),
+            ]
+        )
+        return app
+
+    async def _join(self, request: web.Request) -> web.Response:
+        _token(request)
+        message = control.decode_as(Join, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        self._engine.run(self._engine.coordinator.join(message, self._engine.now()))
+        return web.Response(status=204)
+
+    async def _report(self, request: web.Request) -> web.Response:
+        _token(request)
+        message = control.decode_as(Report, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        self._engine.run(self._engine.coordinator.report(message, self._engine.now()))
+        return web.Response(status=204)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        node = request.query.get("node", "")
+        self._check(request, node)
+        streams = self._engine.streams
+        subscriber = streams.attach(node, self._engine.commands_for(node))
+        try:
+            return await serve_stream(request, subscriber)
+        finally:
+            streams.detach(subscriber)
+
+    async def _put_manifest(self, request: web.Request) -> web.Response:
+        session = request.query.get("session", "")
+        self._check(request, HEAD + session)
+        data = await read_body(request, MAX_ENCODED)
+        self._engine.put_manifest(session, data, parse_manifest(data))
+        return web.Response(status=204)
+
+    async def _get_manifest(self, request: web.Request) -> web.Response:
+        session = request.query.get("session", "")
+        coordinator, token = self._engine.coordinator, _token(request)
+        holders = [HEAD + session, *(node.mac for node in coordinator.nodes)]
+        if not any(coordinator.check_token(holder, token) for holder in holders):
+            raise web.HTTPUnauthorized(text="this token is not that of a node\n")
+        data = self._engine.manifest(session)
+        if data is None:
+            return text_error(404, "no manifest of such a session yet")
+        return web.Response(body=data, content_type="application/octet-stream")
+
+    async def _stage2(self, request: web.Request) -> web.Response:
+        node = request.query.get("node", "")
+        self._check(request, node)
+        self._engine.note("stage1", node, "", "asks for stage2")
+        record = self._boot_dir / "stage2" / "stage2.json"
+        try:
+            known: Any = json.loads(record.read_bytes())
+            size, sha256 = int(known["size"]), str(known["sha256"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.error("stage2 cannot be offered", file=str(record), error=str(error), hint="bootd stage build")  # noqa: TRY400
+            return text_error(503, "stage2 is not built here: bootd stage build")
+        url = f"{self._bulk}/stage2/stage2.squashfs"
+        return web.json_response({"url": url, "size": size, "sha256": sha256})
+
+    async def _boot_file(self, request: web.Request) -> web.StreamResponse:
+        path = request.match_info["path"]
+        answer = self._tree.resolve(path, request.query.get("mac", ""))
+        if isinstance(answer, NotFound):
+            return text_error(404, answer.reason)
+        if isinstance(answer, File):
+            if answer.size <= SMALL_FILE:
+                return await send(request, answer, lambda *_: None)
+            below = answer.path.relative_to(self._boot_dir.resolve()).as_posix()
+            raise web.HTTPFound(f"{self._bulk}/{below}")
+        if answer.mac:
+            self._engine.note("configuration", answer.mac, "", f"{answer.what}, over HTTP")
+        return web.Response(body=answer.content, content_type="text/plain", headers={"Cache-Control": "no-store"})
+
+    def _check(self, request: web.Request, node: str) -> None:
+        """401 unless the request carries the token of ``node``."""
+        if not self._engine.coordinator.check_token(node, _token(request)):
+            raise web.HTTPUnauthorized(text="this token is not that of the node\n")
+
+
+@web.middleware
+async def _protocol_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """What a peer sent and the protocol does not allow: 400 with one line."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except PeerProtocolError as error:
+        log.warning("request refused", peer=request.remote, path=request.path[:200], reason=str(error)[:300])
+        return text_error(400, str(error))
+    return response
+
+
+def _token(request: web.Request) -> str:
+    """The bearer token; 401 without one, before any body is read."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
+        raise web.HTTPUnauthorized(text="a boot token is needed: Authorization: Bearer TOKEN\n")
+    return token.strip()

@@ -1,0 +1,1 @@
+"""The ring by hand: `bootd ring send` and `receive`, without the daemon."""

@@ -1,0 +1,1 @@
+"""The TFTP service and its worker processes."""

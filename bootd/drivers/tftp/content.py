@@ -1,0 +1,116 @@
+"""Files as TFTP sends them: DATA packets in a row, made once for every transfer that wants the same ones.
+
+A run of blocks is read at once, and each gets its header in front. What goes out is a slice of such a run, so a
+block costs no copy, and a window is one piece of memory for the kernel to cut up (UDP_SEGMENT).
+"""
+
+import errno
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from bootd.netboot.files.tftp import Opcode, wire_number
+
+RUN_BYTES = 1 << 17  # of file in one run, about
+CACHE_BYTES = 32 << 20  # runs kept for others, or for a transfer that comes back
+_HEADER = struct.Struct("!HH")
+
+Key = tuple[int, int, int, int, int, int, int]
+
+
+class Cache:
+    """Runs that were made last, up to ``most`` bytes."""
+
+    def __init__(self, most: int = CACHE_BYTES) -> None:
+        self._most = most
+        self._runs: OrderedDict[Key, memoryview] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: Key) -> memoryview | None:
+        run = self._runs.get(key)
+        if run is not None:
+            self._runs.move_to_end(key)
+        return run
+
+    def put(self, key: Key, run: memoryview) -> None:
+        self._runs[key] = run
+        self.bytes += len(run)
+        while self.bytes > self._most and len(self._runs) > 1:
+            _, oldest = self._runs.popitem(last=False)
+            self.bytes -= len(oldest)
+
+
+class Packets:
+    """The packets of one file for one transfer. Owns ``descriptor``.
+
+    Holds only the runs that the blocks asked for last are in: memory is bounded by the window.
+    """
+
+    def __init__(self, descriptor: int, block: int, rollover: int, cache: Cache) -> None:
+        status = os.fstat(descriptor)
+        self.size = status.st_size
+        self._descriptor, self._block, self._rollover, self._cache = descriptor, block, rollover, cache
+        self._identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, block, rollover)
+        self._packet = block + _HEADER.size
+        self._blocks = max(1, RUN_BYTES // block)  # in one run
+        self._held: dict[int, memoryview] = {}
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        self._held.clear()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def one(self, number: int) -> memoryview:
+        """The packet of block ``number``, counted from 1. `OSError` as in `pieces`."""
+        index, place = divmod(number - 1, self._blocks)
+        run = self._held.get(index)
+        if run is None:
+            run = self._take(index, index)
+        return run[place * self._packet : (place + 1) * self._packet]
+
+    def pieces(self, first: int, count: int, most: int) -> Iterator[memoryview]:
+        """``count`` packets from block ``first`` on, in pieces of up to ``most`` packets.
+
+        `OSError` when the file cannot be read or has shrunk since the transfer began.
+        """
+        lowest = (first - 1) // self._blocks
+        number, end = first, first + count
+        while number < end:
+            index, place = divmod(number - 1, self._blocks)
+            run = self._held.get(index)
+            if run is None:
+                run = self._take(index, lowest)
+            taken = min(end - number, self._blocks - place, most)
+            yield run[place * self._packet : (place + taken) * self._packet]
+            number += taken
+
+    def _take(self, index: int, lowest: int) -> memoryview:
+        """The run ``index``, held from now on; those below ``lowest`` are let go."""
+        key = (*self._identity, index)
+        run = self._cache.get(key)
+        if run is None:
+            run = self._make(index)
+            self._cache.put(key, run)
+        for old in [held for held in self._held if held < lowest or held > index]:
+            del self._held[old]
+        self._held[index] = run
+        return run
+
+    def _make(self, index: int) -> memoryview:
+        block, start = self._block, index * self._blocks * self._block
+        wanted = min(self._blocks * block, self.size - start)
+        data = os.pread(self._descriptor, wanted, start) if wanted > 0 else b""
+        if len(data) != max(wanted, 0):
+            raise OSError(errno.EIO, "the file has changed")
+        # The block after the last whole one ends the file: it is short, perhaps empty.
+        count = len(data) // block + 1 if start + len(data) == self.size else self._blocks
+        parts: list[bytes | memoryview] = []
+        whole = memoryview(data)
+        first = index * self._blocks + 1
+        for place in range(min(count, self._blocks)):
+            parts.append(_HEADER.pack(Opcode.DATA, wire_number(first + place, self._rollover)))
+            parts.append(whole[place * block : (place + 1) * block])
+        return memoryview(b"".join(parts))

@@ -1,0 +1,1 @@
+"""Sending files, sans-IO: the TFTP machine, and HTTP's ranges."""

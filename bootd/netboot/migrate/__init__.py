@@ -1,0 +1,1 @@
+"""Other programs' configuration: read it, or write what they need."""

@@ -1,0 +1,1 @@
+"""DNS for the nodes, sans-IO: the zone, the answers, and how many of them."""
