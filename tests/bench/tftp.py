@@ -5,8 +5,8 @@ process, each block compared). A random file in RAM is fetched again and again f
 median of the runs. CPU is that of the server's processes while it serves, per 10^9 bytes of file delivered: unlike
 the rate it does not care what the clients can take, or what else the machine does. The loopback device is told to
 take one datagram at a time, so that batches are cut up where a network card would, and a loss is one datagram;
-losses hit both directions (nft numgen). Windows are not known to dnsmasq and tftpd-hpa. One JSON line per result
-goes to build/bench/tftp.jsonl.
+losses hit both directions (nft numgen). Windows are not known to dnsmasq and tftpd-hpa. tftpd-hpa's
+processes cannot be counted: the kernel reaps them. One JSON line per result goes to build/bench/tftp.jsonl.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tests.netns.room import Process, Room
 
 FILE = "payload"
 SIZE = 16 << 20
-SETTINGS = "[tftp]\nmax_sessions_per_client = 4096\n"
+SETTINGS = "[tftp]\nmax_sessions_per_client = 4096\nworkers = 1\n"  # as many as it has processors here
 PORTS = {"bootd": 6901, "dnsmasq": 69, "atftpd": 6902, "tftpd-hpa": 6903}
 WINDOWS = ("bootd", "atftpd")  # who knows RFC 7440
 
@@ -58,7 +58,7 @@ class Result:
     server: str
     case: str
     rate: float  # 10^6 bytes a second
-    cpu: float  # seconds of the server for 10^9 bytes
+    cpu: float  # seconds of the server for 10^9 bytes; 0 = not known
     client_core: float  # share of its core that the load used
     asked_again: int  # silences of a second or more
 
@@ -125,10 +125,9 @@ class Lab:
         got = self.load(server, case, seconds)
         used = processor_seconds(process.pid) - before
         delivered = max(got["bytes"], 1)
-        return Result(
-            server, str(case), delivered / got["seconds"] / 1e6, used / delivered * 1e9, got["own_core"],
-            got["asked_again"],
-        )  # fmt: skip
+        cpu = used / delivered * 1e9 if server != "tftpd-hpa" else 0.0
+        rate = delivered / got["seconds"] / 1e6
+        return Result(server, str(case), rate, cpu, got["own_core"], got["asked_again"])
 
 
 def middle(results: list[Result]) -> Result:
@@ -137,6 +136,12 @@ def middle(results: list[Result]) -> Result:
     chosen = ordered[len(ordered) // 2]
     cpu = statistics.median(result.cpu for result in results)
     return Result(chosen.server, chosen.case, chosen.rate, cpu, chosen.client_core, chosen.asked_again)
+
+
+def cell(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    return f"{result.rate:.0f} ({result.cpu:.1f})" if result.cpu else f"{result.rate:.0f}"
 
 
 def show(cases: list[Case], results: dict[tuple[str, str], Result]) -> Table:
@@ -149,14 +154,15 @@ def show(cases: list[Case], results: dict[tuple[str, str], Result]) -> Table:
     table.add_column("clients' core", justify="right")
     for case in cases:
         row = [results.get((server, str(case))) for server in PORTS]
-        cells = [f"{result.rate:.0f} ({result.cpu:.1f})" if result else "-" for result in row]
+        cells = [cell(result) for result in row]
         ours, others = row[0], [result for result in row[1:] if result]
         ratio = cheaper = core = "-"
         if ours:
             core = f"{ours.client_core:.0%}"
             if others:
                 ratio = f"{ours.rate / max(other.rate for other in others):.2f}"
-                cheaper = f"{min(other.cpu for other in others) / ours.cpu:.2f}" if ours.cpu else "-"
+                known = [other.cpu for other in others if other.cpu]
+                cheaper = f"{min(known) / ours.cpu:.2f}" if ours.cpu and known else "-"
         table.add_row(str(case), *cells, ratio, cheaper, core)
     return table
 

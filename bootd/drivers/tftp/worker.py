@@ -33,6 +33,7 @@ _SEGMENTS = 64  # at most in one such buffer (UDP_MAX_SEGMENTS of older kernels)
 _LARGEST_SEND = 65000  # bytes in one such buffer
 _SEND_BUFFER = 1 << 20  # a whole window must fit
 _SLACK = 0.002  # seconds that a timer may be late
+_LARGEST_ANSWER = 400  # bytes: an ACK has 4, the text of an error may be cut; small objects are made faster
 _EVENTS = 512
 _ORDERS = 64  # taken per wake-up
 _PASSING = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN,
@@ -192,7 +193,7 @@ class Carrier:
         """One datagram; the poll names the socket again if there are more."""
         transfer = session.transfer
         try:
-            data = session.receive(2048)
+            data = session.receive(_LARGEST_ANSWER)
         except BlockingIOError:
             return
         except OSError as error:  # ICMP: nobody listens on the client's port any more
