@@ -40,7 +40,7 @@ class Ring:
 
     def __init__(self, room: Room, folder: Path, names: tuple[str, ...], megabits: float = 400) -> None:
         self.room, self.folder, self.generation = room, folder, 0
-        self.daemon = Daemon(room, folder, "[session]\nsilence_seconds = 2\n")
+        self.daemon = Daemon(room, folder, "[session]\nsilence_seconds = 3\n")
         self.process = self.daemon.start()
         self.image, self.data = folder / "image", b""
         self.make_image(CHUNKS)

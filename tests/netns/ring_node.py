@@ -23,10 +23,10 @@ HEARTBEAT_SECONDS = 0.5
 
 def main(mac: str, address: str, server: str, target: Path, size: int) -> int:
     client = ControlClient(server, mac, boot_token(server, mac))
-    messages = client.events()
     serial = f"TEST-{mac[-2:]}"
     disk = Disk("vda", size, 512, serial, "", "file", "virtio", False, "", "0" * 64)
     client.join(Join(mac, "", "x86_64", "bios", address, "", "ka", 512 << 20, (disk,)))
+    messages = client.events()  # once it has joined, as stage2: what was in force for an earlier process is over
     say("joined")
     node = TestNode(client, mac, address, target, size)
     threading.Thread(target=node.beat, daemon=True).start()

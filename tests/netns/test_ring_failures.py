@@ -18,7 +18,7 @@ import pytest
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS
 from tests.netns.ring_lab import CHUNKS, OLD, SIZE, Ring
-from tests.netns.room import Room
+from tests.netns.room import Room, RoomError
 from tests.netns.test_serve import CHUNK, children, until
 
 NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
@@ -236,21 +236,26 @@ def test_restarted_node_resumes_and_late_nodes_join_while_it_runs_and_after_the_
     assert ring.nodes["n2"].wait(20) == -signal.SIGKILL
     ring.start("n2", "slow:100")
     ring.start("n3")
-    for name in NODES[:3]:
-        until(lambda name=name: _state(ring, name) == "verified", 40, "verified")  # type: ignore[misc]
+    await_verified(ring, "n1", "n2", "n3")
     resumed = ring.member("n2")
     assert resumed["kept"] >= (CHUNKS // 2 - 1) * CHUNK, "what it had written before is not sent again"
     assert resumed["attempts"] == 1
     assert ring.session()["state"] == "running"
     ring.start("n4")
-    until(lambda: _state(ring, "n4") == "verified", 20, "the late one is verified")
+    await_verified(ring, "n4")
     assert ring.member("n4")["predecessor"] in [ring.mac(name) for name in NODES[:3]], "fed by a finished one"
     ring.api("PATCH", "/sessions/room", {"close": True})
     ring.wait(Exit.OK)
     ring.expect({"n1": "done", "n2": "done", "n3": "done", "n4": "done"})
 
 
-def _state(ring: Ring, name: str) -> str:
-    """Of a node that may not be a member yet."""
-    states = {item["node"]: item["state"] for item in ring.session()["members"]}
-    return str(states.get(ring.mac(name), ""))
+def await_verified(ring: Ring, *names: str) -> None:
+    """Until these nodes, which may not be members yet, are verified."""
+
+    def states() -> dict[str, str]:
+        return {item["node"]: item["state"] for item in ring.session()["members"]}
+
+    try:
+        until(lambda: all(states().get(ring.mac(name)) == "verified" for name in names), 40, f"{names} verified")
+    except AssertionError as error:
+        raise RoomError(f"{error}: {ring.session()['members']}\n{ring.outputs()}") from None

@@ -231,6 +231,16 @@ def test_compared_target_wants_only_what_differs() -> None:
     assert state(core) is MemberState.VERIFIED
 
 
+def test_place_that_comes_while_the_target_is_compared_waits_for_the_end_of_that() -> None:
+    core = member(real_image(Part("", 2 * SIZE)), compare=True)
+    core.arrange(PLACE)
+    assert isinstance(core.upstream.next(0.0), Rest)
+    core.wakes.clear()
+    assert read_back(core, wrong=frozenset({1})) == [0, 1]
+    assert Wake.RECEIVE in core.wakes
+    assert isinstance(core.upstream.next(0.0), Dial)
+
+
 def test_target_that_has_everything_is_verified_once_it_has_a_place() -> None:
     core = member(real_image(Part("", 2 * SIZE)), compare=True)
     assert read_back(core) == [0, 1]

@@ -92,6 +92,8 @@ class Upstream:
         """What to do while there is no link."""
         if self.place.predecessor is None or not self._ledger.is_lacking:
             return Rest()
+        if self._standing.state is MemberState.PREPARING:
+            return Rest()  # what is lacking is not known yet
         if now < self._not_before:
             return Rest(self._not_before)
         return Dial(self.place, self.place.predecessor)
