@@ -7,7 +7,7 @@ from bootd.drivers.boot_history import LoopBreaker
 from bootd.drivers.engine import Engine
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.diagnosis import DOCTOR_MAC
-from bootd.netboot.labels import LabelKind
+from bootd.netboot.labels import LabelKind, foreign_labels
 from bootd.netboot.offer import NodePolicy
 from bootd.netboot.render import RenderContext, plain
 
@@ -24,7 +24,7 @@ class BootContext:
 
     def __init__(self, engine: Engine, settings: Settings, address: str) -> None:
         self._engine, self._settings, self._address = engine, settings, address
-        self._loops = LoopBreaker(engine, settings.boot)
+        self._loops = LoopBreaker(engine, settings.boot, foreign_labels(settings.labels))
 
     def __call__(self, mac: str) -> RenderContext | None:
         if mac == DOCTOR_MAC:  # it asks what a machine would get, and is none

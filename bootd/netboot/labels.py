@@ -1,6 +1,7 @@
 """Boot menu entries, defined once and rendered for every loader (see render.py)."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -81,3 +82,8 @@ BUILT_IN: tuple[Label, ...] = (
     Label("http", LabelKind.STAGE, "Clone (stage2 over HTTP)", f"automatic=method:http,{_NETWORK} rescue kamethod"),
     Label("rescue", LabelKind.STAGE, "Rescue system", f"automatic=method:http,{_NETWORK} rescue"),
 )
+
+
+def foreign_labels(labels: Mapping[str, Label]) -> frozenset[str]:
+    """Names of those that start an operator's own kernel, of which bootd hears no more."""
+    return frozenset(name for name, label in labels.items() if label.kind is LabelKind.KERNEL)

@@ -4,11 +4,12 @@ Pure: events in order of time go in, boots come out, each with its steps, and wh
 on. Times are seconds since the epoch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 IDLE_SECONDS = 120.0  # without a word for so long: what comes next is another boot
+RESCUE = "rescue"  # its stage2 gives a shell and does not join
 PATIENCE = 60.0  # seconds until a step that is not followed by another is called stalled
 
 
@@ -89,7 +90,7 @@ class Boot:
     @property
     def succeeded(self) -> bool:
         """There is nothing more to wait for in the boot itself."""
-        return self.has(Step.JOINED)
+        return self.has(Step.JOINED) or (self.label == RESCUE and self.has(Step.STAGE2))
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,12 @@ def boots(happenings: Iterable[Happening]) -> list[Boot]:
     return found
 
 
-def judge(boot: Boot, now: float, *, last: bool = True) -> Verdict:
-    """How far it is, and when it does not go on, why probably. ``last``: no other boot came after it."""
+def judge(boot: Boot, now: float, *, last: bool = True, foreign: Collection[str] = ()) -> Verdict:
+    """How far it is, and when it does not go on, why probably. ``last``: no other boot came after it. ``foreign``
+    are labels of an operator's own kernels, of which no more is heard."""
     if boot.parked:
         return Verdict(State.PARKED, boot.furthest, boot.trouble[-1] if boot.trouble else "")
-    if boot.succeeded:
+    if boot.succeeded or (boot.label in foreign and boot.has(Step.KERNEL)):
         return Verdict(State.COMPLETE)
     if last and now - boot.last < PATIENCE:
         return Verdict(State.UNDER_WAY, boot.furthest)

@@ -122,6 +122,31 @@ def test_a_loop_is_boots_that_lead_nowhere() -> None:
     assert looping(boots(told(*[OFFER] * 9, apart=130.0)), now, 4, 1800.0) == ""  # nothing was loaded
 
 
+def test_a_shell_and_an_own_kernel_are_where_a_boot_ends() -> None:
+    def labelled(label: str, last: int) -> list[Happening]:
+        asked = ("configuration", f"iPXE configuration, label {label}, over HTTP")
+        return told(*[event if event is not CONFIGURATION else asked for event in WHOLE[:last]] * 3)
+
+    rescue = boots(labelled("rescue", 9))
+    assert [judge(boot, 9999.0).state for boot in rescue] == [State.COMPLETE] * 3
+    assert looping(rescue, 1060.0, 3, 1800.0) == ""
+    (own, *_) = boots(labelled("memtest", 6))
+    assert judge(own, 9999.0, foreign={"memtest"}).state is State.COMPLETE
+    assert judge(own, 9999.0).state is State.STALLED
+
+
+def test_an_own_kernel_is_never_parked(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    asked = ("configuration", "iPXE configuration, label memtest, over HTTP")
+    keep(engine, told(*[OFFER, asked, KERNEL] * 5, OFFER))
+    node = engine.coordinator.nodes.get(MAC)
+    assert node is not None
+    LoopBreaker(engine, Boot(loop_boots=3), {"memtest"}).check(MAC, 1040.0)
+    assert node.parked == ""
+    LoopBreaker(engine, Boot(loop_boots=3)).check(MAC, 1040.0)
+    assert node.parked
+
+
 def make_engine(folder: Path) -> Engine:
     numbers = itertools.count(1)
     coordinator = Coordinator(

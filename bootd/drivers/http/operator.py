@@ -24,7 +24,7 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http.server import Handler, HttpServer, guard, read_body
 from bootd.drivers.http.streams import frame, serve_stream
 from bootd.errors import Exit, OperatorError
-from bootd.netboot.labels import Label
+from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import selector
 from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
@@ -242,7 +242,7 @@ class OperatorInterface:
             {
                 "node": mac,
                 "name": self._engine.coordinator.nodes.name(mac),
-                "boots": boot_history.boots_of(self._engine, mac),
+                "boots": boot_history.boots_of(self._engine, mac, foreign=foreign_labels(self._labels)),
             }
         )
 
