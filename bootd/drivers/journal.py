@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bootd.errors import Exit, OperatorError
+from bootd.drivers.database import Database
 from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
@@ -29,7 +29,6 @@ from bootd.session.states import ENDED
 from bootd.wire.control import Disk, Join, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
-SCHEMA = 2
 MAX_DETAIL = 8192  # characters of one audit detail
 
 _CREATE = """
@@ -59,6 +58,9 @@ CREATE TABLE manifest (session TEXT PRIMARY KEY, encoded BLOB NOT NULL) STRICT;
 """
 
 
+SCHEMA = (_CREATE, _CREATE_OPEN)  # steps from an empty file
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a start of the daemon takes over. ``default_label`` "" = none kept."""
@@ -82,27 +84,17 @@ class Journal:
     """`OperatorError` from the constructor when the file cannot be used; from a write when the disk refuses it."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
         self._clock = clock
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-        except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from None
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-        except sqlite3.Error as error:
-            self._database.close()
-            raise self._unusable(error) from None
-        except OperatorError:
-            self._database.close()
-            raise
+        self._file = Database(
+            path,
+            SCHEMA,
+            what="state",
+            hint="check server.state_dir: its owner, its free space, and that no other bootd uses it",
+        )
+        self._database = self._file.connection
 
     def close(self) -> None:
-        self._database.close()
+        self._file.close()
 
     def write(self, record: Record) -> None:
         self.batch((record,))
@@ -110,16 +102,11 @@ class Journal:
     def batch(self, records: Iterable[Record]) -> None:
         """All of ``records`` or none of them are on the disk when this returns."""
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
+            with self._file.transaction():
                 for record in records:
                     self._put(record)
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
-            raise self._unusable(error) from None
+            raise self._file.unusable(error) from None
 
     def load(self, ended_sessions: int = 50) -> Saved:
         """Everything that a restart needs; a record that cannot be read is an `OperatorError`, never skipped."""
@@ -144,7 +131,7 @@ class Journal:
                 ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
-            raise self._unusable(error) from None
+            raise self._file.unusable(error) from None
 
     def audit(self, limit: int = 100) -> list[AuditLine]:
         """The latest ``limit`` lines, oldest first."""
@@ -153,25 +140,8 @@ class Journal:
                 "SELECT time, who, what, detail FROM audit ORDER BY number DESC LIMIT ?", (limit,)
             ).fetchall()
         except sqlite3.Error as error:
-            raise self._unusable(error) from None
+            raise self._file.unusable(error) from None
         return [AuditLine(*row) for row in reversed(rows)]
-
-    def _migrate(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise OperatorError(
-                f"{self._path} has schema {version}, this bootd knows {SCHEMA}",
-                "start the newer bootd that wrote it, or another server.state_dir",
-                Exit.CONFIG,
-            )
-        if version == 0:
-            # One transaction with the version in it: a start that is killed here leaves an empty file.
-            self._create(_CREATE + _CREATE_OPEN)
-        elif version == 1:
-            self._create(_CREATE_OPEN)
-
-    def _create(self, statements: str) -> None:
-        self._database.executescript(f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
     def _put(self, record: Record) -> None:
         match record:
@@ -227,13 +197,6 @@ class Journal:
         if ended:
             self._database.execute("DELETE FROM member WHERE session = ?", (record.id,))
             self._database.execute("DELETE FROM manifest WHERE session = ?", (record.id,))
-
-    def _unusable(self, error: Exception) -> OperatorError:
-        return OperatorError(
-            f"cannot keep state in {self._path}: {error}",
-            "check server.state_dir: its owner, its free space, and that no other bootd uses it",
-            Exit.ERROR,
-        )
 
 
 def _node(*row: Any) -> NodeRecord:

@@ -14,9 +14,8 @@ from typing import Any
 
 import structlog
 
-from bootd.errors import Exit, OperatorError
+from bootd.drivers.database import Database
 
-SCHEMA = 1
 PER_NODE = 500  # lines kept
 IN_ALL = 100_000
 WRITE_SECONDS = 1.0
@@ -57,22 +56,19 @@ class TimelineStore:
         self._failing = False
         self._guard = threading.Lock()  # of the two lists, never held while a disk is waited for
         self._thread = ThreadPoolExecutor(1, "timeline")
+        self._file = Database(
+            path,
+            (_CREATE,),
+            what="the timeline",
+            hint="check server.state_dir, or remove this file: it is only the nodes' history",
+            is_synchronous=False,
+        )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._migrate()
             # Readers have a connection of their own: with WAL they do not wait for the writer.
             self._reader = sqlite3.connect(path, isolation_level=None, timeout=0.1, check_same_thread=False)
             self._number = self._reader.execute("SELECT coalesce(max(number), 0) FROM line").fetchone()[0]
-        except (OSError, sqlite3.Error) as error:
-            raise OperatorError(
-                f"cannot keep the timeline in {path}: {error}",
-                "check server.state_dir, or remove this file: it is only the nodes' history",
-                Exit.ERROR,
-            ) from None
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
 
     def add(self, line: Line) -> None:
         """Keep ``line``; it is found by `of` at once, on disk within about a second."""
@@ -113,7 +109,7 @@ class TimelineStore:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self.flush()
         self._reader.close()
-        self._database.close()
+        self._file.close()
 
     def flush(self) -> None:
         """Write what waits, and forget what is too old. From one thread at a time."""
@@ -133,38 +129,22 @@ class TimelineStore:
     def _write(self, lines: list[Line]) -> None:
         if not lines:
             return
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            self._database.executemany(
+        with self._file.transaction() as database:
+            database.executemany(
                 "INSERT INTO line VALUES (:number, :time, :kind, :node, :session, :text)",
                 lines,
             )
             for node in {line["node"] for line in lines}:
-                self._database.execute(_PRUNE_NODE, {"node": node, "keep": self._per_node})
+                database.execute(_PRUNE_NODE, {"node": node, "keep": self._per_node})
             self._since_pruned += len(lines)
             if self._since_pruned >= min(_PRUNE_EVERY, self._in_all):
                 self._since_pruned = 0
-                self._database.execute(_PRUNE, {"keep": self._in_all})
-            self._database.execute("COMMIT")
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
+                database.execute(_PRUNE, {"keep": self._in_all})
 
     def _complain(self, error: sqlite3.Error) -> None:
         if not self._failing:  # once per failure
             log.error("the timeline cannot be kept", file=str(self._path), error=str(error))
         self._failing = True
-
-    def _migrate(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise OperatorError(
-                f"{self._path} has schema {version}, this bootd knows {SCHEMA}",
-                "start the newer bootd that wrote it, or remove this file: it is only the nodes' history",
-                Exit.CONFIG,
-            )
-        if version == 0:
-            self._database.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self.of("", self._in_all))

@@ -170,7 +170,7 @@ def test_durability_settings(tmp_path: Path) -> None:
     pragma = book._database.execute
     assert pragma("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert pragma("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-    assert pragma("PRAGMA user_version").fetchone()[0] == SCHEMA
+    assert pragma("PRAGMA user_version").fetchone()[0] == len(SCHEMA)
     book.close()
 
 
@@ -178,13 +178,13 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     journal(path).close()
     with sqlite3.connect(path) as raw:
-        raw.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+        raw.execute(f"PRAGMA user_version = {len(SCHEMA) + 1}")
     raw.close()
-    with pytest.raises(OperatorError, match=f"schema {SCHEMA + 1}") as caught:
+    with pytest.raises(OperatorError, match=f"schema {len(SCHEMA) + 1}") as caught:
         journal(path)
     assert caught.value.code is Exit.CONFIG
     with sqlite3.connect(path) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone()[0] == SCHEMA + 1
+        assert raw.execute("PRAGMA user_version").fetchone()[0] == len(SCHEMA) + 1
     raw.close()
 
 

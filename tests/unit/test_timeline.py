@@ -242,7 +242,7 @@ def test_a_disk_that_refuses_costs_no_line_and_no_node(tmp_path: Path) -> None:
     path = tmp_path / "timeline.db"
     store = TimelineStore(path)
     other = sqlite3.connect(path, isolation_level=None)
-    store._database.execute("PRAGMA busy_timeout = 10")
+    store._file.connection.execute("PRAGMA busy_timeout = 10")
     other.execute("BEGIN IMMEDIATE")  # as a full disk would: the write fails
     store.add({"time": 1.0, "kind": "k", "node": "a", "session": "", "text": "kept"})
     store.flush()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import structlog
 
-from bootd.errors import Exit, OperatorError
+from bootd.drivers.database import Database
+from bootd.errors import OperatorError
 from bootd.netboot.addresses.table import Binding, State
 
-SCHEMA = 1
 _CREATE = """
 CREATE TABLE lease (
     address INTEGER PRIMARY KEY, client TEXT NOT NULL, state TEXT NOT NULL, expires REAL NOT NULL,
@@ -35,24 +35,17 @@ class LeaseStore:
     """The repository. `OperatorError` when the file cannot be used or the disk refuses a write."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            # One thread at a time: the start's, then the writer's.
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from None
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-        except (sqlite3.Error, OperatorError) as error:
-            self._database.close()
-            raise (error if isinstance(error, OperatorError) else self._unusable(error)) from None
+        # One thread at a time: the start's, then the writer's.
+        self._file = Database(
+            path,
+            (_CREATE,),
+            what="leases",
+            hint="check server.state_dir: its owner, its free space, and that no other bootd uses it",
+        )
+        self._database = self._file.connection
 
     def close(self) -> None:
-        self._database.close()
+        self._file.close()
 
     def load(self) -> list[Binding]:
         """Every lease, also those that have ended: their clients get the same address again."""
@@ -60,41 +53,18 @@ class LeaseStore:
             rows = self._database.execute("SELECT address, client, state, expires, name FROM lease").fetchall()
             return [Binding(address, client, State(state), *rest) for address, client, state, *rest in rows]
         except (sqlite3.Error, ValueError) as error:
-            raise self._unusable(error) from None
+            raise self._file.unusable(error) from None
 
     def write(self, bindings: Sequence[Binding]) -> None:
         """All of ``bindings``, the last one of an address, are on disk when this returns; or none of them."""
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany(
+            with self._file.transaction() as database:
+                database.executemany(
                     "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
                     [(one.address, one.client, one.state.value, one.expires, one.name) for one in bindings],
                 )
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
-            raise self._unusable(error) from None
-
-    def _migrate(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise OperatorError(
-                f"{self._path} has schema {version}, this bootd knows {SCHEMA}",
-                "start the newer bootd that wrote it, or another server.state_dir",
-                Exit.CONFIG,
-            )
-        if version == 0:
-            self._database.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
-
-    def _unusable(self, error: Exception) -> OperatorError:
-        return OperatorError(
-            f"cannot keep leases in {self._path}: {error}",
-            "check server.state_dir: its owner, its free space, and that no other bootd uses it",
-            Exit.ERROR,
-        )
+            raise self._file.unusable(error) from None
 
 
 class LeaseWriter:
