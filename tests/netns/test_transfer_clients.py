@@ -139,10 +139,11 @@ def fetch(lab: Lab, line: list[str], attempts: int) -> None:
     for left in reversed(range(attempts)):
         try:
             lab.run(line)
-            return
         except RoomError:
             if not left:
                 raise
+        else:
+            return
 
 
 @pytest.mark.parametrize("client", ["atftp window 64", "curl without options"])
