@@ -275,11 +275,22 @@ def test_one_address_cannot_take_every_connection(lab: Lab) -> None:
     assert lab.target.read_bytes() == content("s513")
 
 
+def child(pid: int, words: bytes) -> int:
+    """The process started by ``pid`` whose command line has ``words``."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and words in (status.parent / "cmdline").read_bytes():
+                return int(status.parent.name)
+        except OSError:
+            continue
+    raise AssertionError(f"process {pid} has no child with {words!r}")
+
+
 def test_worker_that_dies_is_replaced_and_the_transfer_ends_in_the_log(lab: Lab) -> None:
     lab.lose(0)
-    pids = Path(f"/proc/{lab.server.pid}/task/{lab.server.pid}/children").read_text().split()
-    (worker,) = [pid for pid in pids if b"tftp_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(int(worker), 9)
+    lab.run(command("curl", "s513", lab.target))  # so that a worker is there
+    os.kill(child(lab.server.pid, b"tftp_worker"), 9)
     lab.server.wait_for("transfer worker is gone")
     lab.run(command("curl", "middle", lab.target))
     assert lab.got() == hashlib.sha256(content("middle")).hexdigest()
