@@ -276,21 +276,30 @@ def test_one_address_cannot_take_every_connection(lab: Lab) -> None:
 
 
 def child(pid: int, words: bytes) -> int:
-    """The process started by ``pid`` whose command line has ``words``."""
+    """The process below ``pid`` whose command line has ``words``."""
+    parents: dict[int, int] = {}
+    found: list[int] = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            if parent == pid and words in (status.parent / "cmdline").read_bytes():
-                return int(status.parent.name)
+            number = int(status.parent.name)
+            parents[number] = int(status.read_text().rpartition(")")[2].split()[1])
+            if words in (status.parent / "cmdline").read_bytes():
+                found.append(number)
         except OSError:
             continue
-    raise AssertionError(f"process {pid} has no child with {words!r}")
+    for number in found:
+        above = parents[number]
+        while above > 1 and above != pid:
+            above = parents.get(above, 0)
+        if above == pid:
+            return number
+    raise AssertionError(f"process {pid} has nobody below with {words!r}: {[(n, parents[n]) for n in found]}")
 
 
 def test_worker_that_dies_is_replaced_and_the_transfer_ends_in_the_log(lab: Lab) -> None:
     lab.lose(0)
     lab.run(command("curl", "s513", lab.target))  # so that a worker is there
-    os.kill(child(lab.server.pid, b"tftp_worker"), 9)
+    os.kill(child(lab.server.pid, b"bootd.drivers.tftp.worker"), 9)
     lab.server.wait_for("transfer worker is gone")
     lab.run(command("curl", "middle", lab.target))
     assert lab.got() == hashlib.sha256(content("middle")).hexdigest()
