@@ -52,6 +52,7 @@ class Member:
     begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
     is_restored: bool = False  # known from the journal only: not heard of since the daemon started
     slow_since: float | None = None  # since when it holds others up
+    troubles: set[str] = field(default_factory=set)  # what it has said about neighbours, each told once
     accused_by: set[str] = field(default_factory=set)  # members that could not receive from it
     phases: Phases = field(default_factory=Phases)
 

@@ -50,6 +50,7 @@ from bootd.wire.control import (
 )
 
 ECHO_SECONDS = 3.0
+MAX_TROUBLES = 50  # different ones of a member that are told
 MAX_EPOCHS_AHEAD = 1000  # that a killed daemon may have arranged without a record; more is a node's nonsense
 
 
@@ -259,9 +260,17 @@ class Session:
         member.begun = member.begun or report.written > report.kept
         if member.phases.durable is None and self.image and report.durable >= self.image.size:
             member.phases.durable = now
+        effects = self._trouble(member, report)
         if claimed is None:
+            return effects
+        return [*effects, *self._move(member, claimed, report, now), *self._open_next_phase(now)]
+
+    def _trouble(self, member: Member, report: Report) -> list[Effect]:
+        """What a member says about a neighbour is told once: who sent it a damaged chunk is for people to know."""
+        if not report.trouble or report.trouble in member.troubles or len(member.troubles) >= MAX_TROUBLES:
             return []
-        return [*self._move(member, claimed, report, now), *self._open_next_phase(now)]
+        member.troubles.add(report.trouble)
+        return [self._event("trouble", member.node.mac, report.trouble)]
 
     def _is_echo(self, member: Member, report: Report, now: float) -> bool:
         """Whether the report still tells of the end of the last attempt: heartbeats and joins are requests of their

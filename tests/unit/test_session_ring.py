@@ -338,3 +338,12 @@ def test_a_tick_is_linear() -> None:
     few, many = calls_of_a_tick(100), calls_of_a_tick(800)
     assert few > 100
     assert many < 8.5 * few
+
+
+def test_what_a_member_says_about_a_neighbour_is_told_once() -> None:
+    room = Room(2).start(2)
+    words = f"predecessor {mac(1)}: chunk 7 arrived damaged"
+    for _ in range(3):
+        room.report(2, MemberState.RECEIVING, written=1 << 20, trouble=words)
+    room.report(2, MemberState.RECEIVING, written=2 << 20)
+    assert [(event.node, event.text) for event in room.events("trouble")] == [(mac(2), words)]
