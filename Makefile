@@ -39,15 +39,16 @@ lint: setup ## ruff and mypy --strict
 
 test: lint ## every tier: unit and property, network namespaces, virtual machines
 	@$(MAKE) --no-print-directory test-unit
-	@$(MAKE) --no-print-directory fuzz FUZZ='--seed 1'
+	$(RUN) -m tests.property.wire_fuzz --seed 1
 	@$(MAKE) --no-print-directory test-netns
 	@$(MAKE) --no-print-directory test-vm
 
 test-unit: setup ## unit and property tests: no root, under a minute
 	$(VENV)/bin/pytest -q tests/unit tests/property
 
-fuzz: setup ## a million hostile inputs for the wire, of a new seed. FUZZ='--seed 1 --count 10000000'
+fuzz: setup ## a million hostile inputs for the wire, and for each parser of the boot plane. FUZZ='--seed 1'
 	$(RUN) -m tests.property.wire_fuzz $(FUZZ)
+	$(RUN) -m tests.property.netboot_fuzz $(FUZZ)
 
 test-netns: setup ## real clients and servers in network namespaces (root)
 	$(ROOT) $(VENV)/bin/pytest -q tests/netns

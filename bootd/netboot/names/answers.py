@@ -112,8 +112,8 @@ def decide(data: bytes, zone: Zone, *, allowed: bool, forwards: bool, tcp: bool 
 
 def parse_question(data: bytes) -> Question:
     """The question, and what OPT says. `PeerProtocolError` when it is malformed."""
-    id_, flags, _, answers, authorities, additional = HEADER.unpack_from(data)
     try:
+        id_, flags, _, answers, authorities, additional = HEADER.unpack_from(data)
         name, position = _read_name(data, HEADER.size)
         kind, class_ = struct.unpack_from("!HH", data, position)
         end = position = position + 4
