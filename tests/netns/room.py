@@ -171,6 +171,10 @@ class Room:
         """Plug ``name`` into the switch, or pull its cable."""
         self._network.ip(self._network.switch, f"link set dev {name} {'up' if up else 'down'}")
 
+    def kernel(self, name: str, setting: str, value: int) -> None:
+        """Set ``/proc/sys/SETTING`` of the namespace."""
+        self.run(name, ["sh", "-c", f"echo {value} > /proc/sys/{setting}"])
+
     def limit(self, name: str, megabits: float) -> None:
         """What ``name`` receives at most, in megabits per second."""
         self._network.limit(name, megabits)

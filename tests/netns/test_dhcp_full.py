@@ -300,7 +300,7 @@ def test_solicitation_is_answered_with_no_router(room: Room, folder: Path) -> No
     """Read by scapy, and by this kernel: an advertisement that makes no route and no address."""
     serve(room, folder)
     (folder / "solicit.py").write_text(SOLICIT)
-    room.run("client", ["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2"])
+    room.kernel("client", "net/ipv6/conf/eth0/accept_ra", 2)
     solicit = room.start("client", [sys.executable, "-W", "ignore", str(folder / "solicit.py")])
     assert json.loads(solicit.wait_for(r"\[.*\]\n", 15).group(0)) == [255, 0, [0, 0], False, "ff02::1"]
     assert room.run("client", ["ip", "-6", "route", "show", "default"]) == ""

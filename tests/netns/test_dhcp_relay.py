@@ -47,7 +47,7 @@ def room() -> Iterator[Room]:
         add = ["ip", "link", "add", "down0", "type", "veth", "peer", "name", "far0", "netns", made.namespace("far")]
         made.run("relay", add)
         made.run("relay", ["sh", "-c", f"ip address add {DOWN}/24 dev down0; ip link set down0 up"])
-        made.run("relay", ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        made.kernel("relay", "net/ipv4/ip_forward", 1)
         made.run("far", ["ip", "link", "set", "far0", "up"])
         made.run("server", ["ip", "route", "add", "10.8.0.0/24", "via", UP])
         yield made
