@@ -26,6 +26,10 @@ class Notifier:
         """One line for ``systemctl status``."""
         self._send("STATUS=" + text.replace("\n", " "))
 
+    def reloading(self, microseconds: int) -> None:
+        """The settings are taken over anew; `ready` follows. ``microseconds`` of CLOCK_MONOTONIC."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+
     def stopping(self) -> None:
         """The daemon winds up."""
         self._send("STOPPING=1")

@@ -4,7 +4,8 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,18 @@ class Stop(Exception):  # noqa: N818 - not an error: how the task group is told 
 class Daemon:
     """Everything of one run. `run` once."""
 
-    def __init__(self, settings: Settings, source: str, notifier: Notifier) -> None:
-        """``source`` is where the settings come from, for the log."""
+    def __init__(
+        self,
+        settings: Settings,
+        source: str,
+        notifier: Notifier,
+        *,
+        may_reload: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``source`` is where the settings come from, for the log. SIGHUP asks ``may_reload``; if so `run` ends
+        as at SIGTERM, with ``reload_wanted`` set: whoever called it starts anew."""
+        self.reload_wanted = False
+        self._may_reload = may_reload
         self._settings, self._source, self._notifier = settings, source, notifier
         self._lock = RunLock(Path(settings.server.run_dir))
         self._services: list[Service] = []
@@ -82,7 +93,8 @@ class Daemon:
             engine.restore()
             await self._until_stopped(engine, context, interface)
         finally:
-            self._notifier.stopping()
+            if not self.reload_wanted:
+                self._notifier.stopping()
             await self._close(heads)
 
     def _compose(self, engine: Engine, context: BootContext, interfaces: Sequence[Interface]) -> list[Service]:
@@ -141,6 +153,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, stop)
         try:
             async with asyncio.TaskGroup() as group:
                 for service in self._services:
@@ -161,8 +174,16 @@ class Daemon:
         except* Stop:
             log.info("stopping")
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes while we end, or begin anew, does no harm
+
+    def _reload(self, stop: asyncio.Event) -> None:
+        if not stop.is_set() and self._may_reload():
+            log.info("reloading")
+            self.reload_wanted = True
+            self._notifier.reloading(time.monotonic_ns() // 1000)
+            stop.set()
 
     async def _close(self, heads: Heads) -> None:
         """End heads and services side by side; a service that cannot close does not hinder the others."""
