@@ -14,6 +14,7 @@ from bootd.errors import Exit, OperatorError
 
 APT_LISTS = Path("/var/lib/apt/lists")
 APT_SOURCES = Path("/etc/apt")
+MAX_LINKS = 8  # one after the other
 _QUIET = ("-o", "APT::Sandbox::User=root", "-q")
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
 
@@ -133,6 +134,18 @@ def _download(package: Package, path: Path, apt: Apt) -> None:
             f"{package.name}: the downloaded file is not the one in the package lists", "run `apt-get update`"
         )
     shutil.move(found[0], path)
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """``name`` in an unpacked tree. A link leads where it would after installation: inside the tree, never to the
+    files of this machine."""
+    path = folder / name
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink():
+            break
+        target = path.readlink()
+        path = folder / target.relative_to("/") if target.is_absolute() else path.parent / target
+    return path
 
 
 def unpack(names: Sequence[str], cache: Cache, apt: Apt = NATIVE) -> Path:

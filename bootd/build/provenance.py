@@ -14,7 +14,7 @@ from typing import Any
 
 from bootd.build.bundle import source_root
 from bootd.build.cache import Cache, file_digest
-from bootd.build.debian import NATIVE, Apt, resolve, unpack
+from bootd.build.debian import NATIVE, Apt, file_of, resolve, unpack
 from bootd.errors import Exit, OperatorError
 
 RECORD = "pxelinux/loaders.toml"
@@ -100,4 +100,4 @@ def take(loaders: Sequence[Loader], cache: Cache, apt: Apt = NATIVE) -> list[Tak
     names = sorted({loader.package for loader in loaders})
     versions = {package.name: package.version for package in resolve(names, cache, apt)}
     folder = unpack(names, cache, apt)
-    return [check(loader, versions[loader.package], folder / loader.file) for loader in loaders]
+    return [check(loader, versions[loader.package], file_of(folder, loader.file)) for loader in loaders]

@@ -10,7 +10,7 @@ import pytest
 from bootd.build import foreign, loaders, local_loader, provenance
 from bootd.build.bundle import source_root
 from bootd.build.cache import Cache
-from bootd.build.debian import Package
+from bootd.build.debian import Package, file_of
 from bootd.errors import Exit, OperatorError
 
 CONTENT = b"MZ a loader"
@@ -117,3 +117,17 @@ def test_a_mirror_without_the_other_architecture_costs_its_loaders_only(
     assert loaders.take(Cache(tmp_path / "cache"), said.append) == []
     assert len(said) == 1
     assert "none for arm64: the package sources of this machine have no arm64 packages" in said[0]
+
+
+def test_links_of_a_package_lead_into_the_package(tmp_path: Path) -> None:
+    """Debian's ipxe.efi is a link to /boot/ipxe.efi: that of the package, whether this machine has one or not."""
+    (tmp_path / "usr/lib/ipxe").mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/ipxe.efi").write_text("of the package")
+    (tmp_path / "usr/lib/ipxe/ipxe.efi").symlink_to("/boot/ipxe.efi")
+    (tmp_path / "usr/lib/ipxe/again.efi").symlink_to("ipxe.efi")
+    (tmp_path / "usr/lib/ipxe/endless").symlink_to("endless")
+    for name in ("boot/ipxe.efi", "usr/lib/ipxe/ipxe.efi", "usr/lib/ipxe/again.efi"):
+        assert file_of(tmp_path, name) == tmp_path / "boot/ipxe.efi"
+    assert not file_of(tmp_path, "usr/lib/ipxe/missing.efi").exists()
+    assert file_of(tmp_path, "usr/lib/ipxe/endless").is_symlink()
