@@ -12,6 +12,7 @@ from bootd.errors import Exit, OperatorError
 DEFAULT_SOCKET = "/run/bootd/bootd.sock"
 # Where each command is: module of `bootd.cli`, name in it.
 COMMANDS = {
+    "audit": ("audit", "audit"),
     "deploy": ("deploy", "deploy"),
     "doctor": ("doctor", "doctor"),
     "export": ("export", "export"),
@@ -22,6 +23,7 @@ COMMANDS = {
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),
     "session": ("session", "session"),
+    "setup": ("setup", "setup"),
     "simulate": ("simulate", "simulate"),
     "stage": ("stage", "stage"),
     "state": ("state", "state"),

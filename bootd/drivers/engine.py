@@ -14,7 +14,7 @@ import structlog
 
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
-from bootd.drivers.journal import Journal
+from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
 from bootd.session.coordinator import Coordinator
@@ -102,6 +102,10 @@ class Engine:
         if self.history is not None:
             return self.history.of(node)
         return [line for line in self.timeline if not node or line["node"] == node]
+
+    def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
+        """See `Journal.audit`; `OperatorError` when it cannot be read."""
+        return self._journal.audit(limit, since=since, who=who)
 
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""

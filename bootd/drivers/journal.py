@@ -133,11 +133,14 @@ class Journal:
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._file.unusable(error) from None
 
-    def audit(self, limit: int = 100) -> list[AuditLine]:
-        """The latest ``limit`` lines, oldest first."""
+    def audit(self, limit: int = 100, *, since: float = 0.0, who: str = "") -> list[AuditLine]:
+        """The latest ``limit`` lines, oldest first: from ``since`` on (seconds since the epoch), of users whose
+        name begins with ``who``."""
         try:
             rows = self._database.execute(
-                "SELECT time, who, what, detail FROM audit ORDER BY number DESC LIMIT ?", (limit,)
+                "SELECT time, who, what, detail FROM audit WHERE time >= ? AND substr(who, 1, ?) = ?"
+                " ORDER BY number DESC LIMIT ?",
+                (since, len(who), who, limit),
             ).fetchall()
         except sqlite3.Error as error:
             raise self._file.unusable(error) from None

@@ -246,3 +246,18 @@ def test_what_was_answered_for_survives_kill_9(tmp_path: Path) -> None:
     assert kept >= answered >= 40
     assert [line.detail for line in book.audit(limit=1 << 20)] == [str(number) for number in range(kept + 1)]
     book.close()
+
+
+def test_audit_from_a_time_on_and_of_one_user(tmp_path: Path) -> None:
+    now = [100.0]
+    kept = Journal(tmp_path / "bootd.db", clock=lambda: now[0])
+    for who in ("root (uid 0)", "ada (uid 7)", "root (uid 0)", "%"):
+        kept.write(AuditRecord(who, "label", str(now[0])))
+        now[0] += 100
+    assert [line.time for line in kept.audit()] == [100.0, 200.0, 300.0, 400.0]
+    assert [line.time for line in kept.audit(since=200.0)] == [200.0, 300.0, 400.0]
+    assert [line.time for line in kept.audit(who="root")] == [100.0, 300.0]
+    assert [line.time for line in kept.audit(who="root", since=101.0)] == [300.0]
+    assert [line.who for line in kept.audit(who="%")] == ["%"], "no pattern"
+    assert [line.time for line in kept.audit(2)] == [300.0, 400.0], "the latest"
+    kept.close()

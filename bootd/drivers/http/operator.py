@@ -12,6 +12,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +33,7 @@ from bootd.session.view import view_past, view_session
 log = structlog.get_logger(__name__)
 
 MAX_BODY = 1 << 20
+MAX_AUDIT = 10_000  # lines of one answer
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
@@ -129,6 +131,7 @@ class OperatorInterface:
                 web.get("/api/v1/timeline", self._timeline),
                 web.get("/api/v1/nodes/{node}/boots", self._boots),
                 web.get("/api/v1/leases", self._list_leases),
+                web.get("/api/v1/audit", self._audit),
                 web.put("/api/v1/nodes/{node}/name", self._name),
                 web.put("/api/v1/nodes/{node}/label", self._set_label),
                 web.delete("/api/v1/nodes/{node}/label", self._clear_label),
@@ -153,6 +156,20 @@ class OperatorInterface:
 
     async def _list_leases(self, _request: web.Request) -> web.Response:
         return web.json_response(self._leases())
+
+    async def _audit(self, request: web.Request) -> web.Response:
+        """Who did what: the latest ``limit`` lines from ``since`` on (seconds since the epoch)."""
+        query = request.query
+        try:
+            limit, since = int(query.get("limit", "100")), float(query.get("since", "0"))
+        except ValueError:
+            raise OperatorError(
+                "audit: limit and since are numbers", "see docs/architecture.md", Exit.USAGE
+            ) from None
+        if not 1 <= limit <= MAX_AUDIT:
+            raise OperatorError(f"audit: {limit} lines", f"ask for 1 to {MAX_AUDIT}", Exit.USAGE)
+        lines = self._engine.audit(limit, since, query.get("who", ""))
+        return web.json_response([asdict(line) for line in lines])
 
     async def _sessions(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state()["sessions"])
