@@ -37,10 +37,11 @@ lint: setup ## ruff and mypy --strict
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: lint ## every tier: unit and property, network namespaces, virtual machines
+test: lint ## every tier: unit and property, network namespaces, the package in a container, virtual machines
 	@$(MAKE) --no-print-directory test-unit
 	$(RUN) -m tests.property.wire_fuzz --seed 1
 	@$(MAKE) --no-print-directory test-netns
+	@$(MAKE) --no-print-directory test-nspawn
 	@$(MAKE) --no-print-directory test-vm
 
 test-unit: setup ## unit and property tests: no root, under a minute

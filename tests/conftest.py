@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT_TIERS = ("netns", "vm")
+ROOT_TIERS = ("netns", "vm", "nspawn")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below tests/netns and tests/vm carries its tier's mark, and needs root."""
+    """Everything below one of them carries its tier's mark, and needs root."""
     here = Path(__file__).parent
     for item in items:
         tier = item.path.relative_to(here).parts[0]
