@@ -1,17 +1,21 @@
 #!/bin/sh
 # The program and the Python packages that it needs, in a virtual environment below ROOT/usr/lib/bootd.
+# BOOTD_WHEELS: a folder of wheels, for a build without a network. BOOTD_PIP: a Python that has pip.
 set -eu
 root=$1
 home=/usr/lib/bootd
 tools=debian/tools
 
 rm -rf "$tools" "$root$home"
-/usr/bin/python3 -m venv "$tools"
+if [ -z "${BOOTD_PIP:-}" ]; then
+    /usr/bin/python3 -m venv "$tools"
+    BOOTD_PIP=$tools/bin/python3
+fi
 /usr/bin/python3 -m venv --without-pip --symlinks "$root$home"
 if [ -n "${BOOTD_WHEELS:-}" ]; then
     export PIP_NO_INDEX=1 PIP_FIND_LINKS="$BOOTD_WHEELS"
 fi
-"$tools/bin/pip" --python "$root$home/bin/python3" install --quiet --disable-pip-version-check \
+"$BOOTD_PIP" -m pip --python "$root$home/bin/python3" install --quiet --disable-pip-version-check \
     --no-compile --only-binary :all: --no-binary bootd -c constraints.txt . tftpy
 
 # Nothing may tell where it was built, nor need that place.

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,22 +18,28 @@ from tests.netns.test_serve import numbered, until
 from tests.nspawn.container import Container, debian
 
 ROOT = Path(__file__).parents[2]
-OUT = ROOT / "build" / "deb"
+OUT = ROOT / "build" / "nspawn"
 NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02"}
 MEBIBYTES, MEGABITS = 24, 60  # of the image, of each node's link: a transfer takes seconds
 HIGHER = "9.0.0"
 
 
-def build(version: str = "") -> Path:
-    command = ["sh", "debian/build.sh", str(OUT), *([version] if version else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Path(done.stdout.split()[-1])
+class Packages(NamedTuple):
+    first: Path
+    higher: Path  # of version `HIGHER`
 
 
 @pytest.fixture(scope="module")
-def package() -> Path:
-    return build()
+def packages() -> Packages:
+    """Built side by side, as `make deb` does."""
+    commands = [["sh", "debian/build.sh", str(OUT), *version] for version in ([], [HIGHER])]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    return Packages(*(Path(text.split()[-1]) for text in said))
 
 
 @pytest.fixture
@@ -64,27 +70,26 @@ def test_unit_leaves_little_exposed() -> None:
     assert loose.returncode != 0, "a threshold that is passed is seen"
 
 
-def test_package_is_lint_free_and_tells_nothing_of_where_it_was_built(package: Path, folder: Path) -> None:
+def test_package_is_lint_free_and_tells_nothing_of_where_it_was_built(packages: Packages, folder: Path) -> None:
     done = subprocess.run(
-        ["lintian", "--allow-root", "--fail-on=error,warning", str(package)],
+        ["lintian", "--allow-root", "--fail-on=error,warning", str(packages.first)],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert subprocess.run(["dpkg-deb", "--extract", str(package), str(folder)], timeout=60).returncode == 0
+    assert subprocess.run(["dpkg-deb", "--extract", str(packages.first), str(folder)], timeout=60).returncode == 0
     found = subprocess.run(["grep", "-rlF", str(ROOT), str(folder)], capture_output=True, text=True, timeout=60)
     assert found.stdout == ""
     assert not list(folder.rglob("__pycache__"))
 
 
-def test_life_of_the_service(package: Path, room: Room, folder: Path) -> None:
-    higher = build(HIGHER)
+def test_life_of_the_service(packages: Packages, room: Room, folder: Path) -> None:
     with Container(room, "server", debian(), {OUT: "/packages"}) as machine:
-        install(machine, package)
+        install(machine, packages.first)
         set_up(machine, room)
         serve(machine, room, folder)
         reload(machine, room)
         kill_in_the_middle_of_a_session(machine, room, folder)
-        upgrade(machine, higher)
+        upgrade(machine, packages.higher)
         remove_and_purge(machine)
         assert machine.run("systemctl", "--failed", "--no-legend", "--plain").strip() == ""
 
