@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,10 @@ bench-boot: setup ## power-on to stage1 beside dnsmasq with PXELINUX, and to a l
 
 bench-dhcp: setup ## a boot storm of 1,000 machines while a 1 GiB image is served (root). BENCH='--clients 200'
 	$(ROOT) $(RUN) -m tests.bench.dhcp $(BENCH)
+
+man: setup ## build/bootd.1, the manual page, from the commands
+	@$(RUN) -m bootd.cli.manual > build/bootd.1
+	@mandoc -Tlint build/bootd.1 && echo 'read it: man -l build/bootd.1'
 
 clean: ## remove everything built, the cache too
 	rm -rf build
