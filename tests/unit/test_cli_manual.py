@@ -88,7 +88,8 @@ def test_bash_completes() -> None:
     script = f"""
         PATH="{BOOTD.parent}:$PATH"; eval "$(bootd completion bash)"; complete -p bootd
         complete_words() {{
-            COMPREPLY=(); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _bootd_completion bootd; echo "${{COMPREPLY[@]}}"
+            COMPREPLY=(); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            _bootd_completion bootd; echo "${{COMPREPLY[@]}}"
         }}
         complete_words bootd token cr
         complete_words bootd token create --scope o
