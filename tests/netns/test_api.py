@@ -170,6 +170,18 @@ def test_a_revoked_token_loses_its_stream(room: Room, folder: Path) -> None:
     assert stream.wait(10) == 0
 
 
+def test_an_expired_token_loses_its_stream(room: Room, folder: Path) -> None:
+    daemon = Daemon(room, folder, settings(folder))
+    daemon.start()
+    caller, admin = Caller(room, folder), make(daemon, "admin", "admin")
+    token = caller.ask("POST", "tokens", admin, {"name": "brief", "scope": "read", "seconds": 2})[1]["token"]
+    stream = watch(room, folder, token)
+    stream.wait_for("event: state")
+    assert stream.wait(10) == 0
+    assert caller.ask("GET", "state", token)[0] == 401
+    assert [line["expired"] for line in caller.ask("GET", "tokens", admin)[1]] == [False, True]
+
+
 def watch(room: Room, folder: Path, token: str) -> Process:
     words = ["--cacert", str(folder / "api.pem"), "-H", f"Authorization: Bearer {token}", f"{URL}/api/v1/events"]
     return room.start("n1", ["curl", "-sSN", *words])
@@ -291,13 +303,16 @@ def test_without_tls_only_on_loopback(room: Room, folder: Path) -> None:
     assert Caller(room, folder).ask("GET", "labels", token, url=f"http://{ADDRESS}:7469")[0] == 0
 
 
-@pytest.mark.parametrize("broken", ["missing", "rubbish", "stranger"])
+@pytest.mark.parametrize("broken", ["missing", "rubbish", "stranger", "locked"])
 def test_a_certificate_that_cannot_be_used(room: Room, folder: Path, broken: str) -> None:
     key = folder / "api.key"
     if broken == "missing":
         key.unlink()
     elif broken == "rubbish":
         key.write_text("rubbish")
+    elif broken == "locked":
+        words = ["openssl", "ec", "-in", str(key), "-aes128", "-passout", "pass:secret", "-out", str(key)]
+        subprocess.run(words, check=True, capture_output=True, timeout=20)
     else:
         old = (folder / "api.pem").read_bytes()
         certificate(folder)

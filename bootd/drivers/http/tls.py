@@ -20,8 +20,7 @@ log = structlog.get_logger(__name__)
 HANDSHAKES = 64  # at a time
 HANDSHAKES_PER_ADDRESS = 8
 HANDSHAKE_SECONDS = 10.0
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_PAUSE_SECONDS = 1.0  # after the system had no more descriptors or memory
+_PAUSE_SECONDS = 1.0  # after a connection could not be taken: no descriptors or memory left
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -76,10 +75,10 @@ class TlsServer(HttpServer):
             try:
                 sock, peer = await loop.sock_accept(self._socket)
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno != errno.ECONNABORTED:  # that one only was gone before it was taken
                     log.warning("no connection can be taken", error=error.strerror)
                     await asyncio.sleep(_PAUSE_SECONDS)
-                continue  # else that one was gone before it was taken
+                continue
             address = network_of(str(peer[0]))
             if self._shaking.total() >= HANDSHAKES or self._shaking[address] >= HANDSHAKES_PER_ADDRESS:
                 sock.close()
