@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,10 @@ deb: setup ## a Debian package in build/deb. VERSION=0.2.0 in place of the chang
 
 test-nspawn: setup ## the Debian package in a booted systemd container (root)
 	$(ROOT) $(VENV)/bin/pytest -q tests/nspawn
+
+man: setup ## build/bootd.1, the manual page, from the commands
+	@$(RUN) -m bootd.cli.manual > build/bootd.1
+	@mandoc -Tlint build/bootd.1 && echo 'read it: man -l build/bootd.1'
 
 clean: ## remove everything built, the cache too
 	rm -rf build

@@ -172,6 +172,22 @@ class Pxe(_Table, frozen=True):
     raspberry_pi_delay: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.0  # seconds before it is answered
 
 
+class Api(_Table, frozen=True):
+    """The operators' interface over the network. Off by default."""
+
+    enabled: bool = False
+    address: str = "127.0.0.1"  # beyond loopback only with a certificate
+    port: Port = 7469
+    certificate: str = ""  # PEM, with those that lead to its authority
+    key: str = ""  # PEM
+    requests_per_second: Annotated[float, msgspec.Meta(ge=0.1, le=10000)] = (
+        20.0  # of one address; twice as many at once
+    )
+    failures_per_minute: Annotated[float, msgspec.Meta(ge=1, le=10000)] = 10.0  # wrong tokens of one address
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 128
+    max_connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
+
+
 class Session(_Table, frozen=True):
     silence_seconds: Seconds = 8.0  # a member not heard of for so long is lost
     ready_seconds: Seconds = 60.0  # a node that has its plan must be ready within
@@ -206,6 +222,7 @@ class Settings(_Table, frozen=True):
     menu: MenuTable = MenuTable()
     pxe: Pxe = Pxe()
     session: Session = Session()
+    api: Api = Api()
     label: tuple[LabelTable, ...] = ()
     node: tuple[NodeTable, ...] = ()
 
@@ -285,6 +302,7 @@ def _check(settings: Settings, source: str) -> None:
     _check_addresses(settings, source)
     _check_menu(settings, source)
     _check_dns(settings, source)
+    _check_api(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -335,6 +353,39 @@ def _check_dns(settings: Settings, source: str) -> None:
             ipaddress.IPv4Network(text)
         except ValueError as error:
             raise OperatorError(f"{source}: dns.clients: {error}", "write 192.0.2.0/24", Exit.CONFIG) from None
+
+
+def _check_api(settings: Settings, source: str) -> None:
+    api, server = settings.api, settings.server
+    try:
+        address = ipaddress.ip_address(api.address)
+    except ValueError:
+        raise OperatorError(
+            f"{source}: api.address {api.address!r} is not an IP address",
+            "write it as 192.0.2.1, or 0.0.0.0 for all",
+            Exit.CONFIG,
+        ) from None
+    if bool(api.certificate) != bool(api.key):
+        raise OperatorError(
+            f"{source}: api.certificate and api.key go together", "name both PEM files under [api]", Exit.CONFIG
+        )
+    for key in ("certificate", "key"):
+        if getattr(api, key) and not Path(getattr(api, key)).is_absolute():
+            raise OperatorError(f"{source}: api.{key} is not an absolute path", "begin it with /", Exit.CONFIG)
+    if not api.enabled:
+        return
+    if not api.certificate and not address.is_loopback:
+        raise OperatorError(
+            f"{source}: api.address {api.address} is on the network: without TLS anybody there reads the tokens",
+            'set api.certificate and api.key, or api.address = "127.0.0.1"',
+            Exit.CONFIG,
+        )
+    if api.port in (server.http_port, server.bulk_port):
+        raise OperatorError(
+            f"{source}: api.port is {api.port}, as is server.http_port or server.bulk_port",
+            "give each a port of its own",
+            Exit.CONFIG,
+        )
 
 
 def _check_server(settings: Settings, source: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line's side of the operators' interface: HTTP over the daemon's unix socket."""
+"""The command line's side of the operators' interface: HTTP over the daemon's unix socket, or TLS with a token."""
 
 import http.client
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bootd.cli.remote import Remote
 from bootd.errors import Exit, OperatorError
 
 REQUEST_SECONDS = 60.0
@@ -19,8 +20,9 @@ MAX_LINE = 64 << 20
 class Client:
     """Talks to the daemon. Every method raises `OperatorError`: UNREACHABLE, or what the daemon answered."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, remote: Remote | None = None) -> None:
+        """``remote`` takes the place of the socket at ``path``."""
+        self._path, self._remote = path, remote
 
     def get(self, *parts: str) -> Any:
         """The JSON below /api/v1."""
@@ -31,7 +33,7 @@ class Client:
         connection = self._connect(REQUEST_SECONDS)
         try:
             data = None if body is None else json.dumps(body).encode()
-            connection.request(method, _target(parts, query), data)
+            connection.request(method, _target(parts, query), data, self._headers())
             response = connection.getresponse()
             text = response.read(MAX_ANSWER)
             return _answer(response.status, text)
@@ -44,7 +46,7 @@ class Client:
         """Name and JSON of each event, until the daemon ends the stream."""
         connection = self._connect(SILENCE_SECONDS)
         try:
-            connection.request("GET", _target(("events",), ""))
+            connection.request("GET", _target(("events",), ""), headers=self._headers())
             response = connection.getresponse()
             if response.status != 200:
                 _answer(response.status, response.read(MAX_ANSWER))
@@ -61,6 +63,8 @@ class Client:
             connection.close()
 
     def _connect(self, seconds: float) -> http.client.HTTPConnection:
+        if self._remote is not None:
+            return self._remote.connect(seconds)
         connection = http.client.HTTPConnection("bootd", timeout=seconds)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(seconds)
@@ -72,7 +76,12 @@ class Client:
         connection.sock = sock
         return connection
 
+    def _headers(self) -> dict[str, str]:
+        return self._remote.headers() if self._remote is not None else {}
+
     def _unreachable(self, error: Exception) -> OperatorError:
+        if self._remote is not None:
+            return self._remote.unreachable(error)
         if isinstance(error, PermissionError):
             return OperatorError(f"not allowed to use {self._path}", "run this as root (sudo)", Exit.UNREACHABLE)
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):

@@ -10,19 +10,21 @@ import click
 from rich.console import Console
 
 from bootd.cli.client import Client
+from bootd.cli.remote import Remote
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Context:
-    """``socket`` is the daemon's."""
+    """``socket`` is the daemon's; ``remote`` takes its place."""
 
     socket: Path
+    remote: Remote | None = None
 
     @property
     def client(self) -> Client:
-        return Client(self.socket)
+        return Client(self.socket, self.remote)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -7,12 +7,15 @@ from pathlib import Path
 import click
 
 from bootd.cli.context import Context
+from bootd.cli.remote import Remote
 from bootd.errors import Exit, OperatorError
 
 DEFAULT_SOCKET = "/run/bootd/bootd.sock"
 # Where each command is: module of `bootd.cli`, name in it.
 COMMANDS = {
+    "api": ("api", "api"),
     "audit": ("audit", "audit"),
+    "completion": ("completion", "completion"),
     "deploy": ("deploy", "deploy"),
     "doctor": ("doctor", "doctor"),
     "export": ("export", "export"),
@@ -27,6 +30,7 @@ COMMANDS = {
     "simulate": ("simulate", "simulate"),
     "stage": ("stage", "stage"),
     "state": ("state", "state"),
+    "token": ("token", "token"),
     "wait": ("deploy", "wait"),
     "watch": ("state", "watch"),
 }
@@ -58,10 +62,29 @@ class Commands(click.Group):
     show_envvar=True,
     help="Socket of the daemon.",
 )
+@click.option(
+    "--server", envvar="BOOTD_SERVER", show_envvar=True, help="Daemon over the network, as https://HOST:PORT."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="BOOTD_TOKEN_FILE",
+    show_envvar=True,
+    help="Token for --server.",
+)
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="BOOTD_CA",
+    show_envvar=True,
+    help="Authority of --server's certificate, PEM [default: the system's].",
+)
 @click.pass_context
-def cli(context: click.Context, socket_path: Path) -> None:
+def cli(
+    context: click.Context, socket_path: Path, server: str | None, token_file: Path | None, ca: Path | None
+) -> None:
     """Network-boot a room of machines and clone disks onto them, unattended and verified."""
-    context.obj = Context(socket_path)
+    context.obj = Context(socket_path, Remote(server, token_file, ca) if server else None)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ the epoch) is added here, for people: nothing decides on it.
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,15 @@ CREATE TABLE manifest (session TEXT PRIMARY KEY, encoded BLOB NOT NULL) STRICT;
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN)  # steps from an empty file
+_CREATE_TOKENS = """
+CREATE TABLE token (
+    name TEXT PRIMARY KEY, digest BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, created REAL NOT NULL,
+    creator TEXT NOT NULL, expires REAL
+) STRICT;
+"""
+
+
+SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_TOKENS)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,24 @@ class Journal:
             with self._file.transaction():
                 for record in records:
                     self._put(record)
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def change(self, statement: str, values: Sequence[object], audit: AuditRecord) -> None:
+        """``statement`` and its line of the audit: both are on the disk when this returns, or neither."""
+        try:
+            with self._file.transaction() as database:
+                database.execute(statement, values)
+                self._put(audit)
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def tokens(self) -> list[tuple[str, bytes, str, float, str, float | None]]:
+        """Name, SHA-256, scope, creation, creator and end of each token; times in seconds since the epoch."""
+        try:
+            return self._database.execute(
+                "SELECT name, digest, scope, created, creator, expires FROM token"
+            ).fetchall()
         except sqlite3.Error as error:
             raise self._file.unusable(error) from None
 

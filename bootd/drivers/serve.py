@@ -21,8 +21,10 @@ from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
-from bootd.drivers.http.operator import OperatorInterface
+from bootd.drivers.http.operator import Operators
+from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
@@ -31,6 +33,7 @@ from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
 from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.timeline import TimelineStore
+from bootd.drivers.tokens import TokenStore
 from bootd.drivers.tree import VirtualTree
 from bootd.session.coordinator import Coordinator
 from bootd.session.plan import Limits
@@ -86,7 +89,7 @@ class Daemon:
         heads = Heads(server, interface.address, engine.head_ended, cache=cache)
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
-        self._services = self._compose(engine, context, interfaces)
+        self._services = self._compose(engine, context, interfaces, TokenStore(journal))
         try:
             for service in self._services:
                 await service.bind()
@@ -97,7 +100,9 @@ class Daemon:
                 self._notifier.stopping()
             await self._close(heads)
 
-    def _compose(self, engine: Engine, context: BootContext, interfaces: Sequence[Interface]) -> list[Service]:
+    def _compose(
+        self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore
+    ) -> list[Service]:
         settings = self._settings
 
         def on_event(kind: str, mac: str, client: str, detail: str) -> None:
@@ -128,9 +133,11 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
         services: list[Service] = [
             *([engine.history] if engine.history is not None else []),
-            OperatorInterface(engine, settings.labels, settings.socket_path, dhcp.list_leases),
+            OperatorInterface(operators, settings.socket_path),
+            *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:

@@ -10,7 +10,8 @@ BACKLOG = 512
 
 def listen(address: str, port: int, purpose: str, setting: str) -> socket.socket:
     """A non-blocking listening socket. `OperatorError` names port and protocol; ``setting`` is where it is set."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))

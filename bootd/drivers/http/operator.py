@@ -1,40 +1,34 @@
-"""The operators' interface: JSON under /api/v1 on a unix socket that only root, or the daemon's own user, may use.
+"""The operators' interface: JSON under /api/v1, whatever carries it.
 
-Errors are ``{"error": {"message", "hint", "code"}}`` with the exit code of the command line. Who asked is taken
-from the socket (SO_PEERCRED) and goes into the audit.
+`unix_socket.py` and `network.py` carry it; they say who asks. Errors are ``{"error": {"message", "hint", "code"}}``
+with the exit code of the command line.
 """
 
 import asyncio
-import contextlib
 import json
-import os
-import pwd
-import socket
-import struct
+import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http.server import Handler, HttpServer, guard, read_body
-from bootd.drivers.http.streams import frame, serve_stream
+from bootd.drivers.http import answers, openapi
+from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
+from bootd.drivers.http.server import Handler, guard, read_body
+from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import selector
 from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
 
-log = structlog.get_logger(__name__)
-
 MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
 
@@ -77,81 +71,67 @@ class NameChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
+class TokenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /api/v1/tokens. Valid for ``seconds``; null = until it is revoked."""
+
+    name: str
+    scope: Scope
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=864_000_000)] | None = None
+
+
 Body = TypeVar("Body")
 
 
-class OperatorInterface:
-    """The server on the unix socket. A `bootd.drivers.service.Service`."""
-
-    name = "operators"
+class Operators:
+    """Answers the requests of `ROUTES`."""
 
     def __init__(
         self,
         engine: Engine,
         labels: dict[str, Label],
-        path: Path,
+        tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
-        self._engine, self._labels, self._path, self._leases = engine, labels, path, leases
-        self._server: HttpServer | None = None
+        self._engine, self._labels, self._leases = engine, labels, leases
         self._watchers = 0
+        self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
+        self.tokens = tokens
 
-    async def bind(self) -> None:
-        """Make the socket, mode 0600. A socket that an earlier daemon left is replaced: the lock is ours."""
-        self._server = HttpServer(_listen_unix(self._path), self._application())
-        await self._server.prepare()
+    def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
+        """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
 
-    async def serve(self) -> None:
-        """Accept connections; aiohttp runs them as tasks of the loop."""
-        if self._server is not None:
-            await self._server.serve()
+        @web.middleware
+        async def recognise(request: web.Request, handler: Handler) -> web.StreamResponse:
+            request[CALLER] = authenticate(request)
+            return await handler(request)
 
-    async def close(self) -> None:
-        """End the streams and the connections, and take the socket away."""
-        self._engine.watchers.close()
-        if self._server is not None:
-            await self._server.close()
-            self._server = None
-            with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
-
-    def _application(self) -> web.Application:
-        app = web.Application(middlewares=[guard, _errors])
-        app.add_routes(
-            [
-                web.get("/api/v1/state", self._state),
-                web.get("/api/v1/events", self._events, allow_head=False),
-                web.post("/api/v1/preview", self._preview),
-                web.get("/api/v1/sessions", self._sessions),
-                web.post("/api/v1/sessions", self._create),
-                web.get("/api/v1/sessions/{id}", self._session),
-                web.patch("/api/v1/sessions/{id}", self._change),
-                web.delete("/api/v1/sessions/{id}", self._cancel),
-                web.get("/api/v1/nodes", self._nodes),
-                web.get("/api/v1/timeline", self._timeline),
-                web.get("/api/v1/nodes/{node}/boots", self._boots),
-                web.get("/api/v1/leases", self._list_leases),
-                web.get("/api/v1/audit", self._audit),
-                web.put("/api/v1/nodes/{node}/name", self._name),
-                web.put("/api/v1/nodes/{node}/label", self._set_label),
-                web.delete("/api/v1/nodes/{node}/label", self._clear_label),
-                web.delete("/api/v1/nodes/{node}/parked", self._unpark),
-                web.get("/api/v1/labels", self._list_labels),
-                web.put("/api/v1/labels/default", self._set_default),
-            ]
-        )
+        app = web.Application(middlewares=[guard, _errors, recognise])
+        add_routes(app, ROUTES, self)
         return app
+
+    def end_streams(self) -> None:
+        """Nobody watches any more: the daemon stops."""
+        self._engine.watchers.close()
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state())
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
+        caller: Caller = request[CALLER]
         self._watchers += 1
         first = [frame(json.dumps(self._engine.state()).encode(), "state")]
         subscriber = self._engine.watchers.attach(f"watcher-{self._watchers}", first)
+        self._watching[subscriber] = caller.token
+        end = None
+        if caller.expires is not None:
+            left = min(caller.expires - time.time(), 86400.0 * 30)  # the loop counts no longer than that reliably
+            end = asyncio.get_running_loop().call_later(max(0.0, left), subscriber.close, "the token has expired")
         try:
             return await serve_stream(request, subscriber)
         finally:
+            if end is not None:
+                end.cancel()
+            del self._watching[subscriber]
             self._engine.watchers.detach(subscriber)
 
     async def _list_leases(self, _request: web.Request) -> web.Response:
@@ -309,6 +289,30 @@ class OperatorInterface:
         self._engine.run(self._engine.coordinator.set_default_label(change.label, _who(request)))
         return web.Response(status=204)
 
+    async def _create_token(self, request: web.Request) -> web.Response:
+        order = await _body(request, TokenOrder)
+        token = self.tokens.create(order.name, order.scope, order.seconds, _who(request))
+        return web.json_response(
+            {"name": order.name, "scope": order.scope.value, "token": token},
+            status=201,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _list_tokens(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.tokens.listing())
+
+    async def _revoke_token(self, request: web.Request) -> web.Response:
+        """Counts at once: also streams that it has opened end."""
+        name = request.match_info["name"]
+        self.tokens.revoke(name, _who(request))
+        for subscriber, token in list(self._watching.items()):
+            if token == name:
+                subscriber.close("the token is revoked")
+        return web.Response(status=204)
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return web.json_response(describe())
+
     def _view(self, text: str) -> dict[str, Any]:
         """One session, by id or name; of an earlier run of the daemon if there is none in this one."""
         coordinator = self._engine.coordinator
@@ -324,12 +328,11 @@ class OperatorInterface:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let only root and the daemon's own user in; answer what an operator did wrong as JSON."""
-    credentials = _credentials(request)
-    if credentials not in (0, os.geteuid()):
-        return _error(403, OperatorError("only root may command bootd", "use sudo", Exit.REFUSED))
+    """Answer what an operator did wrong as JSON."""
     try:
         return await handler(request)
+    except Denied as error:
+        return _error(error.status, error, error.headers)
     except OperatorError as error:
         return _error(_STATUS.get(error.code, 400), error)
     except web.HTTPException as error:
@@ -338,9 +341,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error(error.status, OperatorError((error.text or error.reason).strip(), "", Exit.USAGE))
 
 
-def _error(status: int, error: OperatorError) -> web.Response:
+def _error(status: int, error: OperatorError, headers: dict[str, str] | None = None) -> web.Response:
     value = {"message": error.message, "hint": error.hint, "code": int(error.code)}
-    return web.json_response({"error": value}, status=status)
+    return web.json_response({"error": value}, status=status, headers=headers)
 
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:
@@ -348,43 +351,94 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/architecture.md", Exit.USAGE) from None
+        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
     except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/architecture.md", Exit.USAGE) from None
-
-
-def _credentials(request: web.Request) -> int:
-    """User id of the peer; -1 when the connection is gone already."""
-    peer = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if peer is None:
-        return -1
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
+        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
 
 
 def _who(request: web.Request) -> str:
-    """The peer's user, for the audit."""
-    uid = _credentials(request)
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except (KeyError, OverflowError):
-        return f"uid {uid}"
+    """Who asks, for the audit."""
+    caller: Caller = request[CALLER]
+    return caller.who
 
 
-def _listen_unix(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if path.is_socket():
-            path.unlink()
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-        sock.listen(64)
-    except OSError as error:
-        sock.close()
-        raise OperatorError(
-            f"cannot listen on {path}: {error.strerror or error}", "see server.run_dir in bootd.toml", Exit.CONFIG
-        ) from None
-    return sock
+def describe() -> dict[str, Any]:
+    """The OpenAPI document of `ROUTES`."""
+    return openapi.document(ROUTES)
+
+
+ROUTES = (
+    Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
+    Route(
+        "GET",
+        "/events",
+        Operators._events,
+        "Server-sent events: `state` (State, twice a second) and `line` (Line)",
+        str,
+        media="text/event-stream",
+    ),
+    Route(
+        "POST", "/preview", Operators._preview, "What a deploy would do; nothing happens", answers.Preview, Deploy
+    ),
+    Route("GET", "/sessions", Operators._sessions, "All sessions, oldest first", list[answers.Session]),
+    Route("POST", "/sessions", Operators._create, "Open a session", answers.Session, Deploy, status=201),
+    Route("GET", "/sessions/{id}", Operators._session, "One session, by id or name", answers.Session),
+    Route(
+        "PATCH",
+        "/sessions/{id}",
+        Operators._change,
+        "Expect so many, start now, close",
+        answers.Session,
+        SessionChange,
+    ),
+    Route(
+        "DELETE",
+        "/sessions/{id}",
+        Operators._cancel,
+        "Cancel a session",
+        answers.Session,
+        query=(("reason", "One sentence, for the record"),),
+    ),
+    Route("GET", "/nodes", Operators._nodes, "All machines that booted from here", list[answers.Node]),
+    Route(
+        "GET",
+        "/timeline",
+        Operators._timeline,
+        "What machines did and were told",
+        list[answers.Line],
+        query=(("node", "Name or MAC; all without it"),),
+    ),
+    Route("GET", "/nodes/{node}/boots", Operators._boots, "How a machine booted, step by step", answers.Boots),
+    Route(
+        "GET",
+        "/audit",
+        Operators._audit,
+        "Who did what, oldest first",
+        list[answers.AuditLine],
+        query=(
+            ("limit", "Lines, 1 to 10,000; 100 without it"),
+            ("since", "Seconds since the epoch"),
+            ("who", "Only what this one did"),
+        ),
+    ),
+    Route("GET", "/leases", Operators._list_leases, "Addresses that bootd has given", list[answers.Lease]),
+    Route("PUT", "/nodes/{node}/name", Operators._name, "Name a machine", body=NameChange),
+    Route("PUT", "/nodes/{node}/label", Operators._set_label, "What a machine boots", body=LabelChange),
+    Route("DELETE", "/nodes/{node}/label", Operators._clear_label, "A machine boots the default"),
+    Route("DELETE", "/nodes/{node}/parked", Operators._unpark, "Let a machine that gave up be tried again"),
+    Route("GET", "/labels", Operators._list_labels, "All labels, and the default", answers.Labels),
+    Route("PUT", "/labels/default", Operators._set_default, "What machines without a label boot", body=LabelChange),
+    Route("GET", "/tokens", Operators._list_tokens, "All tokens", list[answers.TokenLine], needs=Scope.ADMIN),
+    Route(
+        "POST",
+        "/tokens",
+        Operators._create_token,
+        "Make a token; it is shown this once",
+        answers.NewToken,
+        TokenOrder,
+        status=201,
+        needs=Scope.ADMIN,
+    ),
+    Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
+    Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
+)

@@ -1,0 +1,275 @@
+"""What the operators' interface answers, as types: for the description of the interface and for its tests.
+
+The values come from `bootd/session/view.py` and the stores; sizes in bytes, rates in bytes per second,
+durations in seconds, times of day in seconds since the epoch, null where something has not happened yet. Keys are
+only ever added.
+"""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from bootd.drivers.http.routes import Scope
+
+
+class Problem(Struct):
+    """``code`` is the exit code of the command line."""
+
+    message: str
+    hint: str
+    code: int
+
+
+class Failure(Struct):
+    error: Problem
+
+
+class Head(Struct):
+    node: str
+    state: str | None
+    digested: int
+    sent: int
+
+
+class Hop(Struct, rename={"from_": "from"}):
+    """Where bytes queue up: ``waiting`` bytes, growing by ``growth`` a second."""
+
+    from_: str
+    to: str
+    waiting: float
+    rate: float
+    growth: float
+
+
+class Member(Struct):
+    """A node in a session; ``written``, ``durable`` and ``verified`` bytes of ``total``."""
+
+    node: str
+    name: str
+    state: str
+    reason: str
+    trouble: str
+    disk: str | None
+    serial: str | None
+    total: int | None
+    written: int
+    durable: int
+    verified: int
+    kept: int
+    digested: int
+    rate: int
+    rate_out: int
+    rate_disk: int
+    sent: int
+    lag: int
+    catch_up_seconds: float | None
+    attempts: int
+    predecessor: str | None
+    aside: bool
+    silent_seconds: float | None
+    seconds: dict[str, float | None]
+
+
+class Verdict(Struct):
+    node: str
+    name: str
+    ok: bool
+    state: str
+    reason: str
+
+
+class Outcome(Struct):
+    """``code``: 0 all cloned, 3 some, 4 all refused, 1 none; null until the end."""
+
+    code: int | None
+    nodes: list[Verdict]
+
+
+class Session(Struct):
+    """A session; of one that an earlier run of the daemon held only what has no default is kept."""
+
+    id: str
+    name: str
+    state: str
+    ended: bool
+    reason: str
+    source: str
+    source_size: int
+    nodes: list[str] | str
+    selector: str
+    label: str
+    after: str
+    expect: int
+    members: list[Member]
+    outcome: Outcome
+    image_root: str | UnsetType | None = UNSET
+    chunk_size: int | UnsetType | None = UNSET
+    start_now: bool | UnsetType = UNSET
+    fan_out: int | UnsetType = UNSET
+    order: str | UnsetType = UNSET
+    compare: bool | UnsetType = UNSET
+    zeros: str | UnsetType = UNSET
+    keep_open: float | UnsetType = UNSET
+    phase: int | UnsetType = UNSET
+    phases: int | UnsetType | None = UNSET
+    joined: int | UnsetType = UNSET
+    ready: int | UnsetType = UNSET
+    epoch: int | UnsetType = UNSET
+    head: Head | UnsetType = UNSET
+    seconds: dict[str, float | None] | UnsetType = UNSET
+    slowest_hop: Hop | UnsetType | None = UNSET
+
+
+class Disk(Struct):
+    name: str
+    size: int
+    serial: str
+    wwn: str
+    model: str
+    transport: str
+    excluded: str | None
+
+
+class Node(Struct):
+    """A machine that booted from here."""
+
+    mac: str
+    name: str
+    next_label: str
+    why: str
+    label: str | None
+    once: str | None
+    automatic: str | None
+    parked: str | None
+    attempts: int
+    present: bool
+    seen_seconds: float | None
+    waiting: str | None
+    session: str | None
+    address: str | None
+    firmware: str | None
+    arch: str | None
+    memory: int | None
+    disks: list[Disk]
+
+
+class State(Struct):
+    """Everything. ``journal`` is "ok", or why state cannot be written."""
+
+    default_label: str
+    sessions: list[Session]
+    nodes: list[Node]
+    journal: str
+
+
+class Line(Struct):
+    """One line of the timeline; ``node`` is a MAC or "", ``session`` an id or ""."""
+
+    time: float
+    kind: str
+    node: str
+    session: str
+    text: str
+
+
+class Step(Struct):
+    """``after`` seconds since the boot began, ``took`` since the step before."""
+
+    step: str
+    text: str
+    after: float
+    took: float
+
+
+class Boot(Struct):
+    begun: float
+    state: str
+    label: str | None
+    offered: str | None
+    steps: list[Step]
+    stalled_after: str | None
+    waiting_seconds: float | None
+    reason: str | None
+    trouble: list[str]
+
+
+class Boots(Struct):
+    node: str
+    name: str
+    boots: list[Boot]
+
+
+class AuditLine(Struct):
+    """``time`` in seconds since the epoch."""
+
+    time: float
+    who: str
+    what: str
+    detail: str
+
+
+class Lease(Struct):
+    """``ends`` null for never; ``holds``: nobody else can have the address now."""
+
+    address: str
+    client: str
+    node: str
+    name: str
+    state: str
+    holds: bool
+    reserved: bool
+    ends: float | None
+
+
+class Label(Struct):
+    name: str
+    kind: str
+    title: str
+    append: str
+    kernel: str
+    initrd: str
+
+
+class Labels(Struct):
+    default: str
+    labels: list[Label]
+
+
+class PlannedDisk(Struct):
+    name: str
+    size: int
+    serial: str
+
+
+class PlannedNode(Struct):
+    node: str
+    name: str
+    disk: PlannedDisk | None
+    note: str
+
+
+class Preview(Struct):
+    """``any``: also every other node that boots into the session."""
+
+    source: str
+    size: int
+    any: bool
+    nodes: list[PlannedNode]
+
+
+class TokenLine(Struct):
+    """A token, without what would let anybody use it. ``used`` null: not since the daemon's start."""
+
+    name: str
+    scope: Scope
+    created: float
+    creator: str
+    expires: float | None
+    expired: bool
+    used: float | None
+
+
+class NewToken(Struct):
+    """``token`` is shown this once."""
+
+    name: str
+    scope: Scope
+    token: str
