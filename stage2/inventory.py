@@ -16,11 +16,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bootd.wire.control import Disk
+from bootd.wire.control import Disk, Partition
 
-COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC"
+COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID"
+MAX_PARTITIONS = 256  # of one disk: a minor number is a byte
+# Members of pools and of other systems' storage: part of something that this machine does not see as a whole.
+FOREIGN = frozenset({"zfs_member", "vmfs_volume_member", "vmfs", "ceph_bluestore", "bcache", "drbd", "apfs"})
 TABLE_REGION = 1 << 20  # bytes at either end of the disk
 NETWORK_TRANSPORTS = frozenset({"iscsi", "fc", "fcoe", "nbd", "rbd", "tcp", "rdma"})
+CONTENT = ("raid member", "multipath", "BitLocker", "foreign filesystem")  # what lies on a disk that nobody uses
 VIRTUAL_NAMES = {"zram": "zram", "ram": "RAM disk", "loop": "loop device", "fd": "floppy", "nbd": "network"}
 LSBLK_TIMEOUT = 60.0  # seconds: a dying disk may hold lsblk up
 
@@ -63,7 +67,23 @@ def _disk(device: Mapping[str, Any], facts: Facts) -> Disk:
         removable=bool(device.get("rm")),
         excluded=exclusion(device, transport, facts),
         table_digest=facts.table_digest,
+        partitions=tuple(partitions_of(device))[:MAX_PARTITIONS],
+        filesystem=device.get("fstype") or "",
     )
+
+
+def partitions_of(device: Mapping[str, Any]) -> Iterator[Partition]:
+    """The partitions that lsblk shows below a disk, by their number: the digits that end the kernel's name."""
+    for part in device.get("children") or ():
+        number = part["kname"].removeprefix(device["kname"]).removeprefix("p")
+        if part.get("type") == "part" and number.isascii() and number.isdigit():
+            yield Partition(
+                number=int(number),
+                size=int(part.get("size") or 0),
+                partuuid=(part.get("partuuid") or "").lower()[:64],
+                filesystem=part.get("fstype") or "",
+                label=_printable((part.get("label") or "").encode("ascii", "replace"))[:64],
+            )
 
 
 def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
@@ -84,10 +104,10 @@ def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
         return "read-only"
     if not int(device.get("size") or 0):
         return "no medium"
-    for part in _family(device):
-        reason = _use(part)
-        if reason:
-            return reason
+    reasons = [reason for part in _family(device) if (reason := _use(part))]
+    if reasons:
+        # What is in use outweighs what may be overruled by naming the disk.
+        return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0])
     if not facts.table_digest:
         return facts.trouble or "unreadable"
     return ""
@@ -110,6 +130,10 @@ def _use(part: Mapping[str, Any]) -> str:
         return "LVM in use"
     if kind in ("crypt", "dm", "md"):
         return f"in use by {part.get('kname') or kind}"
+    if filesystem == "bitlocker":
+        return "BitLocker"
+    if filesystem in FOREIGN:
+        return f"foreign filesystem: {filesystem}"
     return ""
 
 

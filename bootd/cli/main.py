@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("import_", "import_"),
     "label": ("label", "label"),
     "leases": ("leases", "leases"),
+    "lock": ("lock", "lock"),
     "node": ("node", "node"),
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),

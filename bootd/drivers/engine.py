@@ -69,6 +69,7 @@ class Engine:
         """Take over what the journal kept. `OperatorError` when it cannot be read."""
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
+        self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
 

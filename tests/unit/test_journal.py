@@ -91,7 +91,7 @@ def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     journal(path).close()
     with sqlite3.connect(path) as raw:
-        raw.executescript("DROP TABLE member; DROP TABLE manifest; PRAGMA user_version = 1;")
+        raw.executescript("DROP TABLE member; DROP TABLE manifest; DROP TABLE lock; PRAGMA user_version = 1;")
         body = (
             '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'
             ' "selector": "only",'

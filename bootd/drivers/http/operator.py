@@ -11,6 +11,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,9 +26,10 @@ from bootd.drivers.http.server import Handler, HttpServer, guard, read_body
 from bootd.drivers.http.streams import frame, serve_stream
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
-from bootd.session import selector
+from bootd.session import cards, selector
 from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
+from bootd.wire.control import Lock
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,17 @@ class NameChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of PUT /api/v1/nodes/NODE/name."""
 
     name: str
+
+
+class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of PUT /api/v1/nodes/NODE/locks. ``disk`` "" and no partition: every disk of the node."""
+
+    reason: str
+    owner: str = ""  # "" = who asks
+    disk: str = ""  # serial or WWN
+    partition: int = 0  # number; 0 = none
+    partuuid: str = ""
+    seconds: float = 0.0  # 0 = for good
 
 
 Body = TypeVar("Body")
@@ -133,6 +146,9 @@ class OperatorInterface:
                 web.put("/api/v1/nodes/{node}/label", self._set_label),
                 web.delete("/api/v1/nodes/{node}/label", self._clear_label),
                 web.delete("/api/v1/nodes/{node}/parked", self._unpark),
+                web.get("/api/v1/nodes/{node}/locks", self._list_locks),
+                web.put("/api/v1/nodes/{node}/locks", self._add_lock),
+                web.delete("/api/v1/nodes/{node}/locks", self._remove_lock),
                 web.get("/api/v1/labels", self._list_labels),
                 web.put("/api/v1/labels/default", self._set_default),
             ]
@@ -164,6 +180,7 @@ class OperatorInterface:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
         wanted = await _body(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
+        sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
@@ -174,17 +191,12 @@ class OperatorInterface:
         nodes = []
         for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
             known = coordinator.nodes.get(mac)
-            entry: dict[str, Any] = {"node": mac, "name": coordinator.nodes.name(mac), "disk": None, "note": ""}
-            if known is None or known.join is None:
-                entry["note"] = "not seen yet: its disk is chosen when it joins"
-            else:
-                choice = selector.choose(known.join.disks, chosen, size)
-                if isinstance(choice, selector.Refusal):
-                    entry["note"] = f"would be refused: {choice.reason}"
-                else:
-                    entry["disk"] = {"name": choice.name, "size": choice.size, "serial": choice.serial}
-            nodes.append(entry)
-        return web.json_response({"source": wanted.source, "size": size, "any": macs is None, "nodes": nodes})
+            disks = known.join.disks if known is not None and known.join is not None else None
+            held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
+            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+        return web.json_response(
+            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+        )
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await _body(request, Deploy)
@@ -192,6 +204,7 @@ class OperatorInterface:
         order = SessionRequest(
             source=wanted.source,
             source_size=size,
+            source_sector=await asyncio.to_thread(source.sector_of, wanted.source),
             nodes=wanted.nodes,
             disk=wanted.disk,
             expect=wanted.expect,
@@ -265,6 +278,31 @@ class OperatorInterface:
     async def _unpark(self, request: web.Request) -> web.Response:
         node, now = request.match_info["node"], self._engine.now()
         self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
+        return web.Response(status=204)
+
+    async def _list_locks(self, request: web.Request) -> web.Response:
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        return web.json_response([cards.view_lock(held) for held in self._engine.coordinator.locks.of(mac)])
+
+    async def _add_lock(self, request: web.Request) -> web.Response:
+        """Lock a partition or a disk; answers with all locks of the node."""
+        order, who = await _body(request, LockOrder), _who(request)
+        lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
+        effects = self._engine.coordinator.add_lock(
+            request.match_info["node"],
+            lock,
+            who,
+            self._engine.now(),
+            seconds=order.seconds,
+            expires=time.time() + order.seconds,
+        )
+        self._engine.run(effects)
+        return await self._list_locks(request)
+
+    async def _remove_lock(self, request: web.Request) -> web.Response:
+        """``?place=`` as the list of locks tells it."""
+        node, place = request.match_info["node"], request.query.get("place", "")
+        self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
         return web.Response(status=204)
 
     async def _list_labels(self, _request: web.Request) -> web.Response:
