@@ -20,6 +20,7 @@ COMMANDS = {
     "leases": ("leases", "leases"),
     "lock": ("lock", "lock"),
     "node": ("node", "node"),
+    "plan": ("plan", "plan"),
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),
     "session": ("session", "session"),

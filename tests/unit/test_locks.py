@@ -1,10 +1,7 @@
 """Locks: which disk they hold, in the coordinator, through restarts, by API and command line."""
 
-import asyncio
-import itertools
 import json
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from bootd.cli.lock import seconds
-from bootd.cli.main import main
-from bootd.drivers.engine import Engine
-from bootd.drivers.http.operator import OperatorInterface
 from bootd.drivers.journal import Journal
 from bootd.errors import Exit, OperatorError
-from bootd.session.coordinator import Coordinator
 from bootd.session.effects import AuditRecord, LockRecord, RemovedLock
 from bootd.session.locks import MAX_LOCKS, Held, Locks, checked_lock
-from bootd.wire.control import Disk, Join, Lock, MemberState, Partition, Wait
+from bootd.wire.control import Disk, Lock, MemberState, Partition, Wait
 from bootd.wire.locks import holding
-from tests.unit.session_room import LABELS, Room, counter, disk, mac
+from tests.unit.operators import Operators
+from tests.unit.session_room import Room, disk, mac
 
 GUID = "6d9f7a52-0d0c-4f7f-9f42-b007d0000002"
 PART = Partition(2, 32 << 20, GUID, "ntfs", "Data")
@@ -185,43 +179,6 @@ def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> N
     book.close()
 
 
-class Operators:
-    """A real operators' interface on a unix socket, in a loop of its own thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "s"
-        self.journal = Journal(folder / "bootd.db")
-        numbers = itertools.count(1.0)
-        self.engine = Engine(
-            Coordinator(
-                labels=LABELS,
-                default_label="local",
-                names={mac(1): "lab1", mac(2): "lab2"},
-                node_labels={},
-                head_host="192.0.2.1",
-                draw=counter(),
-            ),
-            self.journal,
-            clock=numbers.__next__,
-        )
-        self.loop = asyncio.new_event_loop()
-        self.interface = OperatorInterface(self.engine, {}, self.socket)
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        self.call(self.interface.bind())
-        self.call(self.interface.serve())
-
-    def call(self, work: object) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        self.call(self.interface.close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
-        self.journal.close()
-
-
 @pytest.fixture
 def operators() -> Iterator[Operators]:
     with tempfile.TemporaryDirectory(prefix="bootd-") as folder:
@@ -230,37 +187,27 @@ def operators() -> Iterator[Operators]:
         made.close()
 
 
-def run(capsys: pytest.CaptureFixture[str], operators: Operators, *words: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["--socket", str(operators.socket), *words])
-    captured = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, captured.out + captured.err
-
-
 def test_lock_by_command(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
-    join = Join(mac(1), "", "x86_64", "bios", "192.0.2.7", "", "ka", 1 << 29, (SYSTEM, DATA))
-    operators.engine.run(operators.engine.coordinator.join(join, 0.0))
-    code, text = run(
-        capsys, operators, "lock", "add", "lab1", "--partition", "2", "--reason", "thesis", "--owner", "eva"
-    )
+    operators.join(1, SYSTEM, DATA)
+    words = ("--partition", "2", "--reason", "thesis", "--owner", "eva")
+    code, out, _ = operators.run(capsys, "lock", "add", "lab1", *words)
     assert code == 0
-    assert text.endswith(f"lab1: partition 2 ({GUID}) of disk S2 is locked by eva: thesis\n")
-    code, text = run(capsys, operators, "lock", "add", "lab1", "--disk", "--reason", "exam", "--expires", "2h")
+    assert out.endswith(f"lab1: partition 2 ({GUID}) of disk S2 is locked by eva: thesis\n")
+    code, out, _ = operators.run(capsys, "lock", "add", "lab1", "--disk", "--reason", "exam", "--expires", "2h")
     assert code == 0
-    assert "every disk is locked by root (uid 0): exam, until 20" in text
-    _, text = run(capsys, operators, "lock", "list", "lab1", "--json")
-    places = [item["place"] for item in json.loads(text)]
+    assert "every disk is locked by root (uid 0): exam, until 20" in out
+    _, out, _ = operators.run(capsys, "lock", "list", "lab1", "--json")
+    places = [item["place"] for item in json.loads(out)]
     assert places == [f"partuuid={GUID}", "disk=*"]
     assert [record.place for record in operators.journal.load().locks] == sorted(places)
-    assert run(capsys, operators, "lock", "remove", "lab1", "--disk")[0] == 0
-    assert run(capsys, operators, "lock", "remove", "lab1", "--partition", "2")[0] == 0
+    assert operators.run(capsys, "lock", "remove", "lab1", "--disk")[0] == 0
+    assert operators.run(capsys, "lock", "remove", "lab1", "--partition", "2")[0] == 0
     assert operators.journal.load().locks == ()
     assert [line.what for line in operators.journal.audit()] == ["lock", "lock", "unlock", "unlock"]
-    assert run(capsys, operators, "lock", "remove", "lab1", "--disk")[0] == Exit.USAGE
-    code, text = run(capsys, operators, "lock", "add", "lab2", "--partition", "2", "--reason", "x")
+    assert operators.run(capsys, "lock", "remove", "lab1", "--disk")[0] == Exit.USAGE
+    code, _, error = operators.run(capsys, "lock", "add", "lab2", "--partition", "2", "--reason", "x")
     assert code == Exit.USAGE
-    assert "is on 0 disks that the node has shown" in text
+    assert "is on 0 disks that the node has shown" in error
 
 
 def test_spans_of_time() -> None:
