@@ -41,7 +41,7 @@ def all_refused(preview: dict[str, Any]) -> bool:
 
 def print_cards(output: Console, preview: dict[str, Any], selector: str) -> None:
     """The image, and a card for each node."""
-    made_for = f", for sectors of {preview['sector']} bytes" if preview["sector"] else ""
+    made_for = f", for sectors of {preview['sector']} bytes" if preview.get("sector") else ""
     _say(output, f"image   {preview['source']} ({size(preview['size'])}{made_for})")
     _say(output, f"disk    {selector}")
     for card in preview["nodes"]:

@@ -1,4 +1,4 @@
-"""The operators' interface for real, on a unix socket, in a loop of its own thread; the command line is its client."""
+"""The operators' interface for real, on a unix socket, in a loop of its own thread, with bootd as the client."""
 
 import asyncio
 import itertools
