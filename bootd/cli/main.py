@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": ("simulate", "simulate"),
     "stage": ("stage", "stage"),
     "state": ("state", "state"),
+    "undo-table": ("undo_table", "undo_table"),
     "wait": ("deploy", "wait"),
     "watch": ("state", "watch"),
 }

@@ -38,7 +38,7 @@ from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest, checked
 from bootd.session.session import Session
 from bootd.session.states import OPEN, RESUMABLE, SessionState, Standing
-from bootd.wire.control import Cancel, Finish, Join, Lock, MemberState, Message, Report, Wait
+from bootd.wire.control import Cancel, Disk, Finish, Join, Lock, MemberState, Message, Report, Wait
 from bootd.wire.locks import describe, holding
 
 MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
@@ -179,6 +179,12 @@ class Coordinator:
         if message.state in (MemberState.PARKED, MemberState.FAILED):
             return self._gave_up(node, message)
         return self._close(self._place(node, now, joined=False))
+
+    def planned_disk(self, mac: str, session: str) -> Disk | None:
+        """The disk that the open session's plan for this node names; None when it has no such plan."""
+        known = self.sessions.get(session)
+        member = known.members.get(mac) if known is not None and not known.ended else None
+        return member.disk if member is not None and member.live else None
 
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""

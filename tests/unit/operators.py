@@ -41,8 +41,8 @@ class Operators:
         self._interface = OperatorInterface(self.engine, {label.name: label for label in BUILT_IN}, self.socket)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._call(self._interface.bind())
-        self._call(self._interface.serve())
+        self.call(self._interface.bind())
+        self.call(self._interface.serve())
 
     def join(self, number: int, *disks: Disk) -> None:
         message = Join(mac(number), "", "x86_64", "bios", f"192.0.2.{number}", "", "ka", 1 << 29, disks)
@@ -57,11 +57,11 @@ class Operators:
         return int(ended.value.code or 0), captured.out, captured.err
 
     def close(self) -> None:
-        self._call(self._interface.close())
+        self.call(self._interface.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
         self.journal.close()
 
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+    def call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

@@ -5,6 +5,7 @@ from the socket (SO_PEERCRED) and goes into the audit.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.server import Handler, HttpServer, guard, read_body
 from bootd.drivers.http.streams import frame, serve_stream
+from bootd.drivers.tables import view_kept
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, selector
@@ -149,6 +151,8 @@ class OperatorInterface:
                 web.get("/api/v1/nodes/{node}/locks", self._list_locks),
                 web.put("/api/v1/nodes/{node}/locks", self._add_lock),
                 web.delete("/api/v1/nodes/{node}/locks", self._remove_lock),
+                web.get("/api/v1/nodes/{node}/tables", self._list_tables),
+                web.get("/api/v1/nodes/{node}/tables/{disk}/{time}", self._table),
                 web.get("/api/v1/labels", self._list_labels),
                 web.put("/api/v1/labels/default", self._set_default),
             ]
@@ -304,6 +308,21 @@ class OperatorInterface:
         node, place = request.match_info["node"], request.query.get("place", "")
         self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
         return web.Response(status=204)
+
+    async def _list_tables(self, request: web.Request) -> web.Response:
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        kept = await asyncio.to_thread(self._engine.tables.kept, mac) if self._engine.tables is not None else []
+        return web.json_response([view_kept(one) for one in kept])
+
+    async def _table(self, request: web.Request) -> web.Response:
+        """One table with the bytes of both ends of the disk, in base64."""
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        disk, name = request.match_info["disk"], request.match_info["time"]
+        if self._engine.tables is None:
+            raise OperatorError("partition tables are not kept here", "see server.state_dir")
+        kept = await asyncio.to_thread(self._engine.tables.find, mac, disk, name)
+        content = base64.b64encode(kept.table.content).decode() if kept.table is not None else ""
+        return web.json_response({**view_kept(kept), "content": content})
 
     async def _list_labels(self, _request: web.Request) -> web.Response:
         return web.json_response(
