@@ -22,7 +22,7 @@ from bootd.wire import manifest as manifests
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Prepare, Report
 from bootd.wire.errors import ProtocolError
 from bootd.wire.retry import for_method
-from stage2 import flow
+from stage2 import flow, way_back
 from stage2.bootable import make_bootable
 from stage2.console import Console
 from stage2.gate import RefusedError, open_target
@@ -47,6 +47,7 @@ class Coordinator(Protocol):
     def join(self, message: Join) -> None: ...
     def report(self, message: Report) -> bool: ...
     def fetch_manifest(self, session: str) -> bytes: ...
+    def save_table(self, encoded: bytes) -> None: ...
     def events(self) -> Iterator[Message]: ...
 
 
@@ -201,6 +202,13 @@ class Agent:
         except (RefusedError, InventoryError) as error:
             self._refused(str(error))
             return
+        try:
+            size = way_back.save(plan.session, *self._target, self._client.save_table, self._dev_root)
+        except way_back.WayBackError as error:
+            self._close_target()
+            self._failed(str(error))
+            return
+        self._console.say(f"old partition table saved on the server: {size} bytes")
         try:
             member = Member(
                 node=self.node.mac,

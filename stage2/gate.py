@@ -10,11 +10,12 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 
+from bootd.wire import locks
 from bootd.wire.control import Disk, Plan
 from stage2.inventory import table_digest
 
 # What keeps a disk from being chosen by rule, but not from being named by serial or WWN; all else is final here.
-NAMEABLE = ("usb", "removable", "network", "multipath", "raid member")
+NAMEABLE = ("usb", "removable", "network", "multipath", "raid member", "BitLocker", "foreign filesystem")
 
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
 _BLKROGET = 0x125E
@@ -59,6 +60,12 @@ def match(plan: Plan, disks: Sequence[Disk]) -> Disk:
         raise RefusedError(f"disk {describe(disk)} has {disk.size} bytes, the plan says {wanted.size}")
     if disk.sector != wanted.sector:
         raise RefusedError(f"disk {describe(disk)} has sectors of {disk.sector}, the plan says {wanted.sector}")
+    lock = locks.holding(plan.locks, disk, disks)
+    if lock is not None:
+        raise RefusedError(locks.reason(lock))
+    if plan.image_sector not in (0, disk.sector):
+        text = f"disk {describe(disk)} has sectors of {disk.sector}, the image was made for {plan.image_sector}"
+        raise RefusedError(text)
     if disk.table_digest != wanted.table_digest:
         raise RefusedError(f"the partition table of {describe(disk)} has changed since the plan was made")
     if disk.size < plan.image_size:

@@ -8,7 +8,6 @@ GPT (header and 128 entries at 512 or 4096 bytes a sector) and what lies in the 
 that could be wrong, covers disks without a table as well, and changes with any table or boot loader.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,11 +15,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bootd.wire.control import Disk
+from bootd.wire import saved
+from bootd.wire.control import Disk, Partition
 
-COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC"
-TABLE_REGION = 1 << 20  # bytes at either end of the disk
+COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID"
+MAX_PARTITIONS = 256  # of one disk: a minor number is a byte
+# Members of pools and of other systems' storage: part of something that this machine does not see as a whole.
+FOREIGN = frozenset({"zfs_member", "vmfs_volume_member", "vmfs", "ceph_bluestore", "bcache", "drbd", "apfs"})
 NETWORK_TRANSPORTS = frozenset({"iscsi", "fc", "fcoe", "nbd", "rbd", "tcp", "rdma"})
+CONTENT = ("raid member", "multipath", "BitLocker", "foreign filesystem")  # what lies on a disk that nobody uses
 VIRTUAL_NAMES = {"zram": "zram", "ram": "RAM disk", "loop": "loop device", "fd": "floppy", "nbd": "network"}
 LSBLK_TIMEOUT = 60.0  # seconds: a dying disk may hold lsblk up
 
@@ -63,7 +66,23 @@ def _disk(device: Mapping[str, Any], facts: Facts) -> Disk:
         removable=bool(device.get("rm")),
         excluded=exclusion(device, transport, facts),
         table_digest=facts.table_digest,
+        partitions=tuple(partitions_of(device))[:MAX_PARTITIONS],
+        filesystem=device.get("fstype") or "",
     )
+
+
+def partitions_of(device: Mapping[str, Any]) -> Iterator[Partition]:
+    """The partitions that lsblk shows below a disk, by their number: the digits that end the kernel's name."""
+    for part in device.get("children") or ():
+        number = part["kname"].removeprefix(device["kname"]).removeprefix("p")
+        if part.get("type") == "part" and number.isascii() and number.isdigit():
+            yield Partition(
+                number=int(number),
+                size=int(part.get("size") or 0),
+                partuuid=(part.get("partuuid") or "").lower()[:64],
+                filesystem=part.get("fstype") or "",
+                label=_printable((part.get("label") or "").encode("ascii", "replace"))[:64],
+            )
 
 
 def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
@@ -84,10 +103,10 @@ def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
         return "read-only"
     if not int(device.get("size") or 0):
         return "no medium"
-    for part in _family(device):
-        reason = _use(part)
-        if reason:
-            return reason
+    reasons = [reason for part in _family(device) if (reason := _use(part))]
+    if reasons:
+        # What is in use outweighs what may be overruled by naming the disk.
+        return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0])
     if not facts.table_digest:
         return facts.trouble or "unreadable"
     return ""
@@ -110,6 +129,10 @@ def _use(part: Mapping[str, Any]) -> str:
         return "LVM in use"
     if kind in ("crypt", "dm", "md"):
         return f"in use by {part.get('kname') or kind}"
+    if filesystem == "bitlocker":
+        return "BitLocker"
+    if filesystem in FOREIGN:
+        return f"foreign filesystem: {filesystem}"
     return ""
 
 
@@ -131,25 +154,20 @@ def _without_twins(disks: list[Disk]) -> Iterator[Disk]:
 
 def table_digest(descriptor: int, size: int) -> str:
     """The digest that a plan is bound to, hex; read past the page cache where the kernel lets us. OSError."""
-    digest = hashlib.sha256(b"bootd table 1")
-    digest.update(size.to_bytes(8, "big"))
-    for offset, length in table_regions(size):
+    return saved.table_digest(size, read_ends(descriptor, size))
+
+
+def read_ends(descriptor: int, size: int) -> Iterator[bytes]:
+    """The bytes of `saved.table_regions`, in pieces. OSError."""
+    for offset, length in saved.table_regions(size):
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
         done = 0
         while done < length:
             data = os.pread(descriptor, length - done, offset + done)
             if not data:
                 raise OSError(f"ends at byte {offset + done}")
-            digest.update(data)
+            yield data
             done += len(data)
-    return digest.hexdigest()
-
-
-def table_regions(size: int) -> list[tuple[int, int]]:
-    """Offset and length of what the table digest covers: the whole of a disk below 2 MiB."""
-    if size <= 2 * TABLE_REGION:
-        return [(0, size)]
-    return [(0, TABLE_REGION), (size - TABLE_REGION, TABLE_REGION)]
 
 
 # --- asking the system ----------------------------------------------------------------------------------------

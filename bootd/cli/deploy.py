@@ -8,11 +8,10 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
-from bootd.cli.format import size
+from bootd.cli.plan import print_cards
 from bootd.cli.state import print_session
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
@@ -120,17 +119,8 @@ def _ask(client: Client, order: dict[str, Any]) -> None:
     """Show what will be written where, and have it confirmed."""
     plan = client.request("POST", "preview", body=order)
     output = Console(stderr=True)
-    output.print(f"image   {plan['source']} ({size(plan['size'])})")
-    output.print(f"disk    {order['disk']}")
+    print_cards(output, plan, order["disk"])
     output.print(f"after   {order['after']}")
-    table = Table("node", "MAC", "will be erased", "note", box=None)
-    for node in plan["nodes"]:
-        disk = node["disk"]
-        erased = f"{disk['name']} {size(disk['size'])} {disk['serial']}" if disk else "-"
-        table.add_row(node["name"], node["node"], erased, node["note"])
-    output.print(table)
-    if plan["any"]:
-        output.print("and every other node that boots into this session")
     if not sys.stdin.isatty():
         raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
     click.confirm("Everything on these disks is lost. Go on?", abort=True, err=True)

@@ -22,7 +22,9 @@ COMMANDS = {
     "import": ("import_", "import_"),
     "label": ("label", "label"),
     "leases": ("leases", "leases"),
+    "lock": ("lock", "lock"),
     "node": ("node", "node"),
+    "plan": ("plan", "plan"),
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),
     "session": ("session", "session"),
@@ -31,6 +33,7 @@ COMMANDS = {
     "stage": ("stage", "stage"),
     "state": ("state", "state"),
     "token": ("token", "token"),
+    "undo-table": ("undo_table", "undo_table"),
     "wait": ("deploy", "wait"),
     "watch": ("state", "watch"),
 }

@@ -15,6 +15,7 @@ import structlog
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.journal import AuditLine, Journal
+from bootd.drivers.tables import TableStore
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
 from bootd.session.coordinator import Coordinator
@@ -51,6 +52,7 @@ class Engine:
         self.watchers = Streams(limit=64)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
+        self.tables: TableStore | None = None
         self.journal_trouble = ""
         self._journal = journal
         self._clock = clock
@@ -69,6 +71,7 @@ class Engine:
         """Take over what the journal kept. `OperatorError` when it cannot be read."""
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
+        self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
 

@@ -18,15 +18,17 @@ from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
     ForgottenNode,
+    LockRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
     Record,
+    RemovedLock,
     SessionRecord,
     Verdict,
 )
 from bootd.session.states import ENDED
-from bootd.wire.control import Disk, Join, decode_as, encode
+from bootd.wire.control import Disk, Join, Lock, Partition, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
 MAX_DETAIL = 8192  # characters of one audit detail
@@ -58,6 +60,10 @@ CREATE TABLE manifest (session TEXT PRIMARY KEY, encoded BLOB NOT NULL) STRICT;
 """
 
 
+_CREATE_LOCK = """
+CREATE TABLE lock (mac TEXT NOT NULL, place TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (mac, place)) STRICT;
+"""
+
 _CREATE_TOKENS = """
 CREATE TABLE token (
     name TEXT PRIMARY KEY, digest BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, created REAL NOT NULL,
@@ -66,7 +72,7 @@ CREATE TABLE token (
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_TOKENS)  # steps from an empty file
+SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Saved:
     sessions: tuple[SessionRecord, ...]  # oldest first; every open one, and the latest that have ended
     members: tuple[MemberRecord, ...]  # of the open ones
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
+    locks: tuple[LockRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,10 @@ class Journal:
                 manifests=tuple(
                     ManifestRecord(*row) for row in self._database.execute("SELECT session, encoded FROM manifest")
                 ),
+                locks=tuple(
+                    _lock(*row)
+                    for row in self._database.execute("SELECT mac, place, body FROM lock ORDER BY mac, place")
+                ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._file.unusable(error) from None
@@ -191,6 +202,11 @@ class Journal:
                 self._database.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?)", (session, mac, body))
             case ManifestRecord(session, encoded):
                 self._database.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (session, encoded))
+            case LockRecord(mac, place):
+                body = json.dumps({"lock": asdict(record.lock), "expires": record.expires})
+                self._database.execute("INSERT OR REPLACE INTO lock VALUES (?, ?, ?)", (mac, place, body))
+            case RemovedLock(mac, place):
+                self._database.execute("DELETE FROM lock WHERE mac = ? AND place = ?", (mac, place))
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",
@@ -252,5 +268,16 @@ def _session(body: str) -> SessionRecord:
 
 def _member(body: str) -> MemberRecord:
     value = json.loads(body)
-    value["disk"] = Disk(**value["disk"]) if value["disk"] is not None else None
+    value["disk"] = _disk(value["disk"]) if value["disk"] is not None else None
+    value["locks"] = tuple(Lock(**lock) for lock in value.get("locks", ()))
     return MemberRecord(**value)
+
+
+def _disk(value: dict[str, Any]) -> Disk:
+    partitions = tuple(Partition(**partition) for partition in value.pop("partitions", ()))
+    return Disk(**value, partitions=partitions)
+
+
+def _lock(mac: str, place: str, body: str) -> LockRecord:
+    value = json.loads(body)
+    return LockRecord(mac, place, Lock(**value["lock"]), float(value["expires"]))

@@ -31,6 +31,7 @@ from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
+from bootd.drivers.tables import TableStore
 from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.timeline import TimelineStore
 from bootd.drivers.tokens import TokenStore
@@ -89,6 +90,7 @@ class Daemon:
         heads = Heads(server, interface.address, engine.head_ended, cache=cache)
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
+        engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         self._services = self._compose(engine, context, interfaces, TokenStore(journal))
         try:
             for service in self._services:

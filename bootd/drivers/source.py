@@ -2,10 +2,24 @@
 
 import os
 import stat
+from pathlib import Path
 
 from bootd.errors import Exit, OperatorError
 
 SECTOR = 512  # bytes; the size of a disk image is a multiple of it
+
+
+TABLE_SECTORS = (512, 4096)  # bytes: where the header of a GPT may be, in its sector 1 (UEFI 2.10, 5.3.2)
+
+
+def sector_of(path: str) -> int:
+    """Bytes of a sector that the image at ``path`` was made for: where its GPT is. 0 when it does not tell."""
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(TABLE_SECTORS[-1] + 8)
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}", "look at the kernel's log", Exit.INPUT) from None
+    return next((size for size in TABLE_SECTORS if data[size : size + 8] == b"EFI PART"), 0)
 
 
 def measure(path: str) -> int:

@@ -20,6 +20,7 @@ from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_ENCODED
 
 REQUEST_SECONDS = 5.0
+SAVE_SECONDS = 20.0  # 2 MiB over a slow link, and the server's disk
 SILENCE_SECONDS = 6.0  # the daemon says something on the event stream every 2 s
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
@@ -84,6 +85,10 @@ class ControlClient:
         """For the head: what the session replicates."""
         self._request("PUT", f"/node/v1/manifest?session={quote(session, safe='')}", encoded)
 
+    def save_table(self, encoded: bytes) -> None:
+        """Have the server keep what `bootd.wire.saved` describes; `ControlError` unless it says that it does."""
+        self._request("POST", f"/node/v1/saved?node={quote(self._node, safe='')}", encoded, SAVE_SECONDS)
+
     def events(self) -> Iterator[Message]:
         """Messages of the coordinator as they come, until `close`; connects anew for as long as it takes.
 
@@ -106,8 +111,10 @@ class ControlClient:
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        connection = self._connect(REQUEST_SECONDS)
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, seconds: float = REQUEST_SECONDS
+    ) -> bytes:
+        connection = self._connect(seconds)
         try:
             headers = dict(self._headers)
             if body is not None:

@@ -21,21 +21,25 @@ from bootd.session.effects import (
     Effect,
     Event,
     ForgottenNode,
+    LockRecord,
     MemberRecord,
     NodeRecord,
     Outcome,
     Persist,
     PolicyChanged,
+    RemovedLock,
     Send,
     SessionRecord,
 )
+from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest, checked
 from bootd.session.session import Session
 from bootd.session.states import OPEN, RESUMABLE, SessionState, Standing
-from bootd.wire.control import Cancel, Finish, Join, MemberState, Message, Report, Wait
+from bootd.wire.control import Cancel, Disk, Finish, Join, Lock, MemberState, Message, Report, Wait
+from bootd.wire.locks import describe, holding
 
 MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
 HEAD = "head-"
@@ -72,6 +76,7 @@ class Coordinator:
         self.limits = limits or Limits()
         self.default_label = default_label
         self.nodes = Registry(names, draw)
+        self.locks = Locks()
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
@@ -175,6 +180,12 @@ class Coordinator:
             return self._gave_up(node, message)
         return self._close(self._place(node, now, joined=False))
 
+    def planned_disk(self, mac: str, session: str) -> Disk | None:
+        """The disk that the open session's plan for this node names; None when it has no such plan."""
+        known = self.sessions.get(session)
+        member = known.members.get(mac) if known is not None and not known.ended else None
+        return member.disk if member is not None and member.live else None
+
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
         known = self.sessions.get(session)
@@ -211,6 +222,8 @@ class Coordinator:
         effects: list[Effect] = []
         for session in list(self.sessions.values()):
             effects += session.tick(now)
+        for mac, held in self.locks.expired(now):
+            effects += self._unlock(mac, held, AuditRecord("bootd", "lock-expired", _locked(mac, held.lock)), now)
         return self._close(effects)
 
     # --- operators: sessions -----------------------------------------------------------------------------
@@ -227,6 +240,7 @@ class Coordinator:
             limits=self.limits,
             now=now,
             switch=self._switch,
+            locks=self.locks.in_force,
         )
         self.sessions[session.id] = session
         for mac in plan.nodes or ():
@@ -343,6 +357,73 @@ class Coordinator:
             effects += self._place(known, now, joined=True)
         return self._close(effects)
 
+    # --- operators: locks --------------------------------------------------------------------------------
+
+    def add_lock(
+        self, node: str, lock: Lock, who: str, now: float, *, seconds: float = 0.0, expires: float = 0.0
+    ) -> list[Effect]:
+        """From now on no session plans the disk that ``lock`` holds. It ends after ``seconds``, 0 = never.
+
+        ``expires`` is the same in seconds since the epoch, for people. `OperatorError` when the lock says nothing
+        that could be held, and (BUSY) when a session is at that disk already: a lock stops no writing.
+        """
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise OperatorError(
+                f"a lock of {seconds:g} s", "say at most ten years, or nothing: for good", Exit.USAGE
+            )
+        known = self._operators_node(node)
+        disks = known.join.disks if known.join is not None else ()
+        lock = checked_lock(lock, disks)
+        for session in self.sessions.values():
+            member = session.members.get(known.mac)
+            if session.ended or member is None or member.disk is None:
+                continue
+            at_work = member.live or member.standing is Standing.LOST
+            if at_work and holding([lock], member.disk, disks or (member.disk,)) is not None:
+                text = f"session {session.title} is at {member.disk.name} of {known.name} now"
+                raise OperatorError(text, f"bootd session cancel {session.title}, then lock it", Exit.BUSY)
+        held = Held(lock, now + seconds if seconds else None, expires if seconds else 0.0)
+        self.locks.add(known.mac, held)
+        detail = f"{_locked(known.mac, lock)}{f', for {seconds:g} s' if seconds else ''}"
+        return [
+            Persist(held.record(known.mac)),
+            Persist(AuditRecord(who, "lock", detail)),
+            Event("locked", known.mac, "", f"{describe(lock)} by {lock.owner}: {lock.reason}"),
+        ]
+
+    def remove_lock(self, node: str, place: str, who: str, now: float) -> list[Effect]:
+        """``place`` as `locks.place` tells it; `OperatorError` when nothing is locked there."""
+        mac = self.nodes.find(node)
+        held = next((held for held in self.locks.of(mac) if held.place == place), None)
+        if held is None:
+            raise OperatorError(
+                f"{self.nodes.name(mac)} has no lock {place}", f"see bootd lock list {node}", Exit.USAGE
+            )
+        return self._close(self._unlock(mac, held, AuditRecord(who, "unlock", _locked(mac, held.lock)), now))
+
+    def restore_locks(self, records: Iterable[LockRecord], now: float, wall: float) -> None:
+        """What the journal kept. ``wall``: seconds since the epoch at ``now``; a lock that has run out meanwhile
+        goes at the next tick."""
+        for record in records:
+            until = now + record.expires - wall if record.expires else None
+            self.locks.add(record.mac, Held(record.lock, until, record.expires))
+
+    def _unlock(self, mac: str, held: Held, audit: AuditRecord, now: float) -> list[Effect]:
+        """A node that waits because of the lock is judged again."""
+        self.locks.remove(mac, held.place)
+        text = f"{describe(held.lock)}: {audit.what} by {audit.who}"
+        effects: list[Effect] = [
+            Persist(RemovedLock(mac, held.place)),
+            Persist(audit),
+            Event("unlocked", mac, "", text),
+        ]
+        node = self.nodes.get(mac)
+        if node is not None and not node.session and node.present(now, self.limits.silence):
+            effects += self._place(node, now, joined=True)
+        return effects
+
+    # --- the daemon's own parking -----------------------------------------------------------------------
+
     def park(self, mac: str, reason: str) -> list[Effect]:
         """The daemon itself sees that trying again leads nowhere. Nothing for a node that is parked already."""
         known = self.nodes.get(mac)
@@ -386,6 +467,7 @@ class Coordinator:
                 limits=self.limits,
                 now=now,
                 switch=self._switch,
+                locks=self.locks.in_force,
             )
             self.sessions[session.id] = session
             effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
@@ -592,3 +674,8 @@ class Coordinator:
         if label not in self._labels:
             known = ", ".join(sorted(self._labels))
             raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)
+
+
+def _locked(mac: str, lock: Lock) -> str:
+    """A lock in the audit."""
+    return f"{mac} {describe(lock)}, owner {lock.owner}: {lock.reason}"

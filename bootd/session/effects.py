@@ -6,7 +6,7 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
-from bootd.wire.control import Disk, Join, Message
+from bootd.wire.control import Disk, Join, Lock, Message
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class SessionRecord:
     keep_open: float = 0.0
     flip_default: bool = True
     is_closing: bool = False
+    source_sector: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class MemberRecord:
     begun: bool  # bytes may have been written
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
+    locks: tuple[Lock, ...] = ()  # that its plan carries
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,22 @@ class ManifestRecord:
 
 
 @dataclass(frozen=True)
+class LockRecord:
+    """A lock that survives a restart. ``expires``: seconds since the epoch, 0 = for good."""
+
+    mac: str
+    place: str  # `locks.place`
+    lock: Lock
+    expires: float
+
+
+@dataclass(frozen=True)
+class RemovedLock:
+    mac: str
+    place: str
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -127,7 +145,17 @@ class AuditRecord:
     detail: str
 
 
-Record = NodeRecord | ForgottenNode | DefaultLabel | SessionRecord | MemberRecord | ManifestRecord | AuditRecord
+Record = (
+    NodeRecord
+    | ForgottenNode
+    | DefaultLabel
+    | SessionRecord
+    | MemberRecord
+    | ManifestRecord
+    | LockRecord
+    | RemovedLock
+    | AuditRecord
+)
 
 
 # --- effects -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What a session has to say to one of its nodes, from what it knows of it. Pure."""
 
+from dataclasses import replace
+
 from bootd.session.effects import Effect, Send
 from bootd.session.member import Image, Member
 from bootd.session.plan import SessionPlan
@@ -24,6 +26,7 @@ def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
     disks = member.node.join.disks if member.node.join else ()
     eligible = sum(not other.excluded for other in disks)
     own = Plan(plan.id, member.node.mac, image.root, image.size, image.chunk_size, member.disk, eligible)
+    own = replace(own, locks=member.locks, image_sector=plan.source_sector)
     return Prepare(own, plan.join_token, member.compares, plan.zeros)
 
 

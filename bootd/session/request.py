@@ -32,6 +32,7 @@ class SessionRequest:
     compare: bool = False
     zeros: str = "write"  # or "discard"
     keep_open: float = 0.0  # seconds
+    source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
 
 
@@ -91,6 +92,7 @@ def checked(
         compare=request.compare,
         zeros=request.zeros,
         keep_open=request.keep_open,
+        source_sector=request.source_sector,
         flip_default=request.flip_default,
     )
     return plan, request.expect or len(wanted or ()) or 1

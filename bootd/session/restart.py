@@ -17,6 +17,7 @@ from bootd.session.outcome import exit_code
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.session import Session
 from bootd.session.states import ENDED, LIVE, SessionState, Standing
+from bootd.wire.control import Lock
 
 
 def resume(
@@ -28,6 +29,7 @@ def resume(
     limits: Limits,
     now: float,
     switch: Callable[[str], str],
+    locks: Callable[[str, float], tuple[Lock, ...]] = lambda *_: (),
 ) -> Session:
     """The session that ``kept`` and the records of its members describe. ``now``: monotonic seconds."""
     plan = SessionPlan(
@@ -47,6 +49,7 @@ def resume(
         zeros=kept.zeros,
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
+        source_sector=kept.source_sector,
     )
     session = Session(
         plan,
@@ -56,6 +59,7 @@ def resume(
         limits=limits,
         now=now,
         switch=switch,
+        locks=locks,
     )
     session.state = SessionState(kept.state)
     session.times[session.state] = now
@@ -98,6 +102,7 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         zeros=plan.zeros,
         keep_open=plan.keep_open,
         flip_default=plan.flip_default,
+        source_sector=plan.source_sector,
         is_closing=session.is_closing,
     )
 
@@ -114,6 +119,7 @@ def member_record(session: str, member: Member) -> MemberRecord:
         begun=member.begun or member.phases.arranged is not None,
         disk=member.disk,
         compares=member.compares,
+        locks=member.locks,
     )
 
 
@@ -144,6 +150,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
+    member.locks = kept.locks
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now

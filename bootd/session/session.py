@@ -23,11 +23,12 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.head import Head
+from bootd.session.locks import choose_unlocked
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.policy import LOCAL, RESCUE
-from bootd.session.selector import Refusal, choose
+from bootd.session.selector import Refusal
 from bootd.session.states import (
     AT_WORK,
     ENDED,
@@ -43,6 +44,7 @@ from bootd.wire.control import (
     Arrange,
     Cancel,
     Finish,
+    Lock,
     MemberState,
     Message,
     Report,
@@ -67,8 +69,10 @@ class Session:
         limits: Limits,
         now: float,
         switch: Callable[[str], str] = lambda _: "",
+        locks: Callable[[str, float], tuple[Lock, ...]] = lambda *_: (),
     ) -> None:
-        """``switch`` gives the name of the switch that a MAC is plugged into, "" when that is not known."""
+        """``switch`` gives the name of the switch that a MAC is plugged into, "" when that is not known; ``locks``
+        those of a MAC that are in force at a time."""
         self.plan = plan
         self.expect = expect
         self.start_now = start_now
@@ -82,6 +86,7 @@ class Session:
         self.times: dict[SessionState, float] = {SessionState.PREPARING: now}
         self._limits = limits
         self._switch = switch
+        self._locks = locks
         self.is_closing = False  # nobody may join any more
         self._complete_since: float | None = None  # everybody is verified
         self._empty_since: float | None = None
@@ -205,7 +210,8 @@ class Session:
             return self._tell(node, f"session {self.title} digests its source")
         effects: list[Effect] = []
         member = self.members.get(node.mac)
-        disk = choose(join.disks, self.plan.selector, self.image.size)
+        locks = self._locks(node.mac, now)
+        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
@@ -229,6 +235,7 @@ class Session:
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
+        member.locks = locks
         member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
         member.phases, member.moved = Phases(planned=now), now

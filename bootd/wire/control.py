@@ -38,6 +38,17 @@ class MemberState(Enum):
 
 
 @dataclass(frozen=True)
+class Partition:
+    """One partition as the node sees it. Empty strings: not known, or none."""
+
+    number: int  # from 1, as the kernel counts
+    size: int
+    partuuid: str  # lower case: a GUID of a GPT, or DISK-NN of an MBR
+    filesystem: str  # as blkid calls it: "ext4", "ntfs", "BitLocker", ...
+    label: str  # of the filesystem
+
+
+@dataclass(frozen=True)
 class Disk:
     """One disk as the node sees it. ``table_digest`` covers the present partition table (hex)."""
 
@@ -51,6 +62,22 @@ class Disk:
     removable: bool
     excluded: str  # "" when eligible, else why not: "mounted", "raid member", "multipath", "usb", ...
     table_digest: str
+    partitions: tuple[Partition, ...] = ()
+    filesystem: str = ""  # on the whole disk, without a partition table
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What of a node nobody may overwrite. What it holds: `bootd.wire.locks.holding`.
+
+    Expiry is judged by the server alone: a plan carries the locks that are in force.
+    """
+
+    disk: str  # serial or WWN; "" = not known, or every disk of the node
+    partition: int  # number; 0 = none, or known by its PARTUUID only
+    partuuid: str  # lower case; "" = none
+    owner: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +97,8 @@ class Plan:
     chunk_size: int
     disk: Disk
     eligible: int  # how many disks of the node were eligible then; one more or one less voids the plan
+    locks: tuple[Lock, ...] = ()  # of this node, in force when the plan was made
+    image_sector: int = 0  # bytes of a sector that the image was made for; 0 = not known
 
 
 # --- up: node to coordinator -------------------------------------------------------------------------------

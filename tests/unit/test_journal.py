@@ -91,7 +91,8 @@ def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     journal(path).close()
     with sqlite3.connect(path) as raw:
-        raw.executescript("DROP TABLE member; DROP TABLE manifest; DROP TABLE token; PRAGMA user_version = 1;")
+        gone = "".join(f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock"))
+        raw.executescript(f"{gone} PRAGMA user_version = 1;")
         body = (
             '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'
             ' "selector": "only",'

@@ -30,7 +30,9 @@ from bootd.wire.control import (
     Report,
 )
 from bootd.wire.digest import digest
+from bootd.wire.saved import SavedTable, decode
 from stage2 import agent as agents
+from stage2 import way_back
 from stage2.agent import Agent
 from stage2.console import Console
 from stage2.inventory import InventoryError, table_digest
@@ -56,6 +58,8 @@ class Daemon:
         self.down: queue.Queue[Message] = queue.Queue()
         self.manifest = MANIFEST.encoded
         self.join_errors: list[Exception] = []
+        self.saved: list[SavedTable] = []
+        self.save_errors: list[Exception] = []
         self._changed = threading.Condition()
 
     def join(self, message: Join) -> None:
@@ -74,6 +78,12 @@ class Daemon:
     def fetch_manifest(self, session: str) -> bytes:
         assert session == "s1"
         return self.manifest
+
+    def save_table(self, encoded: bytes) -> None:
+        if self.save_errors:
+            raise self.save_errors.pop(0)
+        assert MemberState.READY not in [report.state for report in self.reports]
+        self.saved.append(decode(encoded))
 
     def events(self) -> Iterator[Message]:
         while True:
@@ -161,6 +171,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(agents, "AFTER_CANCEL", 0.05)
     monkeypatch.setattr(agents, "AFTER_FAILURE", 0.05)
     monkeypatch.setattr(agents, "AFTER_REFUSAL", 0.05)
+    monkeypatch.setattr(way_back, "PAUSE", 0.01)
     # What follows the clone touches firmware and partitions of this machine; test_stage2_flow has its parts.
     monkeypatch.setattr(agents, "make_bootable", lambda disk: f"asked for {disk}")
     made = Bench(tmp_path)
@@ -228,6 +239,41 @@ def test_table_changed_since_the_plan(bench: Bench) -> None:
     bench.daemon.down.put(Prepare(plan, TOKEN))
     assert "partition table" in bench.daemon.wait_for(MemberState.REFUSED).reason
     assert bench.content() == before
+
+
+def test_both_ends_are_on_the_server_before_the_node_is_ready(bench: Bench) -> None:
+    table = "label: gpt\nlabel-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001\n,2M,L\n"
+    subprocess.run(["sfdisk", "--quiet", "--no-reread", bench.device], input=table.encode(), check=True)
+    subprocess.run(["blockdev", "--flushbufs", bench.device], check=True)
+    before = bench.file.read_bytes()
+    bench.thread.start()
+    bench.daemon.wait_for_joins(1)
+    bench.daemon.save_errors = [ControlError("connection reset")]  # asked again
+    bench.daemon.down.put(Prepare(bench.plan(), TOKEN))
+    bench.daemon.wait_for(MemberState.READY)
+    (saved,) = bench.daemon.saved
+    assert saved.content == before[:CHUNK] + before[-CHUNK:]
+    assert (saved.session, saved.serial, saved.size, saved.digest) == (
+        "s1",
+        "BENCH",
+        DISK_SIZE,
+        bench.plan().disk.table_digest,
+    )
+    assert "label-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001" in saved.dump
+    assert bench.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("errors", [[ControlError("no space left", 507)] * 3, [ControlError("not yours", 403)]])
+def test_without_a_way_back_nothing_is_written(bench: Bench, errors: list[Exception]) -> None:
+    bench.daemon.save_errors = errors
+    bench.thread.start()
+    bench.daemon.wait_for_joins(1)
+    bench.daemon.down.put(Prepare(bench.plan(), TOKEN))
+    failed = bench.daemon.wait_for(MemberState.FAILED)
+    assert "the server does not keep the old partition table: no" in failed.reason
+    bench.daemon.wait_for_joins(2)
+    assert not bench.daemon.saved
+    assert bench.content() == bench.before
 
 
 def test_cancel_frees_the_disk_for_a_new_plan(bench: Bench) -> None:

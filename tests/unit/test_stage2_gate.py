@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootd.wire.control import Disk, Plan
+from bootd.wire.control import Disk, Lock, Partition, Plan
 from stage2.gate import RefusedError, match, open_target
 from stage2.inventory import table_digest
 
@@ -234,6 +234,29 @@ def test_refusals_write_nothing(loops: Callable[[], Loop]) -> None:
         with pytest.raises(RefusedError):
             open_target(plan_for(planned), lambda present=present: present)  # type: ignore[misc]
     assert first.untouched()
+    assert second.untouched()
+
+
+@needs_root
+def test_locked_disks_stay_as_they_are(loops: Callable[[], Loop]) -> None:
+    """Whatever the server had planned: the gate judges the plan's locks by what it sees on the disks."""
+    first, second = loops(), loops()
+    part = Partition(1, 1 << 20, "6d9f7a52-01", "ext4", "home")
+    disks = [replace(first.disk(), partitions=(part,)), second.disk()]
+    owner = Lock("", 0, "", "anna", "her thesis")
+    for lock in (
+        owner,
+        replace(owner, disk=disks[0].serial),
+        replace(owner, disk=disks[0].serial, partition=3),
+        replace(owner, partuuid="6d9f7a52-01"),
+        replace(owner, partuuid="nowhere-01"),
+    ):
+        plan = replace(plan_for(disks[0], eligible=2), locks=(lock,))
+        with pytest.raises(RefusedError, match="is locked by anna: her thesis"):
+            open_target(plan, lambda: disks)
+    assert first.untouched()
+    free = replace(plan_for(disks[1], eligible=2), locks=(replace(owner, partuuid="6d9f7a52-01"),))
+    os.close(open_target(free, lambda: disks)[0])
     assert second.untouched()
 
 

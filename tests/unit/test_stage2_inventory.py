@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
+from bootd.wire.saved import TABLE_REGION, table_regions
 from stage2.inventory import (
-    TABLE_REGION,
     Facts,
     disks_of,
     normal_wwn,
     parse_serial_page,
     read_facts,
     table_digest,
-    table_regions,
 )
 
 # `lsblk --json --bytes --output NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC`, a device of each

@@ -233,17 +233,75 @@ class Labels(Struct):
     labels: list[Label]
 
 
+class Partition(Struct):
+    number: int
+    size: int
+    partuuid: str
+    filesystem: str
+    label: str
+
+
 class PlannedDisk(Struct):
+    """A disk, and what is on it now. Sizes in bytes."""
+
     name: str
     size: int
+    sector: int
     serial: str
+    wwn: str
+    model: str
+    transport: str
+    excluded: str | None
+    filesystem: str
+    partitions: list[Partition]
+
+
+class Lock(Struct):
+    """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
+
+    place: str
+    what: str
+    disk: str
+    partition: int
+    partuuid: str
+    owner: str
+    reason: str
+    expires: float | None
 
 
 class PlannedNode(Struct):
+    """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be."""
+
     node: str
     name: str
     disk: PlannedDisk | None
+    write: int
+    refusal: str
     note: str
+    locks: list[Lock]
+    disks: list[PlannedDisk]
+
+
+class Table(Struct):
+    """A partition table as it was before a disk was overwritten. ``trouble`` is "" unless it is damaged."""
+
+    disk: str
+    time: str
+    trouble: str
+    session: str
+    name: str
+    serial: str
+    wwn: str
+    size: int
+    sector: int
+    dump: str
+    digest: str
+
+
+class WholeTable(Table):
+    """``content``: the first and the last bytes of the disk, in base64."""
+
+    content: str
 
 
 class Preview(Struct):
@@ -251,6 +309,7 @@ class Preview(Struct):
 
     source: str
     size: int
+    sector: int
     any: bool
     nodes: list[PlannedNode]
 

@@ -4,6 +4,7 @@ A request is answered only with the boot token of the node it speaks for. Bodies
 what does not fit is answered 400 with one line of text.
 """
 
+import asyncio
 import json
 from typing import Any
 
@@ -18,7 +19,8 @@ from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
-from bootd.wire import control
+from bootd.errors import OperatorError
+from bootd.wire import control, saved
 from bootd.wire.control import Join, Report
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_ENCODED
@@ -76,6 +78,7 @@ class NodeInterface:
                 web.post("/node/v1/join", self._join),
                 web.post("/node/v1/report", self._report),
                 web.get("/node/v1/events", self._events, allow_head=False),
+                web.post("/node/v1/saved", self._saved),
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
@@ -107,6 +110,24 @@ class NodeInterface:
             return await serve_stream(request, subscriber)
         finally:
             streams.detach(subscriber)
+
+    async def _saved(self, request: web.Request) -> web.Response:
+        """Keep the old partition table of the disk that this node was told to write; 204 when it is on our disk."""
+        node = request.query.get("node", "")
+        self._check(request, node)
+        table = saved.decode(await read_body(request, saved.MAX_SAVED))
+        disk = self._engine.coordinator.planned_disk(node, table.session)
+        if disk is None or table.digest != disk.table_digest:
+            return text_error(409, "these are not the ends of a disk that this node was told to write")
+        if self._engine.tables is None:
+            return text_error(503, "partition tables are not kept here")
+        try:
+            name = await asyncio.to_thread(self._engine.tables.keep, node, table)
+        except OperatorError as error:
+            log.error("partition table not kept", node=node, error=error.message, hint=error.hint)  # noqa: TRY400
+            return text_error(507, error.message)
+        self._engine.note("saved", node, table.session, f"old partition table of {table.name}, {name}")
+        return web.Response(status=204)
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
         session = request.query.get("session", "")

@@ -5,6 +5,7 @@ with the exit code of the command line.
 """
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -20,12 +21,14 @@ from bootd.drivers.http import answers, openapi
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard, read_body
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
-from bootd.session import selector
+from bootd.session import cards, selector
 from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
+from bootd.wire.control import Lock
 
 MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
@@ -77,6 +80,17 @@ class TokenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     scope: Scope
     seconds: Annotated[float, msgspec.Meta(gt=0, le=864_000_000)] | None = None
+
+
+class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of PUT /api/v1/nodes/NODE/locks. ``disk`` "" and no partition: every disk of the node."""
+
+    reason: str
+    owner: str = ""  # "" = who asks
+    disk: str = ""  # serial or WWN
+    partition: int = 0  # number; 0 = none
+    partuuid: str = ""
+    seconds: float = 0.0  # 0 = for good
 
 
 Body = TypeVar("Body")
@@ -161,6 +175,7 @@ class Operators:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
         wanted = await _body(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
+        sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
@@ -171,17 +186,12 @@ class Operators:
         nodes = []
         for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
             known = coordinator.nodes.get(mac)
-            entry: dict[str, Any] = {"node": mac, "name": coordinator.nodes.name(mac), "disk": None, "note": ""}
-            if known is None or known.join is None:
-                entry["note"] = "not seen yet: its disk is chosen when it joins"
-            else:
-                choice = selector.choose(known.join.disks, chosen, size)
-                if isinstance(choice, selector.Refusal):
-                    entry["note"] = f"would be refused: {choice.reason}"
-                else:
-                    entry["disk"] = {"name": choice.name, "size": choice.size, "serial": choice.serial}
-            nodes.append(entry)
-        return web.json_response({"source": wanted.source, "size": size, "any": macs is None, "nodes": nodes})
+            disks = known.join.disks if known is not None and known.join is not None else None
+            held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
+            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+        return web.json_response(
+            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+        )
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await _body(request, Deploy)
@@ -189,6 +199,7 @@ class Operators:
         order = SessionRequest(
             source=wanted.source,
             source_size=size,
+            source_sector=await asyncio.to_thread(source.sector_of, wanted.source),
             nodes=wanted.nodes,
             disk=wanted.disk,
             expect=wanted.expect,
@@ -263,6 +274,46 @@ class Operators:
         node, now = request.match_info["node"], self._engine.now()
         self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
         return web.Response(status=204)
+
+    async def _list_locks(self, request: web.Request) -> web.Response:
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        return web.json_response([cards.view_lock(held) for held in self._engine.coordinator.locks.of(mac)])
+
+    async def _add_lock(self, request: web.Request) -> web.Response:
+        """Lock a partition or a disk; answers with all locks of the node."""
+        order, who = await _body(request, LockOrder), _who(request)
+        lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
+        effects = self._engine.coordinator.add_lock(
+            request.match_info["node"],
+            lock,
+            who,
+            self._engine.now(),
+            seconds=order.seconds,
+            expires=time.time() + order.seconds,
+        )
+        self._engine.run(effects)
+        return await self._list_locks(request)
+
+    async def _remove_lock(self, request: web.Request) -> web.Response:
+        """``?place=`` as the list of locks tells it."""
+        node, place = request.match_info["node"], request.query.get("place", "")
+        self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
+        return web.Response(status=204)
+
+    async def _list_tables(self, request: web.Request) -> web.Response:
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        kept = await asyncio.to_thread(self._engine.tables.kept, mac) if self._engine.tables is not None else []
+        return web.json_response([view_kept(one) for one in kept])
+
+    async def _table(self, request: web.Request) -> web.Response:
+        """One table with the bytes of both ends of the disk, in base64."""
+        mac = self._engine.coordinator.nodes.find(request.match_info["node"])
+        disk, name = request.match_info["disk"], request.match_info["time"]
+        if self._engine.tables is None:
+            raise OperatorError("partition tables are not kept here", "see server.state_dir")
+        kept = await asyncio.to_thread(self._engine.tables.find, mac, disk, name)
+        content = base64.b64encode(kept.table.content).decode() if kept.table is not None else ""
+        return web.json_response({**view_kept(kept), "content": content})
 
     async def _list_labels(self, _request: web.Request) -> web.Response:
         return web.json_response(
@@ -420,6 +471,30 @@ ROUTES = (
             ("since", "Seconds since the epoch"),
             ("who", "Only what this one did"),
         ),
+    ),
+    Route("GET", "/nodes/{node}/locks", Operators._list_locks, "What nobody overwrites", list[answers.Lock]),
+    Route(
+        "PUT",
+        "/nodes/{node}/locks",
+        Operators._add_lock,
+        "Lock a partition or a disk",
+        list[answers.Lock],
+        LockOrder,
+    ),
+    Route(
+        "DELETE",
+        "/nodes/{node}/locks",
+        Operators._remove_lock,
+        "Remove a lock",
+        query=(("place", "Which one, as the list tells it"),),
+    ),
+    Route("GET", "/nodes/{node}/tables", Operators._list_tables, "Old partition tables", list[answers.Table]),
+    Route(
+        "GET",
+        "/nodes/{node}/tables/{disk}/{time}",
+        Operators._table,
+        "One old partition table, with both ends of the disk",
+        answers.WholeTable,
     ),
     Route("GET", "/leases", Operators._list_leases, "Addresses that bootd has given", list[answers.Lease]),
     Route("PUT", "/nodes/{node}/name", Operators._name, "Name a machine", body=NameChange),

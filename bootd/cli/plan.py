@@ -1,0 +1,104 @@
+"""``bootd plan``: a card per node, of what a deploy would do to it. `deploy` shows the same before it asks."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.format import size
+from bootd.cli.lock import line
+from bootd.errors import Exit
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("nodes", nargs=-1, required=True)
+@click.option(
+    "--disk", required=True, help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas."
+)
+@json_option
+@pass_context
+def plan(context: Context, *, image: Path, nodes: tuple[str, ...], disk: str, as_json: bool) -> int:
+    """What cloning IMAGE onto NODES would do: their disks, what is on them, locks, refusals. Nothing happens.
+
+    Exit code 4 when every node would be refused.
+    """
+    order = {"source": str(image.absolute()), "nodes": ",".join(nodes), "disk": disk}
+    preview = context.client.request("POST", "preview", body=order)
+    if as_json:
+        print_json(preview)
+    else:
+        print_cards(console(), preview, disk)
+    return Exit.REFUSED if all_refused(preview) else Exit.OK
+
+
+def all_refused(preview: dict[str, Any]) -> bool:
+    """Whether there are nodes and none of them would be written; one that was not seen yet may still be."""
+    return bool(preview["nodes"]) and all(card["refusal"] for card in preview["nodes"])
+
+
+def print_cards(output: Console, preview: dict[str, Any], selector: str) -> None:
+    """The image, and a card for each node."""
+    made_for = f", for sectors of {preview['sector']} bytes" if preview.get("sector") else ""
+    _say(output, f"image   {preview['source']} ({size(preview['size'])}{made_for})")
+    _say(output, f"disk    {selector}")
+    for card in preview["nodes"]:
+        _say(output, f"\n{card['name']}  {card['node']}")
+        for text in card_lines(card):
+            _say(output, f"  {text}")
+    if preview["any"]:
+        _say(output, "\nand every other node that boots into this session")
+
+
+def card_lines(card: dict[str, Any]) -> list[str]:
+    """One node: what would be written, what is there now, its locks, and why not."""
+    lines = []
+    chosen = card["disk"]
+    if chosen is not None:
+        lines.append(f"ERASE   {disk_line(chosen)}")
+        lines += [f"        now: {text}" for text in content_lines(chosen)]
+        lines.append(f"WRITE   {size(card['write'])} of the image")
+    for disk in card["disks"]:
+        if chosen is None or disk["name"] != chosen["name"]:
+            why = f": excluded, {disk['excluded']}" if disk["excluded"] else ""
+            lines.append(f"keep    {disk_line(disk)}{why}")
+            lines += [f"        now: {text}" for text in content_lines(disk)]
+    lines += [f"LOCK    {line(lock)}" for lock in card["locks"]]
+    if card["refusal"]:
+        lines.append(f"REFUSED {card['refusal']}")
+    elif card["note"]:
+        lines.append(card["note"])
+    return lines
+
+
+def disk_line(disk: dict[str, Any]) -> str:
+    """A disk as it is labelled."""
+    identity = (
+        f"serial {disk['serial']}" if disk["serial"] else f"WWN {disk['wwn']}" if disk["wwn"] else "no serial"
+    )
+    words = [
+        disk["name"],
+        disk["model"] or "model not known",
+        identity,
+        size(disk["size"]),
+        f"({disk['size']} bytes)",
+    ]
+    return "  ".join(words)
+
+
+def content_lines(disk: dict[str, Any]) -> list[str]:
+    """What is on a disk, as far as its node has told."""
+    lines = [f"{disk['filesystem']} on the whole disk"] if disk["filesystem"] else []
+    for part in disk["partitions"]:
+        label = f" {part['label']!r}" if part["label"] else ""
+        name = f"  {part['partuuid']}" if part["partuuid"] else ""
+        filesystem = part["filesystem"] or "no filesystem known"
+        lines.append(f"partition {part['number']}  {size(part['size'])}  {filesystem}{label}{name}")
+    return lines or ["no partitions known"]
+
+
+def _say(output: Console, text: str) -> None:
+    """As it is: what a disk calls itself must not be taken for markup."""
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
