@@ -120,6 +120,9 @@ def set_up(machine: Container, room: Room) -> None:
     assert not machine.exists("/etc/bootd/bootd.toml")
     printed = machine.run(*full, "--no-check", "--print")
     assert 'subnet = "10.9.0.0/24"' in printed
+    asked = ["script", "--quiet", "--return", "--command", "bootd setup --no-check --print", "/dev/null"]
+    said = machine.run(*asked, data=b"full\n10.9.0.200-10.9.0.220\n10.9.0.1\n\n").replace("\r", "")
+    assert said.endswith('subnet = "10.9.0.0/24"\nrange = "10.9.0.200-10.9.0.220"\ngateway = "10.9.0.1"\n'), said
     assert "wrote /etc/bootd/bootd.toml" in machine.run("bootd", "setup", "--interface", "eth0")
     machine.run("bootd", "setup", "--interface", "eth0", "--no-check", expect=Exit.REFUSED)
     machine.run("systemctl", "start", "bootd")  # Type=notify: returns at READY
