@@ -7,6 +7,8 @@ changes. Methods without ``now`` only read.
 What a refused node does: it stays in stage2 and shows the reason; its boot policy is not touched, for nothing was
 written. It is judged again when it joins with other disks. An open session keeps pulling it into stage2 (which
 waits, it never reboots by itself), at most ``Limits.attempts`` times; a session that has ended does not.
+
+Longer than 600 lines because all orders and messages change one state: nodes, sessions and locks decide together.
 """
 
 import hmac
