@@ -169,7 +169,7 @@ def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> N
     path = tmp_path / "bootd.db"
     record = LockRecord(mac(1), "disk=*", ALL, 12.5)
     book = Journal(path)
-    book._database.executescript("DROP TABLE lock; PRAGMA user_version = 2;")
+    book._database.executescript("DROP TABLE lock; DROP TABLE token; PRAGMA user_version = 2;")
     book.close()
     book = Journal(path)
     book.batch([record, replace(record, mac=mac(2)), RemovedLock(mac(2), "disk=*")])
@@ -190,8 +190,8 @@ def operators() -> Iterator[Operators]:
 def test_lock_by_command(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
     operators.join(1, SYSTEM, DATA)
     words = ("--partition", "2", "--reason", "thesis", "--owner", "eva")
-    code, out, _ = operators.run(capsys, "lock", "add", "lab1", *words)
-    assert code == 0
+    code, out, problem = operators.run(capsys, "lock", "add", "lab1", *words)
+    assert code == 0, problem
     assert out.endswith(f"lab1: partition 2 ({GUID}) of disk S2 is locked by eva: thesis\n")
     code, out, _ = operators.run(capsys, "lock", "add", "lab1", "--disk", "--reason", "exam", "--expires", "2h")
     assert code == 0

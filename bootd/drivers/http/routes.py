@@ -10,7 +10,6 @@ from aiohttp import web
 from bootd.errors import Exit, OperatorError
 
 PREFIX = "/api/v1"
-CALLER = "bootd.caller"  # key of a request: the `Caller` that its transport has found
 
 
 class Scope(StrEnum):
@@ -33,6 +32,9 @@ class Caller:
     scope: Scope
     token: str = ""
     expires: float | None = None
+
+
+CALLER = web.RequestKey("caller", Caller)  # of a request: who its transport has found
 
 
 @dataclass(frozen=True)
