@@ -5,6 +5,9 @@ A session starts when enough nodes are ready. Nodes that were refused, failed or
 or stalls is named and left out, and the chain closes behind it under the next epoch. A node that comes back joins
 at the tail, until its attempts are used up; then it is parked. Nothing counts as cloned before it reported every
 byte verified and then confirmed the end.
+
+Longer than other modules: what a report, a deadline and an operator each do to the states of one session is one
+table of consequences, and is read together.
 """
 
 from collections.abc import Callable
