@@ -352,3 +352,20 @@ def test_lost_end_of_a_window_is_found_by_sending_its_last_block() -> None:
     assert transfer.receive(ack(14), at + 0.001) == SendBlocks(15, 8)
     assert transfer.tick(transfer.deadline) == SendBlocks(22, 1)
     assert transfer.tick(transfer.deadline) == SendBlocks(15, 8)  # nothing came: the whole window, as ever
+
+
+def test_losses_far_apart_never_add_up_to_a_long_wait() -> None:
+    """The first block is lost, so nothing is known of the client; then a dozen blocks are confirmed within a
+    millisecond or two before the next loss. Each loss costs the first time-out at most."""
+    terms = tftp.negotiate(tftp.Request(tftp.Opcode.READ, "f", "octet", {}), 512 * 400, 1500)
+    transfer = tftp.Transfer(512 * 400, terms)
+    now, waits = 0.0, []
+    transfer.start(now)
+    for block in range(1, 200):
+        if block % 13 == 1:
+            waits.append(transfer.deadline - now)
+            now = transfer.deadline
+            assert transfer.tick(now) == tftp.SendBlocks(block, 1)
+        now += 0.0001
+        assert transfer.receive(struct.pack("!HH", 4, block), now) == tftp.SendBlocks(block + 1, 1)
+    assert max(waits) <= tftp.FIRST_TIMEOUT, waits

@@ -330,18 +330,22 @@ class Transfer:
         self._end(Result.PROBED if probe else Result.ABORTED)
 
     def _measure(self, now: float) -> None:
-        """RFC 6298's estimator over windows; never below SMALLEST_TIMEOUT, so that a slow client is not flooded."""
+        """RFC 6298's estimator over windows; never below SMALLEST_TIMEOUT, so that a slow client is not flooded.
+
+        A window that was sent twice tells nothing (Karn), and the next one is measured instead: else the time-out,
+        doubled by a loss, would stay so for want of a measurement.
+        """
+        if self._resent:
+            return
         self._sampled_at = now
-        if not self._resent:
-            sample = max(now - self._sent_at, 0.0)
-            if self._smoothed:
-                self._variance += (abs(self._smoothed - sample) - self._variance) / 4
-                self._smoothed += (sample - self._smoothed) / 8
-            else:
-                self._smoothed, self._variance = sample, sample / 2
+        sample = max(now - self._sent_at, 0.0)
         if self._smoothed:
-            wanted = max(self._smoothed + 4 * self._variance, SMALLEST_TIMEOUT)
-            self._timeout = min(wanted, self.terms.ceiling)
+            self._variance += (abs(self._smoothed - sample) - self._variance) / 4
+            self._smoothed += (sample - self._smoothed) / 8
+        else:
+            self._smoothed, self._variance = sample, sample / 2
+        wanted = max(self._smoothed + 4 * self._variance, SMALLEST_TIMEOUT)
+        self._timeout = min(wanted, self.terms.ceiling)
 
     def _end(self, result: Result) -> None:
         self._awaited = -1
