@@ -103,10 +103,11 @@ def encode(manifest: ImageManifest) -> bytes:
     _check(manifest)
     values = {name: getattr(manifest, name) for name in _About.__struct_fields__}
     extents = None if manifest.extents is None else len(manifest.extents)
+    value = Header(**values, extents=extents, chunks=len(manifest.chunks))
     try:
-        header = msgspec.json.encode(
-            Header(**values, extents=extents, chunks=len(manifest.chunks)), order="deterministic"
-        )
+        header = msgspec.json.encode(value, order="deterministic")
+        if msgspec.json.encode(msgspec.json.decode(header, type=Header), order="deterministic") != header:
+            raise ValueError("it has numbers that JSON does not carry")  # noqa: TRY301 - one way out
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ImageError(f"{name_of(manifest)}: its partition table is none: {error}") from None
     if len(header) > MAX_HEADER:
