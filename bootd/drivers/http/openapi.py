@@ -60,7 +60,7 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "bootd token create NAME --scope read|operate|admin; on the unix socket none is"
+                    "description": "bootd token create NAME --scope read|export|operate|admin; on the unix socket none is"
                     " needed",
                 }
             },
