@@ -26,7 +26,8 @@ def pair() -> Iterator[tuple[FrameSocket, socket.socket]]:
     ours = socket.create_connection(listener.getsockname())
     theirs, _ = listener.accept()
     listener.close()
-    reader = FrameSocket(ours, Decoder(max_chunk=1 << 20, allocate=lambda h: memoryview(bytearray(h.payload_length))))
+    decoder = Decoder(max_chunk=1 << 20, allocate=lambda header: memoryview(bytearray(header.payload_length)))
+    reader = FrameSocket(ours, decoder)
     yield reader, theirs
     reader.close()
     theirs.close()
@@ -45,7 +46,9 @@ def test_the_end_of_a_chunk_is_not_slept_through(pair: tuple[FrameSocket, socket
         sender.start()
         frame, seconds = received(reader)
         sender.join()
-        assert isinstance(frame, Chunk) and bytes(frame.payload) == RAW and seconds < SOON
+        assert isinstance(frame, Chunk)
+        assert bytes(frame.payload) == RAW
+        assert seconds < SOON
 
 
 def test_a_short_frame_after_a_long_one_comes_at_once(pair: tuple[FrameSocket, socket.socket]) -> None:
@@ -55,7 +58,8 @@ def test_a_short_frame_after_a_long_one_comes_at_once(pair: tuple[FrameSocket, s
     received(reader)
     sender.join()
     frame, seconds = received(reader)
-    assert isinstance(frame, frames.Ping) and seconds < SOON
+    assert isinstance(frame, frames.Ping)
+    assert seconds < SOON
 
 
 @pytest.mark.parametrize("cut", [4, 40, len(CHUNK) - 1])
