@@ -131,4 +131,3 @@ class FrameSocket:
 
     def close(self) -> None:
         self._connection.close()
-
