@@ -67,7 +67,12 @@ def test_a_peer_that_goes_inside_a_frame_is_noticed_at_once(
     pair: tuple[FrameSocket, socket.socket], cut: int
 ) -> None:
     reader, theirs = pair
-    sender = threading.Thread(target=lambda: (theirs.sendall(CHUNK[:cut]), theirs.close()))
+
+    def leave() -> None:
+        theirs.sendall(CHUNK[:cut])
+        theirs.close()
+
+    sender = threading.Thread(target=leave)
     sender.start()
     began = time.monotonic()
     with pytest.raises(PeerProtocolError, match="inside a frame"):
