@@ -47,8 +47,19 @@ def heal(
 ) -> Result:
     """Mend ``images``, all without any, from ``source``: a store, a raw disk image or device, or the URL of a bootd
     (with ``token``, and ``authority``, a PEM file). What is damaged must have been found by `verify` before."""
-    held = ImageStore(Path(store))
     donor = open_donor(source, token, authority)
+    with ImageStore(Path(store)) as held:
+        mended, left, count = _mend(tell, held, donor, images)
+    if left:
+        some = ", ".join(name[:16] for name in sorted(left)[:MAX_NAMED])
+        raise OperatorError(
+            f"{mended} chunks are mended, {len(left)} are not: {some}", "try another source", Exit.PARTLY
+        )
+    return {"images": count, "mended": mended}
+
+
+def _mend(tell: Tell, held: ImageStore, donor: Donor, images: Iterable[str]) -> tuple[int, dict[str, str], int]:
+    """Chunks that are mended, what is not and why, and how many images were looked at."""
     wanted = [held.resolve(image) for image in images] or sorted(held.ids())
     mended = 0
     left: dict[str, str] = {}
@@ -71,13 +82,7 @@ def heal(
                 mended += 1
                 tell.note(f"chunk {name} of {image.name}: mended")
             tell.progress(number, len(missing), image.name)
-    held.close()
-    if left:
-        some = ", ".join(name[:16] for name in sorted(left)[:MAX_NAMED])
-        raise OperatorError(
-            f"{mended} chunks are mended, {len(left)} are not: {some}", "try another source", Exit.PARTLY
-        )
-    return {"images": len(wanted), "mended": mended}
+    return mended, left, len(wanted)
 
 
 def open_donor(source: str, token: str = "", authority: str = "") -> Donor:

@@ -43,8 +43,7 @@ def put_file(
     size = measure(path)
     parse_reference(name)
     chunk_size = suitable_chunk_size(size)
-    images = ImageStore(Path(store))
-    with Path(path).open("rb", buffering=0) as file:
+    with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
         keeper = Keeper(images)
@@ -60,24 +59,28 @@ def put_file(
             done += length
             tell.progress(done, size, "read")
         after = os.fstat(file.fileno())
-    if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
-        raise OperatorError(f"{path} was changed while it was read", "stop what writes it, then again", Exit.INPUT)
-    table, sector = read_table(path)
-    manifest = ImageManifest(
-        name=name,
-        user=user,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        comment=comment,
-        origin=origin or path[:255],
-        kind="partition" if kind == "partition" else "disk",
-        size=size,
-        sector=sector,
-        chunk_size=chunk_size,
-        table=table,
-        chunks=tuple(names),
-    )
-    id_ = images.commit(manifest, tags)
-    images.close()
+        if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (
+            after.st_mtime_ns,
+            after.st_size,
+        ):
+            raise OperatorError(
+                f"{path} was changed while it was read", "stop what writes it, then again", Exit.INPUT
+            )
+        table, sector = read_table(path)
+        manifest = ImageManifest(
+            name=name,
+            user=user,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            comment=comment,
+            origin=origin or path[:255],
+            kind="partition" if kind == "partition" else "disk",
+            size=size,
+            sector=sector,
+            chunk_size=chunk_size,
+            table=table,
+            chunks=tuple(names),
+        )
+        id_ = images.commit(manifest, tags)
     return {
         "id": id_,
         "name": name,

@@ -66,6 +66,17 @@ class ImageStore:
         except OSError as error:
             raise self._unusable(error) from None
 
+    def __enter__(self) -> "ImageStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """As `close`; what already goes wrong is not hidden by what goes wrong here."""
+        try:
+            self.close()
+        except OperatorError:
+            if kind is None:
+                raise
+
     # Chunks
 
     def missing(self, digests: Iterable[str]) -> set[str]:
