@@ -11,19 +11,19 @@ that could be wrong, covers disks without a table as well, and changes with any 
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bootd.wire import saved
 from bootd.wire.control import Disk, Partition
+from bootd.wire.targets import CONTENT
 
-COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID"
+COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID,START,PARTTYPE"
 MAX_PARTITIONS = 256  # of one disk: a minor number is a byte
 # Members of pools and of other systems' storage: part of something that this machine does not see as a whole.
 FOREIGN = frozenset({"zfs_member", "vmfs_volume_member", "vmfs", "ceph_bluestore", "bcache", "drbd", "apfs"})
 NETWORK_TRANSPORTS = frozenset({"iscsi", "fc", "fcoe", "nbd", "rbd", "tcp", "rdma"})
-CONTENT = ("raid member", "multipath", "BitLocker", "foreign filesystem")  # what lies on a disk that nobody uses
 VIRTUAL_NAMES = {"zram": "zram", "ram": "RAM disk", "loop": "loop device", "fd": "floppy", "nbd": "network"}
 LSBLK_TIMEOUT = 60.0  # seconds: a dying disk may hold lsblk up
 
@@ -82,6 +82,9 @@ def partitions_of(device: Mapping[str, Any]) -> Iterator[Partition]:
                 partuuid=(part.get("partuuid") or "").lower()[:64],
                 filesystem=part.get("fstype") or "",
                 label=_printable((part.get("label") or "").encode("ascii", "replace"))[:64],
+                start=int(part.get("start") or 0) * 512,  # sysfs counts so, whatever the sectors of the disk
+                type=(part.get("parttype") or "").lower()[:64],
+                used=in_use([reason for own in _family(part) if (reason := _use(own))]),
             )
 
 
@@ -103,13 +106,17 @@ def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
         return "read-only"
     if not int(device.get("size") or 0):
         return "no medium"
-    reasons = [reason for part in _family(device) if (reason := _use(part))]
-    if reasons:
-        # What is in use outweighs what may be overruled by naming the disk.
-        return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0])
+    reason = in_use([reason for part in _family(device) if (reason := _use(part))])
+    if reason:
+        return reason
     if not facts.table_digest:
         return facts.trouble or "unreadable"
     return ""
+
+
+def in_use(reasons: Sequence[str]) -> str:
+    """The one of several that counts, "" for none: use outweighs what may be overruled by naming the disk."""
+    return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0] if reasons else "")
 
 
 def _use(part: Mapping[str, Any]) -> str:
