@@ -27,8 +27,9 @@ from bootd.session.effects import (
     SessionRecord,
     Verdict,
 )
+from bootd.session.plan import PartOrder
 from bootd.session.states import ENDED
-from bootd.wire.control import Disk, Join, Lock, Partition, decode_as, encode
+from bootd.wire.control import Disk, Join, Lock, Partition, PartTarget, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
 MAX_DETAIL = 8192  # characters of one audit detail
@@ -263,6 +264,7 @@ def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
     value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
     return SessionRecord(**value)
 
 
@@ -270,6 +272,9 @@ def _member(body: str) -> MemberRecord:
     value = json.loads(body)
     value["disk"] = _disk(value["disk"]) if value["disk"] is not None else None
     value["locks"] = tuple(Lock(**lock) for lock in value.get("locks", ()))
+    value["parts"] = tuple(
+        PartTarget(Partition(**part["partition"]), part["size"]) for part in value.get("parts", ())
+    )
     return MemberRecord(**value)
 
 

@@ -6,7 +6,8 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
-from bootd.wire.control import Disk, Join, Lock, Message
+from bootd.session.plan import PartOrder
+from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class SessionRecord:
     flip_default: bool = True
     is_closing: bool = False
     source_sector: int = 0
+    parts: tuple[PartOrder, ...] = ()
+    grow: bool = False
+    who: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    parts: tuple[PartTarget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,13 +179,14 @@ class Send:
 
 @dataclass(frozen=True)
 class StartHead:
-    """Start the worker that sends ``source``."""
+    """Start the worker that sends ``sources``, each in its turn."""
 
     session: str
     node: str  # "head-SESSION"
-    source: str  # path
+    source: str  # path; what an operator named
     join_token: str  # hex
     node_token: str  # hex, for its requests
+    sources: tuple[str, ...] = ()  # parts, each as `bootd.member.sources.open_source` takes it; () = source
 
 
 @dataclass(frozen=True)

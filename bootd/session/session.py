@@ -26,9 +26,9 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.head import Head
-from bootd.session.locks import choose_unlocked
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
+from bootd.session.parts import choose_target
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.policy import LOCAL, RESCUE
 from bootd.session.selector import Refusal
@@ -161,7 +161,8 @@ class Session:
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
         self.head.start(now)
-        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token)]
+        sources = plan.sources if plan.parts else ()
+        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token, sources)]
 
     def manifest(self, image: Image, now: float) -> list[Effect]:
         """The head has digested its source. A second, different manifest ends the session."""
@@ -214,7 +215,17 @@ class Session:
         effects: list[Effect] = []
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
-        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        plan = self.plan
+        choice = choose_target(
+            join,
+            plan.selector,
+            self.image.size,
+            locks,
+            sector=plan.source_sector,
+            orders=plan.parts,
+            needs=plan.needs,
+        )
+        disk = None if isinstance(choice, Refusal) else choice.disk
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
@@ -228,14 +239,15 @@ class Session:
         if not self.open:
             text = f"session {self.title} is {self.state.value}"
             return [*effects, *self._tell(node, text), *self._settle(now)]
-        if isinstance(disk, Refusal):
-            return [*effects, *self._refuse_by_selector(node, member, disk.reason, now)]
+        if isinstance(choice, Refusal):
+            return [*effects, *self._refuse_by_selector(node, member, choice.reason, now)]
         if member is not None and member.standing is Standing.REFUSED and member.disk == disk:
             member.refusals += 1
             return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
-        member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
+        member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
+        member.disk, member.parts = choice.disk, choice.parts
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
         member.locks = locks
@@ -246,7 +258,7 @@ class Session:
         node.session, node.told = self.id, ""
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
-        text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
+        text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts)}"
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
     def reported(self, report: Report, now: float) -> list[Effect]:
