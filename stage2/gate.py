@@ -1,7 +1,8 @@
 """The one gate to a target: a disk, or partitions of one. Nothing else in stage2 opens a disk for writing.
 
-A plan names one disk as the node had described it when it joined, and maybe partitions of it. Right before the first
-write everything is looked at again, and any doubt is a refusal: a result with a reason, never a second choice.
+A plan names one disk as the node had described it when it joined, and maybe partitions of it. Right before the
+first write everything is looked at again, and any doubt is a refusal: a result with a reason, never a second
+choice.
 
 Partitions are opened as the kernel's own devices: it lets no write pass their ends, so what lies beside them cannot
 be reached through what the gate hands out.
@@ -199,7 +200,9 @@ def _check_partition(descriptor: int, disk: int, name: str, wanted: Partition, s
     except (OSError, ValueError) as error:
         raise RefusedError(f"{name} cannot be checked: {error}") from None
     if parent != f"{os.major(whole.st_rdev)}:{os.minor(whole.st_rdev)}" or number != wanted.number:
-        raise RefusedError(f"{name} is partition {number} of device {parent}, not partition {wanted.number} of the disk")
+        raise RefusedError(
+            f"{name} is partition {number} of device {parent}, not partition {wanted.number} of the disk"
+        )
     if (start, size) != (wanted.start, wanted.size):
         raise RefusedError(f"{name} changed to {size} bytes at {start} while it was being opened")
     if _ask_read_only(descriptor):

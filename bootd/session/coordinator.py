@@ -233,7 +233,7 @@ class Coordinator:
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
         self._check_label(request.label)
-        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who)
+        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who=who)
         session = Session(
             plan,
             expect=expect,

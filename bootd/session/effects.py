@@ -6,7 +6,6 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
-from bootd.session.plan import PartOrder
 from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
@@ -30,6 +29,16 @@ class Outcome:
     reason: str
     code: Exit
     verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class PartOrder:
+    """One partition that a session writes: its number on the chosen disk, and what goes onto it."""
+
+    number: int
+    source: str  # as the head opens it
+    size: int  # bytes
+    image: str = ""  # what an operator calls it
 
 
 # --- records for the journal -------------------------------------------------------------------------------
@@ -142,6 +151,25 @@ class RemovedLock:
 
 
 @dataclass(frozen=True)
+class ContentRecord:
+    """What a disk or partition of a node should hold, holds in part, or holds proven. The journal adds the time.
+
+    ``state``: "wanted" (a plan was made), "writing" (from here on it may hold anything), "installed" (verified).
+    """
+
+    mac: str
+    disk: str  # serial, WWN, or the kernel's name where it has neither
+    partition: int  # 0 = the whole disk
+    partuuid: str
+    image: str  # as the operator named it
+    root: str  # identity of the image, hex
+    size: int  # bytes
+    state: str
+    who: str
+    session: str
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -159,6 +187,7 @@ Record = (
     | ManifestRecord
     | LockRecord
     | RemovedLock
+    | ContentRecord
     | AuditRecord
 )
 

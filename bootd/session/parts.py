@@ -1,7 +1,7 @@
 """Partitions as targets of a session: how an operator names them, and which ones a node's disks make of that.
 
-Grammar of ``--part``: ``sda5`` (or ``nvme0n1p5``), or ``5`` beside a ``--disk``; ``=IMAGE`` behind it when it gets an
-image of its own. All partitions of one session are on one disk, and are written in the order given.
+Grammar of ``--part``: ``sda5`` (or ``nvme0n1p5``), or ``5`` beside a ``--disk``; ``=IMAGE`` behind it when it gets
+an image of its own. All partitions of one session are on one disk, and are written in the order given.
 """
 
 import re
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bootd.errors import Exit, OperatorError
+from bootd.session.effects import PartOrder
 from bootd.session.locks import choose_unlocked
-from bootd.session.plan import PartOrder
 from bootd.session.selector import Refusal, Selector, choose
 from bootd.wire.control import GROW, LAYOUT, PARTITIONS, Disk, Join, Lock, PartTarget
 from bootd.wire.targets import exclusion, find, partition_name, problem
@@ -114,5 +114,3 @@ def _choose_parts(
             return Refusal(f"{name} holds something of another system ({partition.used}): name its disk by serial")
         parts.append(target)
     return Choice(disk, tuple(parts))
-
-

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bootd.session.effects import PartOrder
 from bootd.session.selector import Selector
 from bootd.wire.control import GROW
 
@@ -19,16 +20,6 @@ class Limits:
     slow: float = 5.0  # a member that holds others up for so long goes to a side lane
     head_starts: int = 3  # processes of a head in one session
     attempts: int = 5  # failed attempts of a node before it is parked
-
-
-@dataclass(frozen=True)
-class PartOrder:
-    """One partition that a session writes: its number on the chosen disk, and what goes onto it."""
-
-    number: int
-    source: str  # as the head opens it
-    size: int  # bytes
-    image: str = ""  # what an operator calls it
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from bootd.errors import Exit, OperatorError
 from bootd.session import nodes, selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
+from bootd.session.effects import PartOrder
 from bootd.session.nodes import Registry
-from bootd.session.plan import PartOrder, SessionPlan
+from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
 MAX_OPEN_SESSIONS = 64
@@ -44,6 +45,7 @@ def checked(
     sessions: Iterable[Session],
     id_: str,
     draw: Callable[[int], str],
+    *,
     who: str = "",
 ) -> tuple[SessionPlan, int]:
     """The plan and the number of nodes to expect; `OperatorError` says what is wrong and what to do.

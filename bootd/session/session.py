@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from bootd.session import messages, outcome
 from bootd.session.arrangement import Arrangement, in_order
+from bootd.session.contents import content_records
 from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
     Effect,
@@ -259,6 +260,7 @@ class Session:
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
         text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts)}"
+        effects += content_records(self.plan, self.image, member, "wanted")
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
     def reported(self, report: Report, now: float) -> list[Effect]:
@@ -366,6 +368,7 @@ class Session:
         member.phases.ended = now
         member.node.session, member.node.attempts, member.node.cloned = "", 0, now
         effects: list[Effect] = [self._event("done", member.node.mac, reason), Persist(member.node.record())]
+        effects += content_records(self.plan, self.image, member, "installed")
         return [*effects, *self._end_if_complete(now)]
 
     # --- trouble -----------------------------------------------------------------------------------------
@@ -606,8 +609,12 @@ class Session:
     def _arrange(self, why: str, now: float) -> list[Effect]:
         if self.head.address is None or not len(self.arrangement):
             return []
+        new = [member for member in self.arrangement if member.phases.arranged is None]
         places = self.arrangement.arrange(self.id, self.head.node, self.head.address, now, self.phase)
-        effects: list[Effect] = [Send(node, place) for node, place in places]
+        effects: list[Effect] = []
+        for member in new:
+            effects += content_records(self.plan, self.image, member, "writing")
+        effects += [Send(node, place) for node, place in places]
         return [self._event("arranged", "", f"epoch {self.arrangement.epoch}: {why}"), *effects]
 
     def _open_next_phase(self, now: float) -> list[Effect]:

@@ -1,7 +1,8 @@
 """Partition tables as values: read from what ``sfdisk --json`` says, written as a script for sfdisk.
 
-DOS tables with extended and logical partitions, hidden (0x1x) types and active flags; GPT with names, attributes and
-identifiers. Numbers stay what they are, gaps among them too: boot loaders and fstab files know partitions by them.
+DOS tables with extended and logical partitions, hidden (0x1x) types and active flags; GPT with names, attributes
+and identifiers. Numbers stay what they are, gaps among them too: boot loaders and fstab files know partitions by
+them.
 Starts and sizes are in sectors of `PartitionTable.sector` bytes; everything else that is said of sizes is in bytes.
 """
 
@@ -9,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from bootd.wire.errors import PeerProtocolError
@@ -212,7 +214,7 @@ def _check(table: PartitionTable) -> None:
     if any(entry.start == 0 or entry.size == 0 for entry in table.entries):
         raise PeerProtocolError("partition table: a partition is empty, or begins at the table itself")
     places = sorted((entry.start, entry.end, entry.number) for entry in table.contents)
-    for before, after in zip(places, places[1:], strict=False):
+    for before, after in pairwise(places):
         if after[0] < before[1]:
             raise PeerProtocolError(f"partition table: partitions {before[2]} and {after[2]} overlap")
     if table.label != "dos":

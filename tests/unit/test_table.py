@@ -28,8 +28,14 @@ label-id: 0x6d9f7a52
 9 : size=1M, type=11
 10 : type=83
 """,
-    "gaps among the numbers": "label: dos\nlabel-id: 0xabcdef01\n2 : start=8192, size=2M\n4 : start=20480, type=5\n6 : size=4M\n5 : size=1M\n",
-    "old geometry, a start at sector 63": "label: dos\nlabel-id: 0x12\n1 : start=63, size=16002, type=e, bootable\n",
+    "gaps among the numbers": """label: dos
+label-id: 0xabcdef01
+2 : start=8192, size=2M
+4 : start=20480, type=5
+6 : size=4M
+5 : size=1M
+""",
+    "start at sector 63, as of old": "label: dos\nlabel-id: 0x12\n1 : start=63, size=16002, type=e, bootable\n",
     "partitions out of order": "label: dos\nlabel-id: 0x13\n1 : start=30720, size=2M\n2 : start=2048, size=2M\n",
     "gpt with names, attributes, identifiers": f"""label: gpt
 label-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001
@@ -38,7 +44,7 @@ label-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001
 5 : size=8M, name="say \\x22hello\\x22", attrs="RequiredPartition GUID:60,63"
 4 : type={GPT_HOME}, name="zw\u00f6lf"
 """,
-    "gpt with room for more": "label: gpt\nlabel-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000002\ntable-length: 200\n,2M\n,\n",
+    "gpt with more room": "label: gpt\nlabel-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000002\ntable-length: 200\n,2M\n,\n",
     "gpt that begins early": "label: gpt\nlabel-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000003\nfirst-lba: 34\n34,2M\n",
     "gpt without partitions": "label: gpt\nlabel-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000004\n",
 }
@@ -159,7 +165,11 @@ def test_least_size_of_a_dos_table(tmp_path: Path, script: str) -> None:
     with (tmp_path / "smaller").open("wb") as stream:
         stream.truncate(table.least - (1 << 20))
     done = subprocess.run(
-        ["sfdisk", "--quiet", tmp_path / "smaller"], input=table.script(), text=True, capture_output=True, check=False
+        ["sfdisk", "--quiet", tmp_path / "smaller"],
+        input=table.script(),
+        text=True,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode != 0
 
@@ -169,7 +179,12 @@ def test_least_size_of_a_gpt(tmp_path: Path) -> None:
     assert read(disk(tmp_path / "least", table.script(), table.least)).entries == table.entries
 
 
-GOOD = {"label": "dos", "id": "0x1", "sectorsize": 512, "partitions": [{"node": "d1", "start": 1, "size": 1, "type": "83"}]}
+GOOD = {
+    "label": "dos",
+    "id": "0x1",
+    "sectorsize": 512,
+    "partitions": [{"node": "d1", "start": 1, "size": 1, "type": "83"}],
+}
 
 
 @pytest.mark.parametrize(
