@@ -1,7 +1,7 @@
 """The disks of this node: what they are, and which of them nobody may touch.
 
 `disks_of` is pure: it judges what ``lsblk --json`` and sysfs said. `take` asks them. Identity (serial, WWN) is read
-from sysfs, since lsblk knows it only with a udev data base, which stage2 does not have.
+from sysfs, and what lies on disks from blkid: lsblk knows both only with a udev data base, which stage2 has not.
 
 The table digest is SHA-256 over the disk's size and its first and last MiB: the protective MBR, both copies of a
 GPT (header and 128 entries at 512 or 4096 bytes a sector) and what lies in the gap behind them. It takes no parser
@@ -18,6 +18,7 @@ from typing import Any
 from bootd.wire import saved
 from bootd.wire.control import Disk, Partition
 from bootd.wire.targets import CONTENT
+from stage2 import signatures
 
 COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID,START,PARTTYPE"
 MAX_PARTITIONS = 256  # of one disk: a minor number is a byte
@@ -138,7 +139,7 @@ def _use(part: Mapping[str, Any]) -> str:
         return f"in use by {part.get('kname') or kind}"
     if filesystem == "bitlocker":
         return "BitLocker"
-    if filesystem in FOREIGN:
+    if filesystem == signatures.SEVERAL or filesystem in FOREIGN:
         return f"foreign filesystem: {filesystem}"
     return ""
 
@@ -186,6 +187,7 @@ def take(sys_root: str = "/sys", dev_root: str = "/dev") -> tuple[Disk, ...]:
     facts = {}
     for device in lsblk.get("blockdevices", ()):
         if device.get("type") == "disk":
+            signatures.complete(device, dev_root)
             facts[device["kname"]] = read_facts(device["kname"], int(device.get("size") or 0), sys_root, dev_root)
     return disks_of(lsblk, facts)
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
-from bootd.cli.parts import grow_option, image_of, part_of, part_option
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
 from bootd.cli.plan import print_cards
 from bootd.cli.state import print_session
 from bootd.errors import Exit, OperatorError
@@ -102,6 +102,7 @@ def deploy(
 
 def carry_out(context: Context, wanted: dict[str, Any], *, is_waiting: bool, yes: bool, as_json: bool) -> int:
     """Ask unless told not to, make the session, and wait for it if wanted."""
+    check_place(wanted["disk"], wanted["parts"])
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)

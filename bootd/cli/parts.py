@@ -1,5 +1,6 @@
 """``--part`` and ``--grow``: what deploy, restore and plan have in common, and how images are named."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,6 +22,13 @@ grow_option = click.option(
 def image_of(text: str) -> str:
     """An image as the daemon is told: a full path, or `@last`. ``IMAGE#5`` is partition 5 of a disk image."""
     return text if text == LAST or not text else str(Path(text).absolute())
+
+
+def check_place(disk: str, parts: Sequence[str]) -> None:
+    """`click.UsageError` unless it is said what is written."""
+    if not disk and not parts:
+        text = "what is written is not said: --disk only, --disk serial=…, or --part sda5"
+        raise click.UsageError(text, click.get_current_context(silent=True))
 
 
 def part_of(text: str) -> str:

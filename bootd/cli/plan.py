@@ -9,7 +9,7 @@ from rich.console import Console
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import size
 from bootd.cli.lock import line
-from bootd.cli.parts import grow_option, image_of, part_of, part_option
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
 from bootd.errors import Exit
 
 
@@ -35,6 +35,7 @@ def plan(
 
     Exit code 4 when every node would be refused.
     """
+    check_place(disk, parts)
     order = {
         "source": image_of(str(image)),
         "nodes": ",".join(nodes),

@@ -29,7 +29,7 @@ class Order(Protocol):
     @property
     def disk(self) -> str: ...
     @property
-    def parts(self) -> tuple[str, ...]: ...
+    def parts(self) -> list[str]: ...
 
 
 OrderT = TypeVar("OrderT", bound=Order)
@@ -64,7 +64,7 @@ def view_contents(engine: Engine, node: str) -> list[dict[str, Any]]:
 def replaced_last(order: OrderT, engine: Engine) -> OrderT:
     """``order`` with every ``@last`` replaced. All its nodes must have had the same image there: one session sends
     one. `OperatorError` names those that differ, and those that have none."""
-    texts = order.parts or ("",)
+    texts = order.parts or [""]
     images = [order.source if "=" not in text else text.partition("=")[2] for text in texts]
     if LAST not in images:
         return order
@@ -77,7 +77,7 @@ def replaced_last(order: OrderT, engine: Engine) -> OrderT:
     ]
     if not order.parts:
         return msgspec.structs.replace(order, source=found[0])  # type: ignore[type-var]
-    parts = tuple(f"{text.partition('=')[0]}={image}" for text, image in zip(texts, found, strict=True))
+    parts = [f"{text.partition('=')[0]}={image}" for text, image in zip(texts, found, strict=True)]
     return msgspec.structs.replace(order, source=found[0], parts=parts)  # type: ignore[type-var]
 
 

@@ -42,7 +42,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     nodes: str
-    disk: str = ""  # "" = as ``parts`` says
+    disk: str  # selector; "" = the one that ``parts`` names
     expect: int = 0
     start_now: bool = False
     label: str = "kamethod"
@@ -53,7 +53,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
-    parts: tuple[Annotated[str, msgspec.Meta(max_length=4096)], ...] = ()  # "sda5", "5", "sda6=IMAGE"
+    parts: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # "sda5", "5", "sda6=IMAGE"
     grow: bool = False
 
 
