@@ -50,14 +50,14 @@ def parse_wish(text: str) -> Wish:
 def disk_of(wishes: Sequence[Wish], disk: str) -> str:
     """The disk selector that ``wishes`` and a ``--disk`` (may be "") mean together; `OperatorError` in doubt."""
     names = {wish.disk for wish in wishes}
-    if len({wish.number for wish in wishes}) != len(wishes):
-        raise OperatorError("a partition is named twice", "name each once", Exit.USAGE)
     if len(wishes) > MAX_PARTS:
         raise OperatorError(f"{len(wishes)} partitions", f"say at most {MAX_PARTS} at once", Exit.USAGE)
     if len(names) > 1:
         raise OperatorError(
             "these partitions are on several disks", "one command for each disk: one session, one disk", Exit.USAGE
         )
+    if len({wish.number for wish in wishes}) != len(wishes):
+        raise OperatorError("a partition is named twice", "name each once", Exit.USAGE)
     (name,) = names or {""}
     if name and disk and disk != f"name={name}":
         raise OperatorError(
