@@ -17,15 +17,17 @@ from typing import Protocol
 
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
-from bootd.member.store import BlockStore, StoreError
+from bootd.member.parts import PartStore
+from bootd.member.store import BlockStore, Store, StoreError
 from bootd.wire import manifest as manifests
-from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Prepare, Report
+from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
 from bootd.wire.errors import ProtocolError
+from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
 from stage2.bootable import make_bootable
 from stage2.console import Console
-from stage2.gate import RefusedError, open_target
+from stage2.gate import RefusedError, Target, open_target
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
 
@@ -93,7 +95,7 @@ class Agent:
         self._situation = flow.Situation(node.mac)
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
-        self._target: tuple[int, Disk] | None = None
+        self._target: Target | None = None
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -181,6 +183,8 @@ class Agent:
         self._return_at = None
         self._console.begin(plan.image_size)
         self._console.mark(f"plan {plan.disk.name} {plan.disk.serial or plan.disk.wwn or '-'}")
+        for part in plan.parts:
+            self._console.say(f"partition {part.partition.number}: {part.size} bytes at {part.partition.start}")
         self._own = Report(self.node.mac, plan.session, MemberState.PREPARING, total=plan.image_size)
         self._send()
         try:
@@ -194,8 +198,9 @@ class Agent:
         if (manifest.size, manifest.chunk_size) != (plan.image_size, plan.chunk_size):
             self._refused(f"the manifest says {manifest.size} bytes, the plan {plan.image_size}")
             return
-        if len(manifest.parts) > 1:
-            self._refused(f"the manifest has {len(manifest.parts)} parts, the plan names one disk")
+        wrong = misfit(plan, manifest)
+        if wrong:
+            self._refused(wrong)
             return
         try:
             self._target = open_target(plan, self._take, self._dev_root)
@@ -203,7 +208,7 @@ class Agent:
             self._refused(str(error))
             return
         try:
-            size = way_back.save(plan.session, *self._target, self._client.save_table, self._dev_root)
+            size = way_back.save(plan.session, self._target, self._client.save_table, self._dev_root)
         except way_back.WayBackError as error:
             self._close_target()
             self._failed(str(error))
@@ -215,7 +220,7 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=BlockStore(self._target[0], manifest.size, prepare.zeros),
+                store=store_of(self._target, manifest, prepare.zeros),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
@@ -315,7 +320,7 @@ class Agent:
 
     def _finished(self, reboot: bool) -> None:
         """Verified and released by the coordinator."""
-        disk = self._target[1].name if self._target else ""
+        disk = self._target.disk.name if self._target else ""
         self._stop_member()
         self._console.say("session finished")
         self._own = self._report_as(MemberState.FINISHING, "")
@@ -353,7 +358,7 @@ class Agent:
 
     def _close_target(self) -> None:
         if self._target is not None:
-            os.close(self._target[0])
+            self._target.close()
             self._target = None
 
     def _report_as(self, state: MemberState, reason: str) -> Report:
@@ -408,6 +413,26 @@ class Agent:
                 self._failing = not arrived
                 self._console.say("reports get through again" if arrived else "reports do not get through")
             return arrived
+
+
+def misfit(plan: Plan, manifest: Manifest) -> str:
+    """Why the parts of the manifest are not those of the plan; "" when they are."""
+    if len(manifest.parts) != max(1, len(plan.parts)):
+        what = f"{len(plan.parts)} partitions" if plan.parts else "one disk"
+        return f"the manifest has {len(manifest.parts)} parts, the plan names {what}"
+    for part, target in zip(manifest.parts, plan.parts, strict=False):
+        if part.size != target.size:
+            return f"the manifest has {part.size} bytes for partition {target.partition.number}, not {target.size}"
+    return ""
+
+
+def store_of(target: Target, manifest: Manifest, zeros: str) -> Store:
+    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it."""
+    stores = [
+        BlockStore(descriptor, part.size, zeros)
+        for descriptor, part in zip(target.writable, manifest.parts, strict=True)
+    ]
+    return stores[0] if len(stores) == 1 else PartStore(manifest, stores)
 
 
 def reboot_now() -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "lock": ("lock", "lock"),
     "node": ("node", "node"),
     "plan": ("plan", "plan"),
+    "restore": ("restore", "restore"),
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),
     "session": ("session", "session"),

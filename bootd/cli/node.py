@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
+from bootd.cli.contents import partitions
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, size
 
@@ -101,3 +102,6 @@ def unpark(context: Context, nodes: tuple[str, ...]) -> None:
     for item in nodes:
         context.client.request("DELETE", "nodes", item, "parked")
         click.echo(f"{item}: may be tried again")
+
+
+node.add_command(partitions)

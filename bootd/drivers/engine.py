@@ -110,6 +110,10 @@ class Engine:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
         return self._journal.audit(limit, since=since, who=who)
 
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """See `Journal.contents`; `OperatorError` when it cannot be read."""
+        return self._journal.contents(mac)
+
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""
         log.info("head is gone", session=session, reason=reason)

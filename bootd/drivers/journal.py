@@ -13,22 +13,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bootd.drivers import contents
 from bootd.drivers.database import Database
 from bootd.session.effects import (
     AuditRecord,
+    ContentRecord,
     DefaultLabel,
     ForgottenNode,
     LockRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
+    PartOrder,
     Record,
     RemovedLock,
     SessionRecord,
     Verdict,
 )
 from bootd.session.states import ENDED
-from bootd.wire.control import Disk, Join, Lock, Partition, decode_as, encode
+from bootd.wire.control import Disk, Join, Lock, Partition, PartTarget, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
 MAX_DETAIL = 8192  # characters of one audit detail
@@ -72,7 +75,14 @@ CREATE TABLE token (
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS)  # steps from an empty file
+_CREATE_CONTENT = """
+CREATE TABLE content (
+    mac TEXT NOT NULL, disk TEXT NOT NULL, partition INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (mac, disk, partition)
+) STRICT;
+"""
+
+SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_CONTENT)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -183,12 +193,22 @@ class Journal:
             raise self._file.unusable(error) from None
         return [AuditLine(*row) for row in reversed(rows)]
 
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """What the disks and partitions of a node should hold and hold: see `contents.of_node`."""
+        try:
+            return contents.of_node(self._database, mac)
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
     def _put(self, record: Record) -> None:
         match record:
             case NodeRecord():
                 self._put_node(record)
             case ForgottenNode(mac):
                 self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
+            case ContentRecord():
+                contents.put(self._database, record, self._clock())
             case DefaultLabel(label):
                 self._database.execute(
                     "INSERT INTO setting VALUES ('default_label', ?)"
@@ -263,6 +283,7 @@ def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
     value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
     return SessionRecord(**value)
 
 
@@ -270,6 +291,9 @@ def _member(body: str) -> MemberRecord:
     value = json.loads(body)
     value["disk"] = _disk(value["disk"]) if value["disk"] is not None else None
     value["locks"] = tuple(Lock(**lock) for lock in value.get("locks", ()))
+    value["parts"] = tuple(
+        PartTarget(Partition(**part["partition"]), part["size"]) for part in value.get("parts", ())
+    )
     return MemberRecord(**value)
 
 

@@ -233,7 +233,7 @@ class Coordinator:
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
         self._check_label(request.label)
-        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw)
+        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who=who)
         session = Session(
             plan,
             expect=expect,
@@ -247,7 +247,9 @@ class Coordinator:
         self.sessions[session.id] = session
         for mac in plan.nodes or ():
             self.nodes.add(mac)
-        detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
+        places = "".join(f" partition {part.number}" for part in plan.parts)
+        where = f"{plan.selector.text}{places}"
+        detail = f"{session.id} {request.source} to {request.nodes} on {where}, then {plan.after}"
         effects: list[Effect] = [
             Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),

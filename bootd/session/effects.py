@@ -6,7 +6,7 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
-from bootd.wire.control import Disk, Join, Lock, Message
+from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,16 @@ class Outcome:
     reason: str
     code: Exit
     verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class PartOrder:
+    """One partition that a session writes: its number on the chosen disk, and what goes onto it."""
+
+    number: int
+    source: str  # as the head opens it
+    size: int  # bytes
+    image: str = ""  # what an operator calls it
 
 
 # --- records for the journal -------------------------------------------------------------------------------
@@ -94,6 +104,9 @@ class SessionRecord:
     flip_default: bool = True
     is_closing: bool = False
     source_sector: int = 0
+    parts: tuple[PartOrder, ...] = ()
+    grow: bool = False
+    who: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,7 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    parts: tuple[PartTarget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,25 @@ class RemovedLock:
 
 
 @dataclass(frozen=True)
+class ContentRecord:
+    """What a disk or partition of a node should hold, holds in part, or holds proven. The journal adds the time.
+
+    ``state``: "wanted" (a plan was made), "writing" (from here on it may hold anything), "installed" (verified).
+    """
+
+    mac: str
+    disk: str  # serial, WWN, or the kernel's name where it has neither
+    partition: int  # 0 = the whole disk
+    partuuid: str
+    image: str  # as the operator named it
+    root: str  # identity of the image, hex
+    size: int  # bytes
+    state: str
+    who: str
+    session: str
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -154,6 +187,7 @@ Record = (
     | ManifestRecord
     | LockRecord
     | RemovedLock
+    | ContentRecord
     | AuditRecord
 )
 
@@ -174,13 +208,14 @@ class Send:
 
 @dataclass(frozen=True)
 class StartHead:
-    """Start the worker that sends ``source``."""
+    """Start the worker that sends ``sources``, each in its turn."""
 
     session: str
     node: str  # "head-SESSION"
-    source: str  # path
+    source: str  # path; what an operator named
     join_token: str  # hex
     node_token: str  # hex, for its requests
+    sources: tuple[str, ...] = ()  # parts, each as `bootd.member.sources.open_source` takes it; () = source
 
 
 @dataclass(frozen=True)

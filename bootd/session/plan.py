@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from bootd.session.effects import PartOrder
 from bootd.session.selector import Selector
+from bootd.wire.control import GROW
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,16 @@ class SessionPlan:
     keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
+    who: str = ""  # who ordered it
+    parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk
+    grow: bool = False  # the last partition fills a larger disk afterwards
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the head opens, in order."""
+        return tuple(part.source for part in self.parts) or (self.source,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a node's stage2 must know of plans."""
+        return (GROW,) if self.grow else ()

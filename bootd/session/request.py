@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bootd.errors import Exit, OperatorError
 from bootd.session import nodes, selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
+from bootd.session.effects import PartOrder
 from bootd.session.nodes import Registry
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
@@ -34,10 +35,18 @@ class SessionRequest:
     keep_open: float = 0.0  # seconds
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
+    parts: tuple[PartOrder, ...] = ()  # only these partitions of the disk
+    grow: bool = False
 
 
 def checked(
-    request: SessionRequest, registry: Registry, sessions: Iterable[Session], id_: str, draw: Callable[[int], str]
+    request: SessionRequest,
+    registry: Registry,
+    sessions: Iterable[Session],
+    id_: str,
+    draw: Callable[[int], str],
+    *,
+    who: str = "",
 ) -> tuple[SessionPlan, int]:
     """The plan and the number of nodes to expect; `OperatorError` says what is wrong and what to do.
 
@@ -61,6 +70,11 @@ def checked(
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
     if request.name and not nodes.plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
+    if request.parts and sum(part.size for part in request.parts) != request.source_size:
+        raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
+    if request.parts and request.grow:
+        text = "a partition cannot grow: others may lie behind it"
+        raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
     chosen = selector.parse(request.disk)
     wanted = registry.resolve(request.nodes)
     for session in open_sessions:
@@ -94,5 +108,8 @@ def checked(
         keep_open=request.keep_open,
         source_sector=request.source_sector,
         flip_default=request.flip_default,
+        parts=request.parts,
+        grow=request.grow,
+        who=who,
     )
     return plan, request.expect or len(wanted or ()) or 1

@@ -50,6 +50,9 @@ def resume(
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
         source_sector=kept.source_sector,
+        parts=kept.parts,
+        grow=kept.grow,
+        who=kept.who,
     )
     session = Session(
         plan,
@@ -103,6 +106,9 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         keep_open=plan.keep_open,
         flip_default=plan.flip_default,
         source_sector=plan.source_sector,
+        parts=plan.parts,
+        grow=plan.grow,
+        who=plan.who,
         is_closing=session.is_closing,
     )
 
@@ -120,6 +126,7 @@ def member_record(session: str, member: Member) -> MemberRecord:
         disk=member.disk,
         compares=member.compares,
         locks=member.locks,
+        parts=member.parts,
     )
 
 
@@ -150,7 +157,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.locks = kept.locks
+    member.locks, member.parts = kept.locks, kept.parts
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now

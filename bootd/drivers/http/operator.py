@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, source
+from bootd.drivers import boot_history, orders
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi
+from bootd.drivers.http.asking import body_of as _body
+from bootd.drivers.http.asking import who_asks as _who
+from bootd.drivers.http.contents import replaced_last, view_contents
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.routes import read_json as _body
 from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.tables import view_kept
@@ -30,7 +32,7 @@ from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, selector
 from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
-from bootd.wire.control import Lock
+from bootd.wire.control import GROW, Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
@@ -41,7 +43,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     nodes: str
-    disk: str
+    disk: str  # selector; "" = the one that ``parts`` names
     expect: int = 0
     start_now: bool = False
     label: str = "kamethod"
@@ -52,6 +54,8 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    parts: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # "sda5", "5", "sda6=IMAGE"
+    grow: bool = False
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,35 +179,55 @@ class Operators:
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await _body(request, Deploy)
-        size = await asyncio.to_thread(source.measure, wanted.source)
-        sector = await asyncio.to_thread(source.sector_of, wanted.source)
+        wanted = self._resolved(await _body(request, Deploy))
+        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
-        chosen = selector.parse(wanted.disk)
+        chosen = selector.parse(found.disk)
         macs = coordinator.nodes.resolve(wanted.nodes)
         nodes = []
         for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
             known = coordinator.nodes.get(mac)
-            disks = known.join.disks if known is not None and known.join is not None else None
+            join = known.join if known is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+            nodes.append(
+                cards.card(
+                    mac,
+                    name,
+                    join,
+                    held,
+                    chosen,
+                    size=found.size,
+                    sector=found.sector,
+                    orders=found.parts,
+                    needs=(GROW,) if wanted.grow else (),
+                )
+            )
         return web.json_response(
-            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+            {
+                "source": wanted.source,
+                "size": found.size,
+                "sector": found.sector,
+                "disk": found.disk,
+                "any": macs is None,
+                "nodes": nodes,
+            }
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, Deploy)
-        size = await asyncio.to_thread(source.measure, wanted.source)
+        wanted = self._resolved(await _body(request, Deploy))
+        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts)
         order = SessionRequest(
             source=wanted.source,
-            source_size=size,
-            source_sector=await asyncio.to_thread(source.sector_of, wanted.source),
+            source_size=found.size,
+            source_sector=found.sector,
             nodes=wanted.nodes,
-            disk=wanted.disk,
+            disk=found.disk,
+            parts=found.parts,
+            grow=wanted.grow,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -218,6 +242,10 @@ class Operators:
         id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
         self._engine.run(effects)
         return web.json_response(self._view(id_), status=201)
+
+    def _resolved(self, wanted: Deploy) -> Deploy:
+        """``@last`` in the place of images becomes what the nodes have had last, which must be the same for all."""
+        return replaced_last(wanted, self._engine)
 
     async def _change(self, request: web.Request) -> web.Response:
         change = await _body(request, SessionChange)
@@ -276,6 +304,9 @@ class Operators:
         node, now = request.match_info["node"], self._engine.now()
         self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
         return web.Response(status=204)
+
+    async def _contents(self, request: web.Request) -> web.Response:
+        return web.json_response(view_contents(self._engine, request.match_info["node"]))
 
     async def _list_locks(self, request: web.Request) -> web.Response:
         mac = self._engine.coordinator.nodes.find(request.match_info["node"])
@@ -399,12 +430,6 @@ def _error(status: int, error: OperatorError, headers: dict[str, str] | None = N
     return web.json_response({"error": value}, status=status, headers=headers)
 
 
-def _who(request: web.Request) -> str:
-    """Who asks, for the audit."""
-    caller: Caller = request[CALLER]
-    return caller.who
-
-
 def describe() -> dict[str, Any]:
     """The OpenAPI document of `ROUTES`."""
     return openapi.document(ROUTES)
@@ -463,6 +488,13 @@ OWN_ROUTES = (
             ("since", "Seconds since the epoch"),
             ("who", "Only what this one did"),
         ),
+    ),
+    Route(
+        "GET",
+        "/nodes/{node}/contents",
+        Operators._contents,
+        "What the disks and partitions of a machine should hold, and hold",
+        list[answers.Place],
     ),
     Route("GET", "/nodes/{node}/locks", Operators._list_locks, "What nobody overwrites", list[answers.Lock]),
     Route(
