@@ -89,7 +89,9 @@ class Daemon:
         context.check()
         server = f"{interface.address}:{self._settings.server.http_port}"
         cache = str(Path(self._settings.server.state_dir) / "digests")
-        heads = Heads(server, interface.address, engine.head_ended, cache=cache)
+        heads = Heads(
+            server, interface.address, engine.head_ended, cache=cache, images=str(self._settings.image_dir)
+        )
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
