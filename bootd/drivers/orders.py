@@ -1,72 +1,83 @@
 """What an operator orders, made ready for the coordinator: images are opened, measured and cut into parts."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootd.drivers import source
+from bootd.drivers.source import Sources, sector_of
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import PartOrder
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.stored import SLICE
 
 SFDISK_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Sizes in bytes. ``disk``: the selector."""
+    """Sizes in bytes. ``disk``: the selector; ``source``: what is sent, as sessions and their journal write it."""
 
+    source: str
     size: int
     sector: int
     disk: str
     parts: tuple[PartOrder, ...]
 
 
-def measure(image: str, disk: str, parts: Sequence[str]) -> Measured:
+def measure(image: str, disk: str, parts: Sequence[str], sources: Sources | None = None) -> Measured:
     """Look at everything that would be sent. Reads files: call it in a thread. `OperatorError`.
 
     ``parts``: see `bootd.session.parts`; () = the whole disk.
     """
+    looked = sources or Sources()
     if not parts:
         if not disk:
             raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
-        return Measured(source.measure(image), source.sector_of(image), disk, ())
+        source = looked.resolve(image)
+        return Measured(source, looked.size(source), looked.sector(source), disk, ())
     wishes = [parse_wish(text) for text in parts]
     chosen = disk_of(wishes, disk)
-    orders = tuple(_order(wish, image) for wish in wishes)
-    return Measured(sum(order.size for order in orders), 0, chosen, orders)
+    orders = tuple(_order(wish, image, looked) for wish in wishes)
+    return Measured(orders[0].image, sum(order.size for order in orders), 0, chosen, orders)
 
 
-def _order(wish: Wish, image: str) -> PartOrder:
+def _order(wish: Wish, image: str, looked: Sources) -> PartOrder:
     text = wish.image or image
     path, separator, number = text.rpartition("#")
     if separator and number.isdigit() and not Path(text).exists():
-        start, size = partition_of(path, int(number))
-        return PartOrder(wish.number, f"slice:{start}:{size}:{path}", size, text)
-    size = source.measure(text)
-    if source.sector_of(text):
+        source = looked.resolve(path)
+        start, size = partition_of(source, int(number), looked)
+        return PartOrder(wish.number, f"{SLICE}{start}:{size}:{source}", size, f"{source}#{number}")
+    source = looked.resolve(text)
+    size = looked.size(source)
+    if looked.sector(source):
         raise OperatorError(
             f"{text}: is an image of a whole disk, with a GPT",
             f"say {text}#N for its partition N",
             Exit.INPUT,
         )
-    return PartOrder(wish.number, text, size, text)
+    return PartOrder(wish.number, source, size, source)
 
 
-def partition_of(path: str, number: int) -> tuple[int, int]:
-    """Start and size in bytes of partition ``number`` of the disk image at ``path``; `OperatorError`."""
-    size = source.measure(path)
-    read = read_table(path)
+def partition_of(source: str, number: int, looked: Sources | None = None) -> tuple[int, int]:
+    """Start and size in bytes of partition ``number`` of the disk image ``source``; `OperatorError`."""
+    looked = looked or Sources()
+    size = looked.size(source)
+    stored = looked.table(source)
+    read = (
+        read_table(source) if stored is None else _parsed(source, json.dumps({"partitiontable": stored}).encode())
+    )
     entry = read.entry(number)
     if entry is None or entry not in read.contents:
         there = ", ".join(str(one.number) for one in read.contents) or "none"
-        raise OperatorError(f"{path}: has no partition {number}", f"there are: {there}", Exit.INPUT)
+        raise OperatorError(f"{source}: has no partition {number}", f"there are: {there}", Exit.INPUT)
     if entry.end * read.sector > size:
         raise OperatorError(
-            f"{path}: partition {number} ends behind the end of the file", "is the image whole?", Exit.INPUT
+            f"{source}: partition {number} ends behind the end of it", "is the image whole?", Exit.INPUT
         )
     return entry.start * read.sector, entry.size * read.sector
 
@@ -85,12 +96,18 @@ def read_table(path: str) -> table.PartitionTable:
         raise OperatorError(
             f"{path}: {said[-1] if said else 'sfdisk reads it not'}", "name a disk image", Exit.INPUT
         )
-    try:
-        found = table.parse(done.stdout)
-    except PeerProtocolError as error:
-        raise OperatorError(f"{path}: {error}", "name a disk image with a DOS table or a GPT", Exit.INPUT) from None
-    sector = source.sector_of(path)  # sfdisk takes every file for a disk with sectors of 512 bytes
+    found = _parsed(path, done.stdout)
+    sector = sector_of(path)  # sfdisk takes every file for a disk with sectors of 512 bytes
     if sector not in (0, found.sector):
         text = f"{path}: a disk image with sectors of {sector} bytes"
         raise OperatorError(text, "partitions of such an image cannot be named yet", Exit.INPUT)
     return found
+
+
+def _parsed(source: str, text: bytes) -> table.PartitionTable:
+    try:
+        return table.parse(text)
+    except PeerProtocolError as error:
+        raise OperatorError(
+            f"{source}: {error}", "name a disk image with a DOS table or a GPT", Exit.INPUT
+        ) from None

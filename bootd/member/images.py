@@ -20,6 +20,8 @@ class ImageContent(PlainStore):
     """Image ``id_`` of the store in ``folder``, or ``size`` bytes of it from ``start`` on. `StoreError`."""
 
     def __init__(self, folder: str, id_: str, start: int = 0, size: int | None = None) -> None:
+        if not id_:
+            raise StoreError("the source names no image: image:NAME@ID is awaited")
         path = os.path.join(folder, "manifests", id_)
         try:
             self._held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -18,6 +18,7 @@ from bootd.drivers.jobs.runner import Jobs
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import DIGEST
 from bootd.session.effects import AuditRecord, Persist
+from bootd.wire.stored import image_of
 
 
 class ImagePut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,13 +205,8 @@ class ImageRoutes:
     def in_use(self) -> set[str]:
         """Ids of images that open sessions send, also those whose head has not begun."""
         open_ = (session for session in self._engine.coordinator.sessions.values() if not session.ended)
-        found = (image_of(session.plan.source) for session in open_)
-        return {id_ for id_ in found if id_}
-
-
-def image_of(source: str) -> str:
-    """The id of the image that a session's source is, "" when it is a file."""
-    return source.removeprefix("image:") if source.startswith("image:") else ""
+        sources = [source for session in open_ for source in (session.plan.source, *session.plan.sources)]
+        return {id_ for id_ in map(image_of, sources) if id_}
 
 
 def _reference(request: web.Request) -> str:

@@ -25,6 +25,7 @@ from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.source import Sources
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -180,7 +181,7 @@ class Operators:
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
         wanted = self._resolved(await _body(request, Deploy))
-        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts)
+        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts, self._sources())
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
@@ -208,7 +209,7 @@ class Operators:
             )
         return web.json_response(
             {
-                "source": wanted.source,
+                "source": found.source,
                 "size": found.size,
                 "sector": found.sector,
                 "disk": found.disk,
@@ -219,9 +220,9 @@ class Operators:
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = self._resolved(await _body(request, Deploy))
-        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts)
+        found = await asyncio.to_thread(orders.measure, wanted.source, wanted.disk, wanted.parts, self._sources())
         order = SessionRequest(
-            source=wanted.source,
+            source=found.source,
             source_size=found.size,
             source_sector=found.sector,
             nodes=wanted.nodes,
@@ -242,6 +243,10 @@ class Operators:
         id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
         self._engine.run(effects)
         return web.json_response(self._view(id_), status=201)
+
+    def _sources(self) -> Sources:
+        images = self.images
+        return Sources((lambda: images.store) if images is not None else None)
 
     def _resolved(self, wanted: Deploy) -> Deploy:
         """``@last`` in the place of images becomes what the nodes have had last, which must be the same for all."""

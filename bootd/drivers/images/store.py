@@ -220,6 +220,8 @@ class ImageStore:
 
     def read_encoded(self, id_: str) -> bytes:
         """The manifest as it is on the disk."""
+        if not DIGEST.match(id_):
+            raise NoImageError(id_[:16])
         try:
             return self.manifest_path(id_).read_bytes()
         except FileNotFoundError:
