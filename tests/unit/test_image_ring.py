@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Iterator[ImageStore]:
 
 
 def ring_of(image: Manifest, sources: list[object], targets: list[Path], reports: list[Report]) -> list[Report]:
-    """Send ``sources`` down a chain of targets; how each of them ended. The head's reports are added to the list."""
+    """Send ``sources`` down a chain of targets; how each of them ended. Adds the head's reports to the list."""
     head_store = join_stores(image, sources)  # type: ignore[arg-type]
     stores = [FileStore(str(path), image.size) for path in targets]
     members = [
