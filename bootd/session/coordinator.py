@@ -188,6 +188,11 @@ class Coordinator:
         member = known.members.get(mac) if known is not None and not known.ended else None
         return member.disk if member is not None and member.live else None
 
+    def table_saved(self, mac: str, session: str, name: str) -> list[Effect]:
+        """The old table of the planned disk of ``mac`` (`planned_disk`), called ``name``, is on the server's disk."""
+        known = self.sessions.get(session)
+        return self._close(known.table_saved(mac, name)) if known is not None else []
+
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
         known = self.sessions.get(session)

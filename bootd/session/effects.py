@@ -110,6 +110,7 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    is_saved: bool = True  # the old table of ``disk`` is kept; of an older bootd: its agents saw to it
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Member:
     is_slow: bool = False  # it held up others and was moved to the end
     moved: float = 0.0  # when its bytes last grew, or its place changed
     compares: bool = False  # its plan says to digest the target first
+    is_saved: bool = False  # the server holds the old table and both ends of ``disk``, taken in this attempt
     begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
     is_restored: bool = False  # known from the journal only: not heard of since the daemon started
     slow_since: float | None = None  # since when it holds others up

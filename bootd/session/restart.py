@@ -120,6 +120,7 @@ def member_record(session: str, member: Member) -> MemberRecord:
         disk=member.disk,
         compares=member.compares,
         locks=member.locks,
+        is_saved=member.is_saved,
     )
 
 
@@ -150,7 +151,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.locks = kept.locks
+    member.locks, member.is_saved = kept.locks, kept.is_saved
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now

@@ -238,7 +238,7 @@ class Session:
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
-        member.locks = locks
+        member.locks, member.is_saved = locks, False
         member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
         member.phases, member.moved = Phases(planned=now), now
@@ -274,6 +274,14 @@ class Session:
         if claimed is None:
             return effects
         return [*effects, *self._move(member, claimed, report, now), *self._open_next_phase(now)]
+
+    def table_saved(self, mac: str, name: str) -> list[Effect]:
+        """The server holds the old partition table and both ends of the disk that the plan of ``mac`` names."""
+        member = self.members.get(mac)
+        if member is None or not member.live or member.is_saved or self.ended:
+            return []
+        member.is_saved = True
+        return [self._event("saved", mac, f"old partition table of {name} is kept")]
 
     def _trouble(self, member: Member, report: Report) -> list[Effect]:
         """What a member says about a neighbour is told once: who sent it a damaged chunk is for people to know."""
@@ -326,6 +334,8 @@ class Session:
         join = member.node.join
         if not 1 <= report.port <= 65535 or join is None:
             return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
+        if not member.is_saved:
+            return self._drop(member, Standing.FAILED, messages.unsaved(member), now)
         member.address = Address(join.address, report.port)
         member.standing = Standing.READY
         member.phases.ready = member.moved = now
