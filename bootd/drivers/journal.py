@@ -16,6 +16,7 @@ from typing import Any
 from bootd.drivers.database import Database
 from bootd.session.effects import (
     AuditRecord,
+    Binding,
     DefaultLabel,
     ForgottenNode,
     LockRecord,
@@ -262,8 +263,14 @@ def _node(*row: Any) -> NodeRecord:
 def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
-    value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
+    value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     return SessionRecord(**value)
+
+
+def _verdict(value: dict[str, Any]) -> Verdict:
+    binding = value.pop("binding", None)
+    return Verdict(**value, binding=Binding(**binding) if binding is not None else None)
 
 
 def _member(body: str) -> MemberRecord:
