@@ -20,14 +20,8 @@ def schedule(members: Iterable[Member], delay: float, now: float) -> None:
 
 def due(members: Iterable[Member], now: float) -> list[Member]:
     """Those whose turn it is, and who have not been told yet."""
-    return [
-        member
-        for member in members
-        if member.live
-        and member.phases.finish is None
-        and member.release_at is not None
-        and now >= member.release_at
-    ]
+    waiting = [member for member in members if member.live and member.phases.finish is None]
+    return [member for member in waiting if member.release_at is not None and now >= member.release_at]
 
 
 def let_go(member: Member, plan: SessionPlan, now: float) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""Orders to a session that is there, in virtual time: other nodes, another try, a later start, one after the other."""
+"""Orders to a session that is there, in virtual time: other nodes, another try, a time, one by one."""
 
 from dataclasses import replace
 
@@ -173,7 +173,7 @@ def test_never_the_last_one() -> None:
     with pytest.raises(OperatorError, match="is not in session"):
         eject(room, "52:54:00:00:00:99")
     restart(room)
-    assert room.coordinator.sessions[room.session].plan.nodes == {mac(2)}
+    assert room.coordinator.sessions[room.session].plan.nodes == frozenset({mac(2)})
 
 
 def test_all_that_run_ejected_ends_the_session() -> None:
@@ -295,7 +295,11 @@ def test_retry_takes_those_that_are_not_cloned() -> None:
     parent = room.session
     assert room.coordinator.nodes.add(mac(2)).parked
     child = room.coordinator.sessions[retry(room)]
-    assert (child.plan.nodes, child.plan.parent, child.plan.image_root) == ({mac(2), mac(3)}, parent, ROOT)
+    assert (child.plan.nodes, child.plan.parent, child.plan.image_root) == (
+        frozenset({mac(2), mac(3)}),
+        parent,
+        ROOT,
+    )
     assert child.id != parent
     assert not room.coordinator.nodes.add(mac(2)).parked, "an operator has decided"
     room.head_ready()
@@ -317,7 +321,7 @@ def test_retry_of_an_earlier_run_of_the_daemon() -> None:
     restart(room)
     assert room.session in room.coordinator.past
     child = room.coordinator.sessions[retry(room, "lab2")]
-    assert child.plan.nodes == {mac(2)}
+    assert child.plan.nodes == frozenset({mac(2)})
     assert child.plan.bindings[mac(2)].begun
 
 
