@@ -20,6 +20,9 @@ from bootd.session.arrangement import ORDERS
 from bootd.session.request import MAX_DELAY, MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
+notify_option = click.option(
+    "--notify", multiple=True, help="Have mailto:ADDRESS or an https:// webhook told of the end; may be repeated."
+)
 
 
 @click.command()
@@ -58,6 +61,7 @@ _POLL_SECONDS = 0.5
     default=0.0,
     help="Seconds between two nodes that are let go at the end.",
 )
+@notify_option
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -80,6 +84,7 @@ def deploy(
     zeros: str,
     keep_open: float,
     delay: float,
+    notify: tuple[str, ...],
     is_waiting: bool,
     yes: bool,
     as_json: bool,
@@ -105,6 +110,7 @@ def deploy(
         "zeros": zeros,
         "keep_open": keep_open,
         "delay": delay,
+        "notify": notify,
     }
     if not yes:
         _ask(context.client, wanted)
@@ -123,10 +129,16 @@ def deploy(
 @click.command()
 @click.argument("session")
 @click.option("--timeout", type=float, help="Seconds; then exit code 1.")
+@notify_option
 @json_option
 @pass_context
-def wait(context: Context, session: str, timeout: float | None, as_json: bool) -> int:
-    """Wait for the end of SESSION: 0 all cloned, 3 some, 4 all refused, 1 none."""
+def wait(context: Context, *, session: str, timeout: float | None, notify: tuple[str, ...], as_json: bool) -> int:
+    """Wait for the end of SESSION: 0 all cloned, 3 some, 4 all refused, 1 none.
+
+    With --notify the daemon tells of the end, also when this command is interrupted.
+    """
+    for target in notify:
+        context.client.request("POST", "sessions", session, "notices", body={"target": target})
     return _wait_for(context.client, session, timeout, as_json)
 
 

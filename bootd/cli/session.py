@@ -83,6 +83,20 @@ def retry(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_
     _show(context.client.request("POST", "sessions", name, "retry", body=body), as_json)
 
 
+@session.command("notices")
+@click.argument("name")
+@json_option
+@pass_context
+def notices(context: Context, name: str, as_json: bool) -> None:
+    """Who is told of the end of a session, and how that went."""
+    found = context.client.get("sessions", name, "notices")
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        click.echo(f"{item['target']}: {item['state']}{': ' + item['text'] if item['text'] else ''}")
+
+
 @session.command("close")
 @click.argument("name")
 @json_option

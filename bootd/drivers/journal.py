@@ -72,8 +72,14 @@ CREATE TABLE token (
 ) STRICT;
 """
 
+_CREATE_NOTICES = """
+CREATE TABLE notice (
+    number INTEGER PRIMARY KEY, session TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+"""
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS)  # steps from an empty file
+
+SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_NOTICES)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,21 @@ class Journal:
             return self._database.execute(
                 "SELECT name, digest, scope, created, creator, expires FROM token"
             ).fetchall()
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def notices(self) -> list[tuple[int, str, str, str, str]]:
+        """Number, session, target, state and text of each notice, oldest first."""
+        try:
+            rows = self._database.execute("SELECT number, session, target, state, text FROM notice ORDER BY number")
+            return rows.fetchall()
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def forget_notice(self, number: int) -> None:
+        try:
+            with self._file.transaction() as database:
+                database.execute("DELETE FROM notice WHERE number = ?", (number,))
         except sqlite3.Error as error:
             raise self._file.unusable(error) from None
 

@@ -28,6 +28,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
@@ -91,7 +92,8 @@ class Daemon:
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
-        self._services = self._compose(engine, context, interfaces, TokenStore(journal))
+        notices = Notices(engine, journal, self._settings.notify)
+        self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
                 await service.bind()
@@ -103,7 +105,12 @@ class Daemon:
             await self._close(heads)
 
     def _compose(
-        self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore
+        self,
+        engine: Engine,
+        context: BootContext,
+        interfaces: Sequence[Interface],
+        tokens: TokenStore,
+        notices: Notices,
     ) -> list[Service]:
         settings = self._settings
 
@@ -135,7 +142,7 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, notices)
         services: list[Service] = [
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),

@@ -122,6 +122,14 @@ class Session(Struct):
     slowest_hop: Hop | UnsetType | None = UNSET
 
 
+class Notice(Struct):
+    """Somebody who is told of a session's end. ``state``: waiting, sending, sent, failed; ``text``: why."""
+
+    target: str
+    state: str
+    text: str
+
+
 class Disk(Struct):
     name: str
     size: int

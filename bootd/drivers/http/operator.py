@@ -22,11 +22,13 @@ from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, orders, selector
+from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
 from bootd.wire.control import Lock
 
@@ -50,6 +52,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -103,7 +106,9 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        notices: Notices | None = None,
     ) -> None:
+        self.notices = notices
         self.engine = self._engine = engine
         self._labels, self._leases = labels, leases
         self._watchers = 0
@@ -194,6 +199,9 @@ class Operators:
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await read_as(request, Deploy)
+        targets = [parse_target(text) for text in wanted.notify]
+        if len(targets) > MOST_OF_SESSION:
+            raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         size = await asyncio.to_thread(source.measure, wanted.source)
         order = SessionRequest(
             source=wanted.source,
@@ -216,6 +224,9 @@ class Operators:
         )
         id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
+        if self.notices is not None:
+            for target in targets:
+                self.notices.add(id_, target.text, who_asks(request))
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _change(self, request: web.Request) -> web.Response:

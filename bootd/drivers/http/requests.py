@@ -8,6 +8,7 @@ from aiohttp import web
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.routes import CALLER, Caller
 from bootd.drivers.http.server import read_body
+from bootd.drivers.notices import Notices
 from bootd.errors import Exit, OperatorError
 
 MAX_BODY = 1 << 20
@@ -19,6 +20,7 @@ class Owner(Protocol):
     """Who answers routes: what handlers outside `operator.py` need of it."""
 
     engine: Engine
+    notices: Notices | None
 
 
 async def read_as(request: web.Request, kind: type[Body]) -> Body:

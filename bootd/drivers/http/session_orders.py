@@ -11,6 +11,7 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers
 from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
+from bootd.drivers.notices import Notices
 from bootd.errors import OperatorError
 from bootd.session import orders
 from bootd.session.view import view_past, view_session
@@ -26,6 +27,12 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /api/v1/sessions/ID/retry. ``nodes`` "": every one that is not cloned and was not taken out."""
 
     nodes: str = ""
+
+
+class NoticeOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /api/v1/sessions/ID/notices: ``mailto:ADDRESS`` or the URL of a webhook."""
+
+    target: str
 
 
 def view_of(engine: Engine, text: str) -> dict[str, Any]:
@@ -67,7 +74,29 @@ async def retry_session(owner: Owner, request: web.Request) -> web.Response:
     return web.json_response(view_of(engine, id_), status=201)
 
 
+async def list_notices(owner: Owner, request: web.Request) -> web.Response:
+    """Who is told of the session's end."""
+    id_ = view_of(owner.engine, request.match_info["id"])["id"]
+    return web.json_response(_notices(owner).listing(id_))
+
+
+async def add_notice(owner: Owner, request: web.Request) -> web.Response:
+    """One more to be told of the session's end; answers with all of them."""
+    target = (await read_as(request, NoticeOrder)).target
+    id_ = view_of(owner.engine, request.match_info["id"])["id"]
+    _notices(owner).add(id_, target, who_asks(request))
+    return await list_notices(owner, request)
+
+
+def _notices(owner: Owner) -> Notices:
+    if owner.notices is None:
+        raise OperatorError("nobody can be told from here", "this daemon keeps no notices")
+    return owner.notices
+
+
 ROUTES = (
+    Route("GET", "/sessions/{id}/notices", list_notices, "Who is told of its end", list[answers.Notice]),
+    Route("POST", "/sessions/{id}/notices", add_notice, "Tell somebody of it", list[answers.Notice], NoticeOrder),
     Route("POST", "/sessions/{id}/nodes", add_nodes, "Take more nodes in", answers.Session, Nodes),
     Route(
         "DELETE",
