@@ -89,7 +89,7 @@ def test_what_goes_wrong_is_said(operators: Operators, tmp_path: Path, capsys: p
         (("--store", str(tmp_path / "none"), "list"), Exit.INPUT, "no store of images"),
         (("history", "nothing"), Exit.INPUT, "stored as nothing"),
     ):
-        got, out, err = operators.run(capsys, "image", *words)
+        got, _out, err = operators.run(capsys, "image", *words)
         assert got == code, (words, err)
         assert text in err, words
         assert "->" in err or code == Exit.USAGE
