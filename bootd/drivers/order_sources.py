@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bootd.drivers import source
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import PartOrder
+from bootd.session.effects import PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
@@ -38,6 +38,18 @@ def measure(image: str, disk: str, parts: Sequence[str]) -> Measured:
     chosen = disk_of(wishes, disk)
     orders = tuple(_order(wish, image) for wish in wishes)
     return Measured(sum(order.size for order in orders), 0, chosen, orders)
+
+
+def measure_again(record: SessionRecord) -> tuple[int, int]:
+    """Size and sector in bytes of what a session of before has sent, as it is now. `OperatorError`."""
+    if not record.parts:
+        return source.measure(record.source), source.sector_of(record.source)
+    found = [_order(Wish("", part.number, ""), part.image or part.source) for part in record.parts]
+    for before, now in zip(record.parts, found, strict=True):
+        if (before.source, before.size) != (now.source, now.size):
+            text = f"{before.image or before.source} is not what it was: {now.size} bytes now, {before.size} then"
+            raise OperatorError(text, "make a new session: bootd restore", Exit.REFUSED)
+    return sum(part.size for part in found), 0
 
 
 def _order(wish: Wish, image: str) -> PartOrder:
