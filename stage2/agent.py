@@ -28,6 +28,7 @@ from stage2 import flow, way_back
 from stage2.bootable import make_bootable
 from stage2.console import Console
 from stage2.gate import RefusedError, Target, open_target
+from stage2.grow import grow
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
 
@@ -326,6 +327,8 @@ class Agent:
         self._own = self._report_as(MemberState.FINISHING, "")
         self._send()
         note = make_bootable(disk) if disk else ""
+        if disk and self._situation.prepare is not None and self._situation.prepare.grow:
+            note = "; ".join(text for text in (grow(disk, self._dev_root), note) if text)
         if note:
             self._console.say(note)
             self._own = self._report_as(MemberState.FINISHING, note)

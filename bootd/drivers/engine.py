@@ -14,6 +14,7 @@ import structlog
 
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.tables import TableStore
 from bootd.drivers.timeline import TimelineStore
@@ -31,6 +32,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -53,6 +55,7 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.image_store: Callable[[], ImageStore] | None = None
         self.journal_trouble = ""
         self._journal = journal
         self._clock = clock
@@ -90,6 +93,7 @@ class Engine:
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))

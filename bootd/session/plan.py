@@ -1,8 +1,9 @@
 """What a session is asked to do, and the deadlines it works under."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from bootd.session.effects import PartOrder
+from bootd.session.effects import Binding, PartOrder
 from bootd.session.selector import Selector
 from bootd.wire.control import GROW
 
@@ -46,6 +47,11 @@ class SessionPlan:
     who: str = ""  # who ordered it
     parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk
     grow: bool = False  # the last partition fills a larger disk afterwards
+    delay: float = 0.0  # seconds between two nodes that are told to finish
+    start_at: float = 0.0  # seconds since the epoch; 0 = at once
+    parent: str = ""  # id of the session whose plan this one carries out again
+    image_root: str = ""  # of the parent: the source must still hold this image; "" = any
+    bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned
 
     @property
     def sources(self) -> tuple[str, ...]:

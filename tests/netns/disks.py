@@ -1,4 +1,4 @@
-"""Disks for tests: loop devices over files with a partition table that sfdisk made and content that shows its place."""
+"""Disks for tests: loop devices over files with a partition table that sfdisk made."""
 
 import hashlib
 import subprocess
@@ -20,12 +20,22 @@ label-id: 0x6d9f7a52
 """
 
 
+def add_partitions(device: str) -> None:
+    """Let the kernel know what its table says, also one that is without parsers of tables."""
+    subprocess.run(["partx", "--delete", device], check=False, capture_output=True)
+    subprocess.run(["partx", "--add", device], check=False, capture_output=True)
+
+
 class LoopDisk:
-    """``size`` bytes; every 8 bytes say whose they are and where, but for the table of ``script``, if there is one."""
+    """``size`` bytes, with the table of ``script``, if there is one. All else says every 8 bytes whose it is (mark)
+    and where; for mark 0 it is a hole."""
 
     def __init__(self, path: Path, size: int, mark: int, script: str = "") -> None:
         self.path, self.size = path, size
-        path.write_bytes(b"".join((mark << 40 | block).to_bytes(8, "big") for block in range(size // 8)))
+        with path.open("wb") as stream:
+            if mark:
+                stream.write(b"".join((mark << 40 | block).to_bytes(8, "big") for block in range(size // 8)))
+            stream.truncate(size)
         if script:
             command = ["sfdisk", "--quiet", "--wipe", "never", str(path)]
             subprocess.run(command, input=script.encode(), check=True)
@@ -33,7 +43,7 @@ class LoopDisk:
             ["losetup", "--find", "--show", str(path)], check=True, capture_output=True, text=True
         )
         self.device = done.stdout.strip()
-        subprocess.run(["partx", "--update", self.device], check=False, capture_output=True)
+        add_partitions(self.device)
 
     @property
     def name(self) -> str:

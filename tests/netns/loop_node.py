@@ -1,7 +1,7 @@
 """A node for tests: the whole agent of stage2 on a loop device, which it takes for a disk.
 
 ``python -m tests.netns.loop_node MAC ADDRESS SERVER DEVICE SERIAL``. SERVER is HOST:PORT. Prints what the console
-of a node shows, and ``node: rebooted`` at the end. What lies on the disk is found as on a node, with lsblk and blkid.
+of a node shows, and ``node: rebooted`` at the end. What lies on the disk is found with lsblk and blkid.
 """
 
 import json
@@ -17,6 +17,7 @@ from stage2.agent import Agent
 from stage2.console import Console
 from stage2.inventory import COLUMNS, Facts, disks_of, table_digest
 from stage2.node import Node
+from tests.netns.disks import add_partitions
 from tests.netns.ring_node import boot_token
 
 
@@ -27,8 +28,7 @@ def main(mac: str, address: str, server: str, device: str, serial: str) -> int:
     def rebooted() -> None:
         print("node: rebooted", flush=True)
 
-    # A kernel without parsers of tables has partitions only when it is told.
-    subprocess.run(["partx", "--update", device], check=False, capture_output=True)
+    add_partitions(device)
     return Agent(node, client, lambda: (disk_at(device, serial),), Console(), reboot=rebooted).run()
 
 

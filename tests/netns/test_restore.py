@@ -1,4 +1,4 @@
-"""Partitions restored through the whole of it: command, daemon, head, ring, and the agent of stage2 on loop disks."""
+"""Partitions restored through the whole of it: command, daemon, head, ring, the agent of stage2 on loop disks."""
 
 import json
 import shutil
@@ -158,24 +158,25 @@ def test_refusals_leave_the_others_alone(lab: Lab) -> None:
     assert f"{lab.disks['n1'].name}p6:/dev/{lab.disks['n1'].name}p6::::eva:thesis:" in text
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "text"),
-    [
-        (["--part", "sda5", "--part", "sdb5"], Exit.USAGE, "one session, one disk"),
-        (["--part", "five"], Exit.USAGE, "names no partition"),
-        (["--part", "5"], Exit.USAGE, "which disk is not said"),
-        ([], Exit.USAGE, "what is written is not said"),
-        (["--part", "sda5=/nowhere"], Exit.INPUT, "no such file"),
-        (["--part", "sda5={disk}#4"], Exit.INPUT, "has no partition 4"),
-        (["--part", "sda5={disk}#12"], Exit.INPUT, "there are: 1, 2, 3, 5, 6, 7, 8, 9, 10"),
-        (["--part", "sda5", "--grow"], Exit.USAGE, "a partition cannot grow"),
-        (["--part", "sda5=@last"], Exit.REFUSED, "which disk @last means is not known"),
-    ],
-)
-def test_what_makes_no_sense_is_said(lab: Lab, words: list[str], code: Exit, text: str) -> None:
+NONSENSE: list[tuple[list[str], Exit, str]] = [
+    (["--part", "sda5", "--part", "sdb5"], Exit.USAGE, "one session, one disk"),
+    (["--part", "five"], Exit.USAGE, "names no partition"),
+    (["--part", "5"], Exit.USAGE, "which disk is not said"),
+    ([], Exit.USAGE, "what is written is not said"),
+    (["--part", "sda5=/nowhere"], Exit.INPUT, "no such file"),
+    (["--part", "sda5={disk}#4"], Exit.INPUT, "has no partition 4"),
+    (["--part", "sda5={disk}#12"], Exit.INPUT, "there are: 1, 2, 3, 5, 6, 7, 8, 9, 10"),
+    (["--part", "sda5", "--grow"], Exit.USAGE, "a partition cannot grow"),
+    (["--part", "sda5=@last"], Exit.REFUSED, "which disk @last means is not known"),
+]
+
+
+def test_what_makes_no_sense_is_said(lab: Lab) -> None:
     image = lab.image("system.img", MIB)
-    words = [word.replace("{disk}", str(lab.disks["n1"].path)) for word in words]
-    assert text in lab.daemon.command("restore", str(image), "n1", *words, "--yes", expect=code)
+    for words, code, text in NONSENSE:
+        given = [word.replace("{disk}", str(lab.disks["n1"].path)) for word in words]
+        assert text in lab.daemon.command("restore", str(image), "n1", *given, "--yes", expect=code)
+    assert lab.daemon.state()["sessions"] == []
 
 
 def start_of(disk: LoopDisk, number: int) -> int:

@@ -2,8 +2,8 @@
 
 The disks are real loop devices with real kernel partitions (a DOS table: 1 hidden, 2 extended with 5 and 6); what
 is seen of them is what lsblk and blkid say, under the names that a row gives them. A row changes what is seen, what
-is there, or both, between the plan and the write. The server chooses (`parts.choose_target`), the gate judges. Where the server
-refuses, the gate is asked as well, with the plan of a server that had not looked.
+is there, or both, between the plan and the write. The server chooses (`parts.choose_target`), the gate judges.
+Where the server refuses, the gate is asked as well, with the plan of a server that had not looked.
 """
 
 import copy

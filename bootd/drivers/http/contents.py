@@ -4,8 +4,12 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from aiohttp import web
 
 from bootd.drivers.engine import Engine
+from bootd.drivers.http import answers
+from bootd.drivers.http.requests import Owner
+from bootd.drivers.http.routes import Route
 from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.cards import view_partition
@@ -30,6 +34,11 @@ class Order(Protocol):
     def disk(self) -> str: ...
     @property
     def parts(self) -> list[str]: ...
+
+
+async def contents(owner: Owner, request: web.Request) -> web.Response:
+    """What lies where on a machine."""
+    return web.json_response(view_contents(owner.engine, request.match_info["node"]))
 
 
 OrderT = TypeVar("OrderT", bound=Order)
@@ -133,3 +142,14 @@ def _locked(locks: list[Lock], disk: Disk, partition: Partition | None, disks: t
 
 def _identity(disk: Disk) -> str:
     return disk.serial or disk.wwn or disk.name
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/nodes/{node}/contents",
+        contents,
+        "What the disks and partitions of a machine should hold, and hold",
+        list[answers.Place],
+    ),
+)

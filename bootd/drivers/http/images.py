@@ -10,7 +10,7 @@ from aiohttp import web
 from bootd.config import Images
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
-from bootd.drivers.http.asking import body_of, who_asks
+from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Route, Scope
 from bootd.drivers.images import inspect, removal
 from bootd.drivers.images.store import ImageStore
@@ -73,6 +73,7 @@ class ImageRoutes:
         self._engine, self._settings, self.jobs = engine, settings, jobs
         self._directory = directory
         self._store: ImageStore | None = None
+        engine.image_store = lambda: self.store
 
     @property
     def store(self) -> ImageStore:
@@ -107,7 +108,7 @@ class ImageRoutes:
         return web.Response(body=await asyncio.to_thread(self.store.read_stored, name))
 
     async def put_image(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImagePut), who_asks(request)
+        wanted, who = await read_as(request, ImagePut), who_asks(request)
         if wanted.user and request[CALLER].token:
             raise OperatorError("only root may store an image for another user", "leave user out", Exit.REFUSED)
         order = {
@@ -122,7 +123,7 @@ class ImageRoutes:
         return self.start("image-put", f"{wanted.path} as {wanted.name}", who, order)
 
     async def get_image(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImageGet), who_asks(request)
+        wanted, who = await read_as(request, ImageGet), who_asks(request)
         if not wanted.path.startswith("/"):
             raise OperatorError(
                 f"{wanted.path}: not an absolute path", "name a file with its full path", Exit.USAGE
@@ -132,12 +133,12 @@ class ImageRoutes:
         return self.start("image-get", f"{_reference(request)} to {wanted.path}", who, order)
 
     async def verify_images(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImageCheck), who_asks(request)
+        wanted, who = await read_as(request, ImageCheck), who_asks(request)
         order = {"store": str(self.store.directory), "images": wanted.images}
         return self.start("image-verify", ", ".join(wanted.images) or "all images", who, order)
 
     async def heal_images(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImageHeal), who_asks(request)
+        wanted, who = await read_as(request, ImageHeal), who_asks(request)
         order = {
             "store": str(self.store.directory),
             "source": wanted.source,
@@ -149,7 +150,7 @@ class ImageRoutes:
         return self.start("image-heal", f"{what} from {wanted.source}", who, order)
 
     async def collect_images(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImageCollect), who_asks(request)
+        wanted, who = await read_as(request, ImageCollect), who_asks(request)
         order = {
             "store": str(self.store.directory),
             "keep": self._settings.keep,
@@ -170,7 +171,7 @@ class ImageRoutes:
         return web.json_response(inspect.view(image))
 
     async def tag_image(self, request: web.Request) -> web.Response:
-        wanted, who = await body_of(request, ImageTag), who_asks(request)
+        wanted, who = await read_as(request, ImageTag), who_asks(request)
         id_ = await asyncio.to_thread(self.store.tag, _reference(request), wanted.tag)
         self.audit(who, "image-tag", f"{wanted.tag} {id_}")
         return web.json_response(await asyncio.to_thread(inspect.show, self.store, id_))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bootd.drivers.source import Sources, sector_of
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import PartOrder
+from bootd.session.effects import PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
@@ -43,6 +43,20 @@ def measure(image: str, disk: str, parts: Sequence[str], sources: Sources | None
     chosen = disk_of(wishes, disk)
     orders = tuple(_order(wish, image, looked) for wish in wishes)
     return Measured(orders[0].image, sum(order.size for order in orders), 0, chosen, orders)
+
+
+def measure_again(record: SessionRecord, sources: Sources | None = None) -> tuple[int, int]:
+    """Size and sector in bytes of what a session of before has sent, as it is now. `OperatorError`."""
+    looked = sources or Sources()
+    if not record.parts:
+        source = looked.resolve(record.source)
+        return looked.size(source), looked.sector(source)
+    found = [_order(Wish("", part.number, ""), part.image or part.source, looked) for part in record.parts]
+    for before, now in zip(record.parts, found, strict=True):
+        if (before.source, before.size) != (now.source, now.size):
+            text = f"{before.image or before.source} is not what it was: {now.size} bytes now, {before.size} then"
+            raise OperatorError(text, "make a new session: bootd restore", Exit.REFUSED)
+    return sum(part.size for part in found), 0
 
 
 def _order(wish: Wish, image: str, looked: Sources) -> PartOrder:
