@@ -187,9 +187,7 @@ class Operators:
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
         wanted = contents.replaced_last(await read_as(request, Deploy), self.engine)
-        found = await asyncio.to_thread(
-            order_sources.measure, wanted.source, wanted.disk, wanted.parts, self._sources()
-        )
+        found = await self._measure(wanted)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
@@ -231,9 +229,7 @@ class Operators:
         targets = [parse_target(text) for text in wanted.notify]
         if len(targets) > MOST_OF_SESSION:
             raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
-        found = await asyncio.to_thread(
-            order_sources.measure, wanted.source, wanted.disk, wanted.parts, self._sources()
-        )
+        found = await self._measure(wanted)
         order = SessionRequest(
             source=found.source,
             source_size=found.size,
