@@ -1,7 +1,8 @@
 """``python -m tests.bench.image_ring SOURCE STORE``: how fast a head feeds a successor. Part of `images`.
 
 The head is a process of its own; the successor throws away what it gets, on loopback. Prints seconds from the first
-byte wanted to the last one taken in, and the head's CPU, as JSON. What a head does before that (digests of a raw file) does not count.
+byte wanted to the last one taken in, and the head's CPU, as JSON. What a head does before that (digests of a raw
+file) does not count.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 The disk is a file of several gigabytes behind a loop device, with an ext4 file system that is half full: half of
 its data compresses, half does not; what is free holds zeros. Every tool reads the same device and writes a file
-system of this machine; a run ends when its output is on the disk (``sync -f``). Caches are as the run before has
-left them, so each tool is run twice and the second counts. Restores go to a new file, which must equal the disk byte
-for byte (partclone leaves free blocks out: there, every file in it must). Rates are bytes of the whole disk a second.
+system of this machine; a run ends when its output is on the disk (``sync -f``). Caches are as the run before has left
+them, so each tool is run twice and the second counts. Restores go to a new file, which must equal the disk byte for
+byte (partclone leaves free blocks out: there, every file in it must). Rates are bytes of the whole disk a second.
 
 ``second``: 1 % of the data has changed since. ``ring``: how fast a head can feed one successor on this machine that
 throws everything away, from the raw file and from the store. One JSON line per result: build/bench/images.jsonl.
@@ -187,7 +187,7 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def second(disk: Disk, folder: Path, first: float) -> Row:
+def second(disk: Disk, folder: Path, first: Row) -> Row:
     """A backup by bootd after 1 % of the data has changed."""
     changed = disk.change(0.01)
     kept = folder / "kept-bootd"
@@ -206,7 +206,8 @@ def second(disk: Disk, folder: Path, first: float) -> Row:
         "new_bytes": told["new_bytes"],
         "new_share": told["new_bytes"] / (disk.size // 2),
         "new_kept": disk_usage(kept) - before,
-        "faster_than_first": first / found["seconds"],
+        "faster_than_first": first["seconds"] / found["seconds"],
+        "less_cpu_than_first": first["cpu"] / found["cpu"],
     }
 
 
@@ -269,7 +270,7 @@ def main() -> None:
                 note(row)
         for kind in ("file", "store"):
             note(ring(disk, folder, kind, options.runs + 1))
-        first = next(row["seconds"] for row in rows if row["tool"] == "bootd" and row["what"] == "backup")
+        first = next(row for row in rows if row["tool"] == "bootd" and row["what"] == "backup")
         note(second(disk, folder, first))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

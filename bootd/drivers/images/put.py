@@ -4,10 +4,12 @@ import json
 import os
 import stat
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +20,10 @@ from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import ImageManifest
 from bootd.images.names import parse_reference
 from bootd.wire.digest import Buffer, digest
-from bootd.wire.manifest import MAX_CHUNK_SIZE, suitable_chunk_size
+from bootd.wire.manifest import suitable_chunk_size
 
 THREADS = 2
 AHEAD = 8  # chunks in memory
-_ZEROS = bytes(MAX_CHUNK_SIZE)
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
@@ -46,12 +47,12 @@ def put_file(
     with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
-        keeper = Keeper(images)
+        keeper, reader = Keeper(images), _Reader(file.fileno(), chunk_size)
         names: list[str] = []
 
         def keep(offset: int) -> tuple[str, int]:
             length = min(chunk_size, size - offset)
-            return keeper.keep(_read(file.fileno(), offset, length)), length
+            return keeper.keep(reader.read(offset, length)), length
 
         done = 0
         for found, length in in_order(keep, range(0, size, chunk_size)):
@@ -113,7 +114,12 @@ class Keeper:
 
 def is_zero(raw: Buffer) -> bool:
     """Whether there are only zeros in ``raw``, at most a chunk."""
-    return raw == _ZEROS[: len(raw)]
+    return raw == _zeros(len(raw))
+
+
+@lru_cache(maxsize=4)
+def _zeros(length: int) -> bytes:
+    return bytes(length)
 
 
 def in_order(work: Callable[[_Item], _Value], items: Iterable[_Item]) -> Iterator[_Value]:
@@ -141,13 +147,23 @@ def read_table(path: str) -> tuple[dict[str, Any] | None, int]:
     return table, int(table.get("sectorsize", 512))
 
 
-def _read(descriptor: int, offset: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, offset)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), offset + len(data))
-        if not more:
-            raise OperatorError(
-                f"it ends at byte {offset + len(data)}", "stop what writes it, then again", Exit.INPUT
-            )
-        data += more
-    return data
+class _Reader:
+    """Reads into a buffer of each thread: what `read` gives is good until the same thread reads again."""
+
+    def __init__(self, descriptor: int, chunk_size: int) -> None:
+        self._descriptor, self._chunk_size = descriptor, chunk_size
+        self._local = threading.local()
+
+    def read(self, offset: int, length: int) -> bytearray:
+        buffer: bytearray | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) != length:
+            buffer = self._local.buffer = bytearray(length)
+        done = 0
+        with memoryview(buffer) as view:
+            while done < length:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                if not count:
+                    text = f"it ends at byte {offset + done}"
+                    raise OperatorError(text, "stop what writes it, then again", Exit.INPUT)
+                done += count
+        return buffer
