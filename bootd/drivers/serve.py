@@ -21,6 +21,7 @@ from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
@@ -127,7 +128,7 @@ class Daemon:
                 settings.boot_dir, BootContext(engine, settings, address), address, settings.server.http_port
             )
             served: list[Service] = [
-                NodeInterface(engine, tree, settings, address),
+                NodeInterface(engine, tree, settings, address, tickets),
                 BulkService(
                     address,
                     settings.server.bulk_port,
@@ -135,6 +136,8 @@ class Daemon:
                     on_event,
                     bounds=bounds(settings),
                     workers=settings.server.bulk_workers,
+                    images=settings.image_dir,
+                    tickets=tickets,
                 ),
                 TftpServer(settings, address, tree, on_event),
             ]
@@ -144,10 +147,12 @@ class Daemon:
                 )
             return served
 
+        tickets = Tickets()
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
         images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        images.tickets, images.bulk_port = tickets, settings.server.bulk_port
         operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices)
         services: list[Service] = [
             jobs,

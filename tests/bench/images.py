@@ -2,7 +2,7 @@
 
 The disk is a file of several gigabytes behind a loop device, with an ext4 file system that is half full: half of
 its data compresses, half does not; what is free holds zeros. Every tool reads the same device and writes a file
-system of this machine; a run ends when its output is on the disk (``sync -f``). Caches are as the run before has left
+system of this machine; a run ends when its output is on the disk (``sync -f``). Caches are as the run before left
 them, so each tool is run twice and the second counts. Restores go to a new file, which must equal the disk byte for
 byte (partclone leaves free blocks out: there, every file in it must). Rates are bytes of the whole disk a second.
 

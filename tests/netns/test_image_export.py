@@ -1,6 +1,7 @@
 """Images read over the network: by another bootd that mends its own, by curl, and by nobody without the scope."""
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ import pytest
 from blake3 import blake3
 
 from bootd.errors import Exit
-from tests.netns.daemon import ADDRESS, BOOTD, Daemon
+from tests.netns.daemon import ADDRESS, BOOTD, HTTP_PORT, Daemon
 from tests.netns.room import Room
 from tests.netns.test_api import URL, Caller, certificate, settings
 from tests.unit.images import CHUNK, some_bytes
@@ -109,3 +110,54 @@ def test_what_each_scope_may_read(room: Room, folder: Path, daemon: Daemon) -> N
     assert (folder / "out").read_bytes() == (folder / "state/images/chunks" / name[:2] / name[2:]).read_bytes()
     for path in ("chunks/..%2f..%2fmanifests%2f" + id_, "chunks/" + "0" * 64, "images/..%2f..%2fx/manifest"):
         assert caller.ask("GET", path, tokens["export"])[0] in (400, 404, 422)
+
+
+def test_images_from_the_bulk_port(room: Room, folder: Path, daemon: Daemon) -> None:
+    """With a ticket, from the address that it is for; nodes get theirs for their boot token."""
+    caller = Caller(room, folder)
+    id_ = json.loads(daemon.command("image", "show", "golden", "--json"))["id"]
+    token = {scope: (folder / f"{scope}.token").read_text().strip() for scope in ("read", "export")}
+    assert caller.ask("POST", "image-ticket", token["read"])[0] == 403
+    status, answer, _ = caller.ask("POST", "image-ticket", token["export"])
+    assert (status, answer["address"], answer["port"]) == (200, "10.9.0.11", 7468)
+    base = f"http://{ADDRESS}:{answer['port']}{answer['path']}"
+    out = folder / "out"
+
+    def fetch(path: str, ticket: str, where: str = "n1") -> int:
+        words = ["curl", "-sS", "-m", "10", "--path-as-is", "-o", str(out), "-w", "%{http_code}", f"{base}/{path}"]
+        return int(room.run(where, [*words, "-H", f"Authorization: Bearer {ticket}"]))
+
+    assert fetch(f"manifests/{id_}", answer["ticket"]) == 200
+    assert blake3(out.read_bytes()).hexdigest() == id_
+    for name in {line for line in out.read_text().split("\n")[1:] if line}:
+        assert fetch(f"chunks/{name}", answer["ticket"]) == 200
+        assert out.read_bytes() == (folder / "state/images/chunks" / name[:2] / name[2:]).read_bytes()
+    assert fetch(f"manifests/{id_}", "") == 401
+    assert fetch(f"manifests/{id_}", answer["ticket"][:-1] + "x") == 401
+    assert fetch(f"manifests/{id_}", answer["ticket"], "server") == 401
+    assert fetch(f"chunks/{'0' * 64}", answer["ticket"]) == 404
+    assert fetch("manifests/../format", answer["ticket"]) == 404
+    mac = "52:54:00:00:00:01"
+    daemon.command("label", "set-default", "kamethod")
+    script = room.run("n1", ["curl", "-sS", "-m", "10", f"http://{ADDRESS}:{HTTP_PORT}/boot/boot.ipxe?mac={mac}"])
+    found = re.search(r"bootd\.token=([0-9a-f]+)", script)
+    assert found is not None, script
+    boot = found[1]
+    url = f"http://{ADDRESS}:{HTTP_PORT}/node/v1/images?node={mac}"
+    told = json.loads(room.run("n1", ["curl", "-sS", "-m", "10", "-H", f"Authorization: Bearer {boot}", url]))
+    assert told["url"] == base
+    assert fetch(f"manifests/{id_}", told["ticket"]) == 200
+    words = [
+        "curl",
+        "-sS",
+        "-m",
+        "10",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "-H",
+        "Authorization: Bearer 00",
+        url,
+    ]
+    assert room.run("n1", words) == "401"

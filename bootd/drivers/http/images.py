@@ -1,6 +1,8 @@
 """The operators' interface to the image store, and to jobs. Part of `operator.py`'s table."""
 
 import asyncio
+import ipaddress
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from aiohttp import web
 from bootd.config import Images
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
+from bootd.drivers.http.files import IMAGES
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Route, Scope
 from bootd.drivers.images import inspect, removal
@@ -73,6 +77,7 @@ class ImageRoutes:
         self._engine, self._settings, self.jobs = engine, settings, jobs
         self._directory = directory
         self._store: ImageStore | None = None
+        self.tickets, self.bulk_port = Tickets(), 0  # what the bulk workers have
         engine.image_store = lambda: self.store
 
     @property
@@ -106,6 +111,18 @@ class ImageRoutes:
         if not DIGEST.match(name):
             raise OperatorError("a chunk is named by 64 hexadecimal digits", "see the manifest", Exit.USAGE)
         return web.Response(body=await asyncio.to_thread(self.store.read_stored, name))
+
+    async def image_ticket(self, request: web.Request) -> web.Response:
+        """For the address that asks, or another one that it names."""
+        address = request.query.get("address", "") or request.remote or ""
+        try:
+            address = str(ipaddress.ip_address(address))
+        except ValueError:
+            raise OperatorError("a ticket is for an address", "name it: ?address=192.0.2.7", Exit.USAGE) from None
+        ticket, end = self.tickets.issue(address, time.time())
+        self.audit(who_asks(request), "image-ticket", address)
+        answer = {"ticket": ticket, "address": address, "expires": end, "port": self.bulk_port, "path": IMAGES}
+        return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def put_image(self, request: web.Request) -> web.Response:
         wanted, who = await read_as(request, ImagePut), who_asks(request)
@@ -283,6 +300,15 @@ IMAGE_ROUTES = (
         "A chunk, as it is stored",
         bytes,
         media="application/octet-stream",
+        needs=Scope.EXPORT,
+    ),
+    Route(
+        "POST",
+        "/image-ticket",
+        ImageRoutes.image_ticket,
+        "Read images from the bulk port, from one address, for an hour",
+        image_answers.ImageTicket,
+        query=(("address", "Who will read; who asks without it"),),
         needs=Scope.EXPORT,
     ),
     Route(

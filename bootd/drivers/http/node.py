@@ -6,6 +6,7 @@ what does not fit is answered 400 with one line of text.
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import structlog
@@ -13,8 +14,9 @@ from aiohttp import web
 
 from bootd.config import Settings
 from bootd.drivers.engine import Engine
-from bootd.drivers.http.files import send
+from bootd.drivers.http.files import IMAGES, send
 from bootd.drivers.http.gate import Bounds
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.sockets import listen
@@ -44,7 +46,16 @@ class NodeInterface:
 
     name = "http"
 
-    def __init__(self, engine: Engine, tree: VirtualTree, settings: Settings, address: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tree: VirtualTree,
+        settings: Settings,
+        address: str,
+        tickets: Tickets | None = None,
+    ) -> None:
+        """``tickets``: for nodes that read images from the bulk port."""
+        self._tickets = tickets
         self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
@@ -83,6 +94,7 @@ class NodeInterface:
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
+                web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
             ]
         )
@@ -164,6 +176,14 @@ class NodeInterface:
             return text_error(503, "stage2 is not built here: bootd stage build")
         url = f"{self._bulk}/stage2/stage2.squashfs"
         return web.json_response({"url": url, "size": size, "sha256": sha256})
+
+    async def _images(self, request: web.Request) -> web.Response:
+        """Where this node may read images, and with what."""
+        self._check(request, request.query.get("node", ""))
+        if self._tickets is None:
+            return text_error(503, "images are not kept here")
+        ticket, end = self._tickets.issue(request.remote or "", time.time())
+        return web.json_response({"url": f"{self._bulk}{IMAGES}", "ticket": ticket, "expires": end})
 
     async def _boot_file(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]

@@ -47,7 +47,7 @@ def put_file(
     with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
-        keeper, reader = Keeper(images), _Reader(file.fileno(), chunk_size)
+        keeper, reader = Keeper(images), _Reader(file.fileno())
         names: list[str] = []
 
         def keep(offset: int) -> tuple[str, int]:
@@ -150,8 +150,8 @@ def read_table(path: str) -> tuple[dict[str, Any] | None, int]:
 class _Reader:
     """Reads into a buffer of each thread: what `read` gives is good until the same thread reads again."""
 
-    def __init__(self, descriptor: int, chunk_size: int) -> None:
-        self._descriptor, self._chunk_size = descriptor, chunk_size
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._local = threading.local()
 
     def read(self, offset: int, length: int) -> bytearray:
