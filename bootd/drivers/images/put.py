@@ -19,7 +19,7 @@ from bootd.drivers.source import measure
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import ImageManifest
 from bootd.images.names import parse_reference
-from bootd.wire.digest import Buffer, digest
+from bootd.wire.digest import Buffer
 from bootd.wire.manifest import suitable_chunk_size
 
 THREADS = 2
@@ -47,6 +47,7 @@ def put_file(
     with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
+        images.missing(())  # takes over what an interrupted one has left
         keeper, reader = Keeper(images), _Reader(file.fileno())
         names: list[str] = []
 
@@ -97,6 +98,7 @@ class Keeper:
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self.new_chunks = 0
         self.new_bytes = 0  # raw
 
@@ -104,11 +106,11 @@ class Keeper:
         """The name of the chunk in a manifest."""
         if is_zero(raw):
             return ""
-        found = digest(raw).hex()
-        if self._store.missing((found,)):
-            self._store.put_chunk(found, raw)
-            self.new_chunks += 1
-            self.new_bytes += len(raw)
+        found, is_new = self._store.add(raw)
+        if is_new:
+            with self._lock:
+                self.new_chunks += 1
+                self.new_bytes += len(raw)
         return found
 
 

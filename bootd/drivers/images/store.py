@@ -95,6 +95,14 @@ class ImageStore:
             return
         self._keep(name, pack(raw, self._compressor))
 
+    def add(self, raw: Buffer) -> tuple[str, bool]:
+        """Keep ``raw``, as `put_chunk` does; its name, and whether it is new here."""
+        name = digest(raw).hex()
+        if self._touch(name):
+            return name, False
+        self._keep(name, pack(raw, self._compressor))
+        return name, True
+
     def put_stored(self, name: str, data: Buffer) -> None:
         """As `put_chunk`, for a chunk as a store keeps it (`bootd.wire.stored`)."""
         try:
