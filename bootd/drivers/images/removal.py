@@ -19,6 +19,7 @@ from bootd.images.names import LATEST, parse_reference
 from bootd.images.retention import GRACE, Candidate, Rule, outdated
 
 BATCH = 256  # chunks that are removed while everybody else waits
+CLOCK_LAG = 2.0  # seconds: the kernel stamps files by a clock that is a tick behind
 _NAMED = 50  # images that a result names
 
 
@@ -155,7 +156,7 @@ def _writers(store: ImageStore) -> Iterator[float]:
     """When each writer began that lives, or that left something; seconds since the epoch."""
     for folder in (store.directory / "incoming").iterdir():
         begun = folder.name.partition("-")[0]
-        yield float(begun) if begun.isdigit() else 0.0
+        yield float(begun) - CLOCK_LAG if begun.isdigit() else 0.0
 
 
 def _forget_damaged(store: ImageStore, needed: set[bytes]) -> None:
