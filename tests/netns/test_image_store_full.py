@@ -1,5 +1,6 @@
 """The image store on a file system that has no room left (root: it is mounted here)."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from bootd.drivers.images import removal
 from bootd.drivers.images.put import put_file
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.images.verify import verify
-from bootd.errors import OperatorError
+from bootd.errors import Exit, OperatorError
 from tests.unit.images import CHUNK, Told, content, put, some_bytes
 
 pytestmark = pytest.mark.netns
@@ -58,3 +59,15 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(small: Path, tmp_path: Pa
     store.close()
     assert content(store, "n4") == some_bytes(4, 9 * CHUNK)
     assert verify(Told(), store=str(small / "images"))["ok"]
+
+
+def test_root_does_not_write_into_the_store_of_another_user(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    id_ = put(store, some_bytes(11, CHUNK))
+    store.close()
+    os.chown(tmp_path, 65534, 65534)
+    assert content(store, id_) == some_bytes(11, CHUNK)
+    for write in (lambda: put(store, some_bytes(12, CHUNK)), lambda: removal.remove(store, id_)):
+        with pytest.raises(OperatorError, match="belongs to user 65534") as caught:
+            write()
+        assert caught.value.code is Exit.REFUSED
