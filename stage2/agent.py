@@ -19,12 +19,15 @@ from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
 from bootd.member.parts import PartStore
 from bootd.member.store import BlockStore, Store, StoreError
+from bootd.wire import layout as layouts
 from bootd.wire import manifest as manifests
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
 from bootd.wire.errors import ProtocolError
+from bootd.wire.layout import Layout
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
+from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
 from stage2.console import Console
 from stage2.gate import RefusedError, Target, open_target
@@ -50,6 +53,7 @@ class Coordinator(Protocol):
     def join(self, message: Join) -> None: ...
     def report(self, message: Report) -> bool: ...
     def fetch_manifest(self, session: str) -> bytes: ...
+    def fetch_layout(self, session: str) -> bytes: ...
     def save_table(self, encoded: bytes) -> None: ...
     def events(self) -> Iterator[Message]: ...
 
@@ -97,6 +101,7 @@ class Agent:
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
         self._target: Target | None = None
+        self._layout: Layout | None = None  # to be written before the first byte of the image
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -204,6 +209,14 @@ class Agent:
             self._refused(wrong)
             return
         try:
+            self._layout = self._fetch_layout(plan)
+        except RefusedError as error:
+            self._refused(f"the layout does not fit: {error}")
+            return
+        except CALL_ERRORS as error:
+            self._failed(f"the layout cannot be had: {error}")
+            return
+        try:
             self._target = open_target(plan, self._take, self._dev_root)
         except (RefusedError, InventoryError) as error:
             self._refused(str(error))
@@ -221,7 +234,7 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=store_of(self._target, manifest, prepare.zeros),
+                store=store_of(self._target, prepare, manifest),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
@@ -246,7 +259,29 @@ class Agent:
                 time.sleep(number)
         raise AssertionError("unreachable")
 
+    def _fetch_layout(self, plan: Plan) -> Layout | None:
+        """The layout that the plan is bound to, if there is one."""
+        if not plan.layout:
+            return None
+        data = self._client.fetch_layout(plan.session)
+        if layouts.digest(data) != plan.layout:
+            raise RefusedError("it is not that of the plan")
+        layout = layouts.decode(data)
+        wrong = partitioning.misfit(layout, plan)
+        if wrong:
+            raise RefusedError(wrong)
+        return layout
+
     def _place(self, arrange: Arrange) -> None:
+        if self._layout is not None and self._target is not None:
+            try:
+                partitioning.write(self._layout, self._target)
+            except partitioning.LayoutError as error:
+                self._stop_member()
+                self._failed(str(error))
+                return
+            self._console.say(f"partition table written: {len(self._layout.table.entries)} partitions")
+            self._layout = None
         if self._member is not None and self._member.arrange(arrange):
             self._situation = self._with(epoch=arrange.epoch)
             self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
@@ -429,12 +464,17 @@ def misfit(plan: Plan, manifest: Manifest) -> str:
     return ""
 
 
-def store_of(target: Target, manifest: Manifest, zeros: str) -> Store:
-    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it."""
-    stores = [
-        BlockStore(descriptor, part.size, zeros)
-        for descriptor, part in zip(target.writable, manifest.parts, strict=True)
-    ]
+def store_of(target: Target, prepare: Prepare, manifest: Manifest) -> Store:
+    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it, or, on
+    a disk that gets a layout, at its place there."""
+    stores: list[Store]
+    if prepare.plan.layout:
+        stores = [*partitioning.regions(target, prepare.plan, prepare.zeros)]
+    else:
+        stores = [
+            BlockStore(descriptor, part.size, prepare.zeros)
+            for descriptor, part in zip(target.writable, manifest.parts, strict=True)
+        ]
     return stores[0] if len(stores) == 1 else PartStore(manifest, stores)
 
 

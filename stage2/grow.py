@@ -40,7 +40,8 @@ def grow(disk: str, dev_root: str = "/dev") -> str:
         if larger == table:
             return ""
         write_table(path, larger, last)
-        _run(["partx", "--update", "--nr", str(last.number), path])
+        is_known = os.path.exists(f"{dev_root}/{partition_name(disk, last.number)}")
+        _run(["partx", "--update" if is_known else "--add", "--nr", str(last.number), path])
     except LookupError as error:
         return f"not grown: {error.args[0]}"
     except (GrowError, PeerProtocolError, OSError) as error:

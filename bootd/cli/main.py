@@ -22,6 +22,7 @@ COMMANDS = {
     "image": ("image", "image"),
     "import": ("import_", "import_"),
     "job": ("job", "job"),
+    "init": ("init", "init"),
     "label": ("label", "label"),
     "leases": ("leases", "leases"),
     "lock": ("lock", "lock"),

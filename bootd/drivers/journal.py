@@ -21,6 +21,7 @@ from bootd.session.effects import (
     ContentRecord,
     DefaultLabel,
     ForgottenNode,
+    LayoutOrder,
     LockRecord,
     ManifestRecord,
     MemberRecord,
@@ -313,6 +314,7 @@ def _session(body: str) -> SessionRecord:
     value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
     value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
+    value["layout"] = LayoutOrder(**value["layout"]) if value.get("layout") else None
     return SessionRecord(**value)
 
 

@@ -2,15 +2,18 @@
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootd.drivers import source
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import PartOrder, SessionRecord
+from bootd.session.effects import LayoutOrder, PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.layout import MAX_GAP, digest, encode, gap_end
+from bootd.wire.layout import decode as decode_layout
+from bootd.wire.table import as_object
 
 SFDISK_SECONDS = 30.0
 
@@ -23,13 +26,17 @@ class Measured:
     sector: int
     disk: str
     parts: tuple[PartOrder, ...]
+    layout: LayoutOrder | None = None
 
 
-def measure(image: str, disk: str, parts: Sequence[str]) -> Measured:
+def measure(image: str, disk: str, parts: Sequence[str], layout: str = "", *, erase: str = "") -> Measured:
     """Look at everything that would be sent. Reads files: call it in a thread. `OperatorError`.
 
-    ``parts``: see `bootd.session.parts`; () = the whole disk.
+    ``parts``: see `bootd.session.parts`; () = the whole disk. ``layout``: file of the table that is written first;
+    ``erase``: see `LayoutOrder`.
     """
+    if layout:
+        return _measure_layout(layout, disk, parts, erase=erase)
     if not parts:
         if not disk:
             raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
@@ -38,6 +45,69 @@ def measure(image: str, disk: str, parts: Sequence[str]) -> Measured:
     chosen = disk_of(wishes, disk)
     orders = tuple(_order(wish, image) for wish in wishes)
     return Measured(sum(order.size for order in orders), 0, chosen, orders)
+
+
+def _measure_layout(path: str, disk: str, parts: Sequence[str], *, erase: str) -> Measured:
+    """A table, and what goes onto its partitions: what ``parts`` say, else all that the disk image has there."""
+    if not disk:
+        raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
+    data = layout_of(path)
+    found = decode_layout(data)
+    if parts:
+        wishes = [parse_wish(text) for text in parts]
+        if any(wish.disk or not wish.image for wish in wishes):
+            raise OperatorError("with a layout each --part is N=IMAGE", "say --part 5=IMAGE", Exit.USAGE)
+        orders = [_order(wish, "") for wish in wishes]
+    elif found.start:
+        orders = [_order(Wish("", entry.number, f"{path}#{entry.number}"), "") for entry in found.table.contents]
+    else:
+        raise OperatorError(
+            f"{path}: is a table alone: nothing says what goes onto its partitions",
+            "say --part 1=IMAGE, or name a disk image",
+            Exit.USAGE,
+        )
+    placed = tuple(_placed(order, found.table, path) for order in orders)
+    if len({order.number for order in placed}) != len(placed):
+        raise OperatorError("a partition is named twice", "name each once", Exit.USAGE)
+    table_order = LayoutOrder(path, digest(data), found.table.sector, found.table.least, erase)
+    return Measured(sum(order.size for order in placed), found.table.sector, disk, placed, table_order)
+
+
+def _placed(order: PartOrder, found: table.PartitionTable, path: str) -> PartOrder:
+    entry = next((one for one in found.contents if one.number == order.number), None)
+    if entry is None:
+        there = ", ".join(str(one.number) for one in found.contents) or "none"
+        raise OperatorError(f"{path}: has no partition {order.number}", f"there are: {there}", Exit.INPUT)
+    room = entry.size * found.sector
+    if order.size > room:
+        raise OperatorError(
+            f"{order.image}: has {order.size} bytes, partition {order.number} of the layout {room}",
+            "name a smaller image, or another layout",
+            Exit.INPUT,
+        )
+    return replace(order, start=entry.start * found.sector, room=room)
+
+
+def layout_of(path: str) -> bytes:
+    """The encoded layout in the file at ``path``: what ``sfdisk --json`` printed, or that of a disk image with its
+    boot code and gap. `OperatorError`."""
+    if not path.startswith("/"):
+        raise OperatorError(f"{path}: not an absolute path", "name it with its full path", Exit.INPUT)
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(MAX_GAP)
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}", "name a file on the server", Exit.INPUT) from None
+    is_text = head.lstrip()[:1] == b"{" and b"partitiontable" in head
+    try:
+        read = table.parse(head) if is_text else read_table(path)
+        data = encode(as_object(read), b"" if is_text else head[: gap_end(read)])
+        decode_layout(data)
+    except PeerProtocolError as error:
+        raise OperatorError(
+            f"{path}: {error}", "name a disk image, or what sfdisk --json printed", Exit.INPUT
+        ) from None
+    return data
 
 
 def measure_again(record: SessionRecord) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Plain values for JSON: sizes in bytes. The choice is `parts.choose_target`, the 
 from collections.abc import Sequence
 from typing import Any
 
-from bootd.session.effects import PartOrder
+from bootd.session.effects import LayoutOrder, PartOrder
 from bootd.session.locks import Held
 from bootd.session.parts import choose_target
 from bootd.session.selector import Refusal, Selector
@@ -26,6 +26,7 @@ def card(
     sector: int,
     orders: Sequence[PartOrder] = (),
     needs: Sequence[str] = (),
+    layout: LayoutOrder | None = None,
 ) -> dict[str, Any]:
     """The card of one node. ``join`` None = not seen yet; ``size``, ``sector``: of the image, in bytes.
 
@@ -38,6 +39,7 @@ def card(
         "name": name,
         "disk": None,
         "parts": [],
+        "layout": layout.source if layout is not None else None,
         "write": 0,
         "refusal": "",
         "note": "",
@@ -48,7 +50,7 @@ def card(
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
     locks = [one.lock for one in held]
-    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs)
+    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:

@@ -52,6 +52,19 @@ class PartOrder:
     source: str  # as the head opens it
     size: int  # bytes
     image: str = ""  # what an operator calls it
+    start: int = 0  # bytes; 0 = where the disk's own table has it; else a layout puts it there
+    room: int = 0  # bytes that the layout gives it
+
+
+@dataclass(frozen=True)
+class LayoutOrder:
+    """A partition table that a disk gets first."""
+
+    source: str  # path: a disk image, or what sfdisk --json has printed
+    digest: str  # of the encoded layout (`bootd.wire.layout`), hex
+    sector: int  # bytes
+    least: int  # bytes that the disk must have
+    erase: str  # serial (WWN, name) of the disk that may be erased though it is not empty; "" = none, "*" = any
 
 
 # --- records for the journal -------------------------------------------------------------------------------
@@ -120,6 +133,7 @@ class SessionRecord:
     parts: tuple[PartOrder, ...] = ()
     grow: bool = False
     who: str = ""
+    layout: LayoutOrder | None = None
     delay: float = 0.0
     start_at: float = 0.0
     parent: str = ""

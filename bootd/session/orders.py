@@ -156,6 +156,7 @@ def retry(
         bindings=bindings,
         parts=record.parts,
         grow=record.grow,
+        layout=record.layout,
     )
     _refuse_changed(coordinator, request, chosen, now)
     id_, effects = coordinator.create(request, who, now)
@@ -180,7 +181,9 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
             coordinator.locks.in_force(mac, now),
             sector=request.source_sector,
             orders=request.parts,
+            layout=request.layout,
             needs=(GROW,) if request.grow else (),
+            is_written=True,
         )
         refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
         if isinstance(refused, Refusal):

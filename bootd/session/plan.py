@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bootd.session.effects import Binding, PartOrder
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
 from bootd.session.selector import Selector
-from bootd.wire.control import GROW
+from bootd.wire.control import GROW, LAYOUT
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class SessionPlan:
     who: str = ""  # who ordered it
     parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk
     grow: bool = False  # the last partition fills a larger disk afterwards
+    order_of_layout: LayoutOrder | None = None  # the table that is written first; None = that of the disk stays
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     parent: str = ""  # id of the session whose plan this one carries out again
@@ -61,4 +62,13 @@ class SessionPlan:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a node's stage2 must know of plans."""
-        return (GROW,) if self.grow else ()
+        return (*((GROW,) if self.grow else ()), *((LAYOUT,) if self.order_of_layout else ()))
+
+    @property
+    def layout(self) -> str:
+        """Path of the layout, "" for none."""
+        return self.order_of_layout.source if self.order_of_layout else ""
+
+    @property
+    def layout_digest(self) -> str:
+        return self.order_of_layout.digest if self.order_of_layout else ""

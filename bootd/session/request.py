@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from bootd.errors import Exit, OperatorError
 from bootd.session import nodes, selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
-from bootd.session.effects import Binding, PartOrder
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
 from bootd.session.nodes import Registry
+from bootd.session.parts import ANY_DISK
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
@@ -38,6 +39,7 @@ class SessionRequest:
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
     parts: tuple[PartOrder, ...] = ()  # only these partitions of the disk
     grow: bool = False
+    layout: LayoutOrder | None = None
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     parent: str = ""  # a session whose plan is carried out again: its id, image and disks
@@ -80,7 +82,9 @@ def checked(
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
     if request.parts and sum(part.size for part in request.parts) != request.source_size:
         raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
-    if request.parts and request.grow:
+    if request.layout is not None and request.layout.erase == ANY_DISK:
+        raise OperatorError("erase names no disk", "say the serial of the disk", Exit.USAGE)
+    if request.parts and request.grow and request.layout is None:
         text = "a partition cannot grow: others may lie behind it"
         raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
     chosen = selector.parse(request.disk)
@@ -119,6 +123,7 @@ def checked(
         parts=request.parts,
         grow=request.grow,
         who=who,
+        order_of_layout=request.layout,
         delay=request.delay,
         start_at=request.start_at,
         parent=request.parent,

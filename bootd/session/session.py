@@ -237,6 +237,8 @@ class Session:
             sector=plan.source_sector,
             orders=plan.parts,
             needs=plan.needs,
+            layout=plan.order_of_layout,
+            is_written=member is not None and member.is_written,
         )
         binding = self.plan.bindings.get(node.mac)
         if not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
@@ -265,6 +267,8 @@ class Session:
             member.begun = binding is not None and binding.begun
         member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
         member.disk, member.parts = choice.disk, choice.parts
+        if plan.order_of_layout is not None and member.phases.arranged is not None:
+            member.begun = True  # its table was written, though no byte of the image may have been
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
         member.locks, member.is_saved = locks, False

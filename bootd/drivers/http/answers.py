@@ -332,6 +332,7 @@ class PlannedNode(Struct):
     name: str
     disk: PlannedDisk | None
     parts: list[PlannedPart]
+    layout: str | None
     write: int
     refusal: str
     note: str

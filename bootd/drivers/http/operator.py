@@ -55,6 +55,8 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_open: float = 0.0
     parts: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # "sda5", "5", "sda6=IMAGE"
     grow: bool = False
+    layout: str = ""  # path of a disk image or a table that the disk gets first
+    erase: str = ""  # serial of the disk that may get a layout though it is not empty; "*" in a preview: any
     notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
@@ -186,7 +188,7 @@ class Operators:
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
         wanted = contents.replaced_last(await read_as(request, Deploy), self.engine)
-        found = await asyncio.to_thread(order_sources.measure, wanted.source, wanted.disk, wanted.parts)
+        found = await self._measure(wanted)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
@@ -210,6 +212,7 @@ class Operators:
                     sector=found.sector,
                     orders=found.parts,
                     needs=(GROW,) if wanted.grow else (),
+                    layout=found.layout,
                 )
             )
         return web.json_response(
@@ -228,7 +231,7 @@ class Operators:
         targets = [parse_target(text) for text in wanted.notify]
         if len(targets) > MOST_OF_SESSION:
             raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
-        found = await asyncio.to_thread(order_sources.measure, wanted.source, wanted.disk, wanted.parts)
+        found = await self._measure(wanted)
         order = SessionRequest(
             source=wanted.source,
             source_size=found.size,
@@ -237,6 +240,7 @@ class Operators:
             disk=found.disk,
             parts=found.parts,
             grow=wanted.grow,
+            layout=found.layout,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -256,6 +260,11 @@ class Operators:
             for target in targets:
                 self.notices.add(id_, target.text, who_asks(request))
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
+
+    async def _measure(self, wanted: Deploy) -> order_sources.Measured:
+        return await asyncio.to_thread(
+            order_sources.measure, wanted.source, wanted.disk, wanted.parts, wanted.layout, erase=wanted.erase
+        )
 
     async def _change(self, request: web.Request) -> web.Response:
         change = await read_as(request, SessionChange)
