@@ -40,8 +40,9 @@ def grow(disk: str, dev_root: str = "/dev") -> str:
         if larger == table:
             return ""
         write_table(path, larger, last)
-        is_known = os.path.exists(f"{dev_root}/{partition_name(disk, last.number)}")
-        _run(["partx", "--update" if is_known else "--add", "--nr", str(last.number), path])
+        # All anew, for the kernel may still have those of the table before; nothing of this disk is in use now.
+        _run(["partx", "--delete", path], ok=(0, 1))
+        _run(["partx", "--add", path])
     except LookupError as error:
         return f"not grown: {error.args[0]}"
     except (GrowError, PeerProtocolError, OSError) as error:
