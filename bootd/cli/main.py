@@ -23,6 +23,7 @@ COMMANDS = {
     "import": ("import_", "import_"),
     "job": ("job", "job"),
     "init": ("init", "init"),
+    "kiosk": ("kiosk", "kiosk"),
     "label": ("label", "label"),
     "leases": ("leases", "leases"),
     "lock": ("lock", "lock"),

@@ -73,6 +73,8 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for kiosk in saved.kiosks:
+            self.coordinator.kiosks.set(kiosk)
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
 

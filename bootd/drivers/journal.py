@@ -21,6 +21,7 @@ from bootd.session.effects import (
     ContentRecord,
     DefaultLabel,
     ForgottenNode,
+    KioskRecord,
     LayoutOrder,
     LockRecord,
     ManifestRecord,
@@ -28,6 +29,7 @@ from bootd.session.effects import (
     NodeRecord,
     PartOrder,
     Record,
+    RemovedKiosk,
     RemovedLock,
     SessionRecord,
     Verdict,
@@ -89,14 +91,15 @@ CREATE TABLE content (
 ) STRICT;
 """
 
+_CREATE_KIOSK = """
+CREATE TABLE kiosk (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+"""
+
+# Steps from an empty file.
 SCHEMA = (
-    _CREATE,
-    _CREATE_OPEN,
-    _CREATE_LOCK,
-    _CREATE_TOKENS,
-    _CREATE_NOTICES,
-    _CREATE_CONTENT,
-)  # steps from an empty file
+    *(_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_NOTICES),
+    *(_CREATE_CONTENT, _CREATE_KIOSK),
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Saved:
     members: tuple[MemberRecord, ...]  # of the open ones
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
+    kiosks: tuple[KioskRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,9 @@ class Journal:
                     _lock(*row)
                     for row in self._database.execute("SELECT mac, place, body FROM lock ORDER BY mac, place")
                 ),
+                kiosks=tuple(
+                    _kiosk(row[0]) for row in self._database.execute("SELECT body FROM kiosk ORDER BY mac")
+                ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._file.unusable(error) from None
@@ -236,6 +243,11 @@ class Journal:
             case ForgottenNode(mac):
                 self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
                 self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
+            case KioskRecord(mac):
+                body = json.dumps(asdict(record))
+                self._database.execute("INSERT OR REPLACE INTO kiosk VALUES (?, ?)", (mac, body))
+            case RemovedKiosk(mac):
+                self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
             case ContentRecord():
                 contents.put(self._database, record, self._clock())
             case DefaultLabel(label):
@@ -336,6 +348,11 @@ def _member(body: str) -> MemberRecord:
 def _disk(value: dict[str, Any]) -> Disk:
     partitions = tuple(Partition(**partition) for partition in value.pop("partitions", ()))
     return Disk(**value, partitions=partitions)
+
+
+def _kiosk(body: str) -> KioskRecord:
+    value = json.loads(body)
+    return KioskRecord(**{**value, "parts": tuple(value["parts"])})
 
 
 def _lock(mac: str, place: str, body: str) -> LockRecord:

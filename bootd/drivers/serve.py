@@ -29,6 +29,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
+from bootd.drivers.kiosk import KioskKeeper
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
@@ -152,6 +153,7 @@ class Daemon:
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),
+            KioskKeeper(engine),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:

@@ -33,6 +33,7 @@ from bootd.session.effects import (
     Send,
     SessionRecord,
 )
+from bootd.session.kiosk import Kiosks
 from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
@@ -79,6 +80,7 @@ class Coordinator:
         self.default_label = default_label
         self.nodes = Registry(names, draw)
         self.locks = Locks()
+        self.kiosks = Kiosks()
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
@@ -89,6 +91,11 @@ class Coordinator:
         self._draw = draw
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
             self.nodes.add(mac)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that may be booted."""
+        return self._labels
 
     # --- boot --------------------------------------------------------------------------------------------
 
@@ -131,6 +138,7 @@ class Coordinator:
             once=node.once,
             label=node.label or configured,
             session=(session.plan.label, session.title) if session else None,
+            kiosk=self.kiosks.label(mac),
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
@@ -614,7 +622,7 @@ class Coordinator:
                 self._settled.add(session.id)
                 effects += self._after(session)
             effects.append(Persist(restart.record(session, self.nodes.name)))
-        effects += self._members_noted(effects)
+        effects += self._members_noted(effects) + self._kiosks_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
@@ -631,6 +639,18 @@ class Coordinator:
             if member is not None:
                 records.append(Persist(restart.member_record(id_, member)))
         return list(records)
+
+    def _kiosks_noted(self, effects: list[Effect]) -> list[Effect]:
+        """A machine with a kiosk policy boots its own disk once after it was cloned, then it is reset again."""
+        noted: list[Effect] = []
+        for mac in {effect.node for effect in effects if isinstance(effect, Event) and effect.kind == "done"}:
+            node = self.nodes.get(mac)
+            if node is None or self.kiosks.get(mac) is None:
+                continue
+            node.once, node.once_until = policy.LOCAL, 0.0
+            record = self.kiosks.succeeded(mac)
+            noted += [Persist(node.record()), *([Persist(record)] if record is not None else [])]
+        return noted
 
     def _switch(self, mac: str) -> str:
         return self._switches.get(mac, "")

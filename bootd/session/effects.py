@@ -204,6 +204,25 @@ class ContentRecord:
 
 
 @dataclass(frozen=True)
+class KioskRecord:
+    """A machine that is reset: see `bootd.session.kiosk`."""
+
+    mac: str
+    image: str  # as `deploy` takes it
+    disk: str  # selector; "" = as ``parts`` says
+    parts: tuple[str, ...]  # as --part says it
+    at: str  # time of day, "03:00"; "" = at every boot
+    label: str
+    who: str
+    is_due: bool
+
+
+@dataclass(frozen=True)
+class RemovedKiosk:
+    mac: str
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -222,6 +241,8 @@ Record = (
     | LockRecord
     | RemovedLock
     | ContentRecord
+    | KioskRecord
+    | RemovedKiosk
     | AuditRecord
 )
 

@@ -16,6 +16,7 @@ from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
 from tests.netns.disks import MIB, TEN, LoopDisk, add_partitions
 from tests.netns.room import Process, Room
+from tests.netns.test_serve import until
 
 SIZE = 40 * MIB
 NODES = ("n1", "n2")
@@ -213,6 +214,39 @@ def test_init_gives_an_empty_disk_a_table_boot_code_and_partitions_and_grows(lab
 def run(*command: object) -> str:
     words = [str(word) for word in command]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def test_kiosk_resets_at_every_boot_and_lets_its_own_disk_boot_in_between(lab: Lab) -> None:
+    """Two machines; the second time only what differs is written; afterwards each boots its own disk once."""
+    image = lab.image("system.img", 4 * MIB)
+    lab.daemon.command("kiosk", "set", "n1", "n2", str(image), "--part", "5", "--disk", "size>=1M", "--yes")
+    assert [item["due"] for item in json.loads(lab.daemon.command("kiosk", "list", "--json"))] == [True, True]
+    before = {name: disk.content() for name, disk in lab.disks.items()}
+    for turn in range(2):
+        for name, disk in lab.disks.items():
+            assert next_label(lab, name) == "kamethod", "it is due"
+            if turn:
+                with disk.path.open("r+b") as stream:
+                    stream.seek(9 * MIB)
+                    stream.write(b"students were here")
+            lab.boot(name)
+        for name, disk in lab.disks.items():
+            assert lab.nodes[name].wait(60) == 0, lab.output()
+            expected = bytearray(before[name])
+            put(expected, 8 * MIB, image.read_bytes())
+            assert disk.content() == expected, differences(disk.content(), bytes(expected))
+            until(lambda: next_label(lab, name) == "local", 10, "its own disk boots once")  # noqa: B023 - at once
+            lab.daemon.command("label", "clear", "--node", name)  # as when that boot has been
+    members = [member for session in lab.daemon.state()["sessions"] for member in session["members"]]
+    assert sorted(member["kept"] for member in members) == [0, 0, 3 * MIB, 3 * MIB], "of four"
+    lab.daemon.command("kiosk", "clear", "n1")
+    assert next_label(lab, "n1") == "local"
+    assert "no such policy" in lab.daemon.command("kiosk", "clear", "n1", expect=Exit.USAGE)
+
+
+def next_label(lab: Lab, name: str) -> str:
+    (node,) = [item for item in lab.daemon.state()["nodes"] if item["name"] == name]
+    return str(node["next_label"])
 
 
 NONSENSE: list[tuple[list[str], Exit, str]] = [

@@ -92,7 +92,8 @@ def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     journal(path).close()
     with sqlite3.connect(path) as raw:
         gone = "".join(
-            f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock", "notice", "content")
+            f"DROP TABLE {table};"
+            for table in ("member", "manifest", "token", "lock", "notice", "content", "kiosk")
         )
         raw.executescript(f"{gone} PRAGMA user_version = 1;")
         body = (

@@ -170,7 +170,8 @@ def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> N
     record = LockRecord(mac(1), "disk=*", ALL, 12.5)
     book = Journal(path)
     book._database.executescript(
-        "DROP TABLE lock; DROP TABLE token; DROP TABLE notice; DROP TABLE content; PRAGMA user_version = 2;"
+        "DROP TABLE lock; DROP TABLE token; DROP TABLE notice; DROP TABLE content; DROP TABLE kiosk;"
+        " PRAGMA user_version = 2;"
     )
     book.close()
     book = Journal(path)

@@ -284,6 +284,21 @@ class ActualContent(WantedContent):
     state: str
 
 
+class KioskPolicy(Struct):
+    """A machine that is reset to ``image``. ``at``: time of day, null = at every boot."""
+
+    node: str
+    name: str
+    image: str
+    disk: str
+    parts: list[str]
+    at: str | None
+    label: str
+    who: str
+    due: bool
+    failures: int
+
+
 class Place(Struct):
     """A disk (partition 0) or a partition. ``seen``: as the machine has shown it last, null = not any more."""
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, contents, openapi, session_orders
+from bootd.drivers.http import answers, contents, kiosk, openapi, session_orders
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
@@ -539,5 +539,6 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
     *contents.ROUTES,
+    *kiosk.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)
