@@ -39,12 +39,14 @@ class Table:
     label: str  # "dos" or "gpt"
     label_id: str
     partitions: tuple[Partition, ...]
-    last_sector: int | None = None  # last-lba of a GPT
+    first_sector: int | None = None  # first-lba and last-lba of a GPT
+    last_sector: int | None = None
 
     def script(self) -> str:
         """What sfdisk reads to write the table again; only words that were checked."""
         lines = [f"label: {self.label}", "unit: sectors", "sector-size: 512"]
         lines += [f"label-id: {self.label_id}"] if self.label_id else []
+        lines += [f"first-lba: {self.first_sector}"] if self.first_sector is not None else []
         lines += [f"last-lba: {self.last_sector}"] if self.last_sector is not None else []
         for part in self.partitions:
             lines.append(f"{part.number} : start={part.start}, size={part.size}, type={part.type}{part.fields}")
@@ -106,10 +108,8 @@ def parse_table(text: str, name: str) -> Table:
         raise ForeignError(f"{name}: a table of kind {label[:20]!r}: only dos and gpt can be taken over")
     if not 1 <= len(partitions) <= MAX_PARTITIONS or len({part.number for part in partitions}) != len(partitions):
         raise ForeignError(f"{name}: {len(partitions)} partitions, or two with one number")
-    last = header.get("last-lba")
-    table = Table(
-        label, _word(header.get("label-id", ""), name), tuple(partitions), _sectors(last, name) if last else None
-    )
+    usable = [_sectors(header[key], name) if key in header else None for key in ("first-lba", "last-lba")]
+    table = Table(label, _word(header.get("label-id", ""), name), tuple(partitions), *usable)
     _check_places(table, name)
     return table
 
