@@ -213,6 +213,26 @@ class NodeTable(_Table, frozen=True):
     switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
 
 
+class ImageRule(_Table, frozen=True):
+    """What `bootd image gc` keeps of a name: an image that one of the two keeps stays; both 0: all stay."""
+
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # so many, the newest
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0  # those that are no older
+
+
+class Images(_Table, frozen=True):
+    directory: str = ""  # "" = state_dir/images
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # as in a rule, for names without one
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    rule: dict[str, ImageRule] = {}  # [images.rule.NAME]
+
+    @property
+    def keep(self) -> dict[str, tuple[int, float]]:
+        """(keep_last, keep_days) by name, "" for all others."""
+        rules = {name: (rule.keep_last, rule.keep_days) for name, rule in self.rule.items()}
+        return {"": (self.keep_last, self.keep_days), **rules}
+
+
 class Settings(_Table, frozen=True):
     server: Server = Server()
     dhcp: Dhcp = Dhcp()
@@ -223,6 +243,7 @@ class Settings(_Table, frozen=True):
     pxe: Pxe = Pxe()
     session: Session = Session()
     api: Api = Api()
+    images: Images = Images()
     label: tuple[LabelTable, ...] = ()
     node: tuple[NodeTable, ...] = ()
 
@@ -230,6 +251,11 @@ class Settings(_Table, frozen=True):
     def boot_dir(self) -> Path:
         """Where the boot artefacts are."""
         return Path(self.server.boot_dir or Path(self.server.state_dir) / "boot")
+
+    @property
+    def image_dir(self) -> Path:
+        """Where the image store is."""
+        return Path(self.images.directory or Path(self.server.state_dir) / "images")
 
     @property
     def ignored(self) -> frozenset[str]:

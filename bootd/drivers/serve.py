@@ -21,11 +21,13 @@ from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
 from bootd.drivers.http.operator import Operators
 from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
+from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
@@ -135,8 +137,11 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
+        jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
+        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, images)
         services: list[Service] = [
+            jobs,
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),

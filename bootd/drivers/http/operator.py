@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -18,8 +18,10 @@ from aiohttp import web
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi
+from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard, read_body
+from bootd.drivers.http.routes import read_json as _body
+from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
@@ -30,7 +32,6 @@ from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
-MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
@@ -93,9 +94,6 @@ class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0  # 0 = for good
 
 
-Body = TypeVar("Body")
-
-
 class Operators:
     """Answers the requests of `ROUTES`."""
 
@@ -105,11 +103,13 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        images: ImageRoutes | None = None,
     ) -> None:
         self._engine, self._labels, self._leases = engine, labels, leases
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
+        self.images = images
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -120,7 +120,9 @@ class Operators:
             return await handler(request)
 
         app = web.Application(middlewares=[guard, _errors, recognise])
-        add_routes(app, ROUTES, self)
+        add_routes(app, OWN_ROUTES, self)
+        if self.images is not None:
+            add_routes(app, IMAGE_ROUTES, self.images)
         return app
 
     def end_streams(self) -> None:
@@ -397,16 +399,6 @@ def _error(status: int, error: OperatorError, headers: dict[str, str] | None = N
     return web.json_response({"error": value}, status=status, headers=headers)
 
 
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    data = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
-    except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
-
-
 def _who(request: web.Request) -> str:
     """Who asks, for the audit."""
     caller: Caller = request[CALLER]
@@ -418,7 +410,7 @@ def describe() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-ROUTES = (
+OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
     Route(
         "GET",
@@ -517,3 +509,4 @@ ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
 )
+ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)

@@ -133,6 +133,16 @@ class ImageStore:
         except OSError as error:
             raise ImageError(f"chunk {name} cannot be read: {error.strerror}", _READ_HINT) from None
 
+    def put_aside(self, name: str) -> None:
+        """Chunk ``name`` is damaged: from now on it is missing, until somebody puts it again."""
+        try:
+            (self.directory / "damaged").mkdir(mode=0o700, exist_ok=True)
+            self.chunk_path(name).rename(self.directory / "damaged" / name)
+        except FileNotFoundError:
+            pass  # somebody else has done it
+        except OSError as error:
+            raise self._unusable(error) from None
+
     def chunk_path(self, name: str) -> Path:
         """Where chunk ``name`` is, or would be."""
         return self.directory / "chunks" / name[:2] / name[2:]
@@ -343,7 +353,7 @@ class ImageStore:
             if self._writer is None:
                 with self.locked(alone=True):
                     self._adopt()
-                    folder = self.directory / "incoming" / secrets.token_hex(8)
+                    folder = self.directory / "incoming" / f"{int(self._clock())}-{secrets.token_hex(8)}"
                     folder.mkdir(mode=0o700)
                     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
