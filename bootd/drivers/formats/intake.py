@@ -4,13 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from bootd.drivers.images.put import AHEAD, THREADS, Keeper
 from bootd.drivers.images.store import ImageStore
 from bootd.images.foreign.assembly import Assembly
 from bootd.images.manifest import ImageManifest
-from bootd.wire.digest import digest
-
-THREADS = 2
-AHEAD = 8  # chunks in memory
 
 
 class Intake:
@@ -19,10 +16,9 @@ class Intake:
     def __init__(self, store: ImageStore, chunk_size: int) -> None:
         self.names: list[str] = []  # of the chunks, as in a manifest
         self.size = 0
-        self.new_chunks = 0
-        self.new_bytes = 0  # raw
-        self._store, self.chunk_size = store, chunk_size
-        self._zeros = bytes(chunk_size)
+        self.chunk_size = chunk_size
+        self.keeper = Keeper(store)
+        self._store = store
 
     def take(self, places: Iterable[tuple[int, bytes]], size: Callable[[], int]) -> None:
         """All of ``places``, offsets and data, rising. ``size`` (bytes) is asked when they have come to an end."""
@@ -37,8 +33,8 @@ class Intake:
         def keep(chunks: Iterable[bytes | None]) -> None:
             for chunk in chunks:
                 self.names.append("")
-                if chunk is not None and chunk != self._zeros[: len(chunk)]:
-                    waiting.append((len(self.names) - 1, threads.submit(self._put, chunk)))
+                if chunk is not None:
+                    waiting.append((len(self.names) - 1, threads.submit(self.keeper.keep, chunk)))
                     settle(AHEAD)
 
         with ThreadPoolExecutor(THREADS, "bootd-import") as threads:
@@ -70,11 +66,3 @@ class Intake:
             name="import", user="-", created="-", comment="-", size=size, chunk_size=self.chunk_size,
             chunks=(self.names[index],),
         )  # fmt: skip
-
-    def _put(self, raw: bytes) -> str:
-        name = digest(raw).hex()
-        if self._store.missing((name,)):
-            self._store.put_chunk(name, raw)
-            self.new_chunks += 1
-            self.new_bytes += len(raw)
-        return name

@@ -71,11 +71,10 @@ class Order:
         extents = source.extents()
         format_ = "partclone" if source.content is not None and source.content.filesystem else source.format
         kind = self._kind(source, found, format_)
-        moment = time.gmtime() if told.created is None else told.created.timetuple()
         manifest = ImageManifest(
             name=name,
             user=told.user or self.user,
-            created=time.strftime(_TIME, moment),
+            created=time.strftime(_TIME, time.gmtime(told.created)),
             comment=comment,
             origin=(self.origin or told.origin or source.origin)[:_MAX_ORIGIN],
             kind="disk" if kind == "disk" else "partition",
@@ -97,8 +96,8 @@ class Order:
                 "used": intake.size if extents is None else sum(length for _, length in extents),
                 "partitions": len(list(places(manifest.table))) if manifest.table else 0,
                 "chunks": len(intake.names),
-                "new_chunks": intake.new_chunks,
-                "new_bytes": intake.new_bytes,
+                "new_chunks": intake.keeper.new_chunks,
+                "new_bytes": intake.keeper.new_bytes,
             }
         )
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import IO, cast
 
 from bootd.drivers.formats.folder import read_files
 from bootd.images.foreign.compression import START, Compression, recognise, unpack
@@ -39,26 +40,25 @@ def _through(command: Sequence[str], pieces: Iterator[bytes], name: str) -> Iter
         raise ForeignError(
             f"it is compressed with {name}: install {command[0]} (apt install {command[0]})"
         ) from None
+    given, taken, told = (cast(IO[bytes], pipe) for pipe in (process.stdin, process.stdout, process.stderr))
     failure: list[BaseException] = []
     complaint: list[bytes] = []
 
     def give() -> None:
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
         try:
             for piece in pieces:
                 view = memoryview(piece)
                 while view:
-                    view = view[process.stdin.write(view) or 0 :]
+                    view = view[given.write(view) or 0 :]
         except BrokenPipeError:
             pass  # it has ended, and says why
         except BaseException as error:
             failure.append(error)
         finally:
-            process.stdin.close()
+            given.close()
 
     def hear() -> None:
-        assert process.stderr is not None  # noqa: S101 - it is a pipe
-        while text := process.stderr.read(4096):
+        while text := told.read(4096):
             if sum(map(len, complaint)) < _MAX_COMPLAINT:
                 complaint.append(text)
 
@@ -66,8 +66,7 @@ def _through(command: Sequence[str], pieces: Iterator[bytes], name: str) -> Iter
     for thread in threads:
         thread.start()
     try:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        while raw := process.stdout.read(_OUTPUT):
+        while raw := taken.read(_OUTPUT):
             yield raw
         status = process.wait()
     finally:
@@ -75,9 +74,8 @@ def _through(command: Sequence[str], pieces: Iterator[bytes], name: str) -> Iter
         process.wait()
         for thread in threads:
             thread.join()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        taken.close()
+        told.close()
     if failure:
         raise failure[0]
     if status:

@@ -1,8 +1,8 @@
 """CloneSys's repository: ``DEVICE_IMAGENAME.gz`` in a directory, and ``imagedesc.txt`` that says what they are."""
 
+import calendar
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
 
 from bootd.images.foreign.errors import ForeignError
 
@@ -44,18 +44,22 @@ class Description:
         return self.image.rpartition("/")[2]
 
     @property
-    def created(self) -> datetime | None:
-        """``date`` in UTC; None when it cannot be read. A zone that is not known counts as UTC."""
+    def created(self) -> int | None:
+        """``date`` in seconds since the epoch; None when it cannot be read. An unknown zone counts as UTC."""
         match = _DATE.match(" ".join(self.date.split()))
         if match is None or match[1] not in _MONTHS:
             return None
-        zone = timezone(timedelta(hours=_ZONES.get(match[6] or "UTC", 0)))
         day, hour, minute, second, year = (int(match[index]) for index in (2, 3, 4, 5, 7))
-        try:
-            local = datetime(year, _MONTHS.index(match[1]) + 1, day, hour, minute, second, tzinfo=zone)
-        except ValueError:
+        month = _MONTHS.index(match[1]) + 1
+        if (
+            year < 1970
+            or not 1 <= day <= calendar.monthrange(year, month)[1]
+            or hour > 23
+            or minute > 59
+            or second > 60
+        ):
             return None
-        return local.astimezone(UTC)
+        return calendar.timegm((year, month, day, hour, minute, second)) - 3600 * _ZONES.get(match[6] or "UTC", 0)
 
 
 def parse_name(name: str) -> FileName | None:
