@@ -31,6 +31,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -90,6 +91,7 @@ class Engine:
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))

@@ -30,6 +30,7 @@ from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
@@ -93,7 +94,8 @@ class Daemon:
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
-        self._services = self._compose(engine, context, interfaces, TokenStore(journal))
+        notices = Notices(engine, journal, self._settings.notify)
+        self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
                 await service.bind()
@@ -105,7 +107,12 @@ class Daemon:
             await self._close(heads)
 
     def _compose(
-        self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore
+        self,
+        engine: Engine,
+        context: BootContext,
+        interfaces: Sequence[Interface],
+        tokens: TokenStore,
+        notices: Notices,
     ) -> list[Service]:
         settings = self._settings
 
@@ -139,7 +146,7 @@ class Daemon:
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
         images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, images)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices)
         services: list[Service] = [
             jobs,
             *([engine.history] if engine.history is not None else []),

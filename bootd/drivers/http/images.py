@@ -10,7 +10,8 @@ from aiohttp import web
 from bootd.config import Images
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
-from bootd.drivers.http.routes import CALLER, Route, Scope, read_json
+from bootd.drivers.http.requests import read_as, who_asks
+from bootd.drivers.http.routes import CALLER, Route, Scope
 from bootd.drivers.images import inspect, removal
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.jobs.runner import Jobs
@@ -105,7 +106,7 @@ class ImageRoutes:
         return web.Response(body=await asyncio.to_thread(self.store.read_stored, name))
 
     async def put_image(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImagePut), request[CALLER].who
+        wanted, who = await read_as(request, ImagePut), who_asks(request)
         if wanted.user and request[CALLER].token:
             raise OperatorError("only root may store an image for another user", "leave user out", Exit.REFUSED)
         order = {
@@ -120,7 +121,7 @@ class ImageRoutes:
         return self.start("image-put", f"{wanted.path} as {wanted.name}", who, order)
 
     async def get_image(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImageGet), request[CALLER].who
+        wanted, who = await read_as(request, ImageGet), who_asks(request)
         if not wanted.path.startswith("/"):
             raise OperatorError(
                 f"{wanted.path}: not an absolute path", "name a file with its full path", Exit.USAGE
@@ -130,12 +131,12 @@ class ImageRoutes:
         return self.start("image-get", f"{_reference(request)} to {wanted.path}", who, order)
 
     async def verify_images(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImageCheck), request[CALLER].who
+        wanted, who = await read_as(request, ImageCheck), who_asks(request)
         order = {"store": str(self.store.directory), "images": wanted.images}
         return self.start("image-verify", ", ".join(wanted.images) or "all images", who, order)
 
     async def heal_images(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImageHeal), request[CALLER].who
+        wanted, who = await read_as(request, ImageHeal), who_asks(request)
         order = {
             "store": str(self.store.directory),
             "source": wanted.source,
@@ -147,7 +148,7 @@ class ImageRoutes:
         return self.start("image-heal", f"{what} from {wanted.source}", who, order)
 
     async def collect_images(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImageCollect), request[CALLER].who
+        wanted, who = await read_as(request, ImageCollect), who_asks(request)
         order = {
             "store": str(self.store.directory),
             "keep": self._settings.keep,
@@ -159,7 +160,7 @@ class ImageRoutes:
         return self.start("image-gc", detail, who, order)
 
     async def remove_image(self, request: web.Request) -> web.Response:
-        who, store = request[CALLER].who, self.store
+        who, store = who_asks(request), self.store
         id_ = await asyncio.to_thread(store.resolve, _reference(request))
         if id_ in self.in_use():
             raise OperatorError(f"image {id_[:12]} is in use by an open session", "bootd state", Exit.BUSY)
@@ -168,13 +169,13 @@ class ImageRoutes:
         return web.json_response(inspect.view(image))
 
     async def tag_image(self, request: web.Request) -> web.Response:
-        wanted, who = await read_json(request, ImageTag), request[CALLER].who
+        wanted, who = await read_as(request, ImageTag), who_asks(request)
         id_ = await asyncio.to_thread(self.store.tag, _reference(request), wanted.tag)
         self.audit(who, "image-tag", f"{wanted.tag} {id_}")
         return web.json_response(await asyncio.to_thread(inspect.show, self.store, id_))
 
     async def untag_image(self, request: web.Request) -> web.Response:
-        who, tag = request[CALLER].who, request.match_info["tag"]
+        who, tag = who_asks(request), request.match_info["tag"]
         await asyncio.to_thread(removal.untag, self.store, tag)
         self.audit(who, "image-untag", tag)
         return web.Response(status=204)
@@ -187,7 +188,7 @@ class ImageRoutes:
 
     async def cancel_job(self, request: web.Request) -> web.Response:
         job = await self.jobs.cancel(request.match_info["id"])
-        self.audit(request[CALLER].who, "job-cancel", f"{job.id} {job.kind} {job.detail}")
+        self.audit(who_asks(request), "job-cancel", f"{job.id} {job.kind} {job.detail}")
         return web.json_response(job.view())
 
     def start(self, kind: str, detail: str, who: str, order: dict[str, Any]) -> web.Response:

@@ -3,18 +3,13 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from bootd.drivers.http.server import read_body
 from bootd.errors import Exit, OperatorError
 
 PREFIX = "/api/v1"
-MAX_BODY = 1 << 20  # bytes
-
-Body = TypeVar("Body")
 
 
 class Scope(StrEnum):
@@ -73,17 +68,6 @@ class Denied(OperatorError):  # noqa: N818 - an answer, as web.HTTPException is
     def __init__(self, status: int, error: OperatorError, headers: dict[str, str] | None = None) -> None:
         super().__init__(error.message, error.hint, error.code)
         self.status, self.headers = status, headers or {}
-
-
-async def read_json(request: web.Request, kind: type[Body]) -> Body:
-    """The body of a request as ``kind``; `OperatorError` says what is wrong with it."""
-    data = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
-    except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
 
 
 def add_routes(app: web.Application, routes: tuple[Route, ...], owner: object) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from bootd.drivers.images.store import ImageStore
 from bootd.errors import Exit, OperatorError
-from bootd.images.manifest import ImageError, ImageManifest
+from bootd.images.manifest import ImageError, ImageManifest, NoImageError
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def hold(store: ImageStore, id_: str) -> int:
         pass
     except OSError as error:
         raise ImageError(f"image {id_[:16]} cannot be read: {error.strerror}") from None
-    raise ImageError(f"there is no image {id_[:16]}", "bootd image list shows those that there are")
+    raise NoImageError(id_[:16])
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def alone(store: ImageStore, id_: str) -> Iterator[None]:
     try:
         descriptor = os.open(store.manifest_path(id_), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise ImageError(f"there is no image {id_[:16]}", "bootd image list shows those that there are") from None
+        raise NoImageError(id_[:16]) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from bootd.drivers.images.reading import alone
 from bootd.drivers.images.store import ImageStore, StoredImage, sync_folder, write_file
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
-from bootd.images.manifest import DIGEST
+from bootd.images.manifest import DIGEST, NoImageError
 from bootd.images.names import LATEST, parse_reference
 from bootd.images.retention import GRACE, Candidate, Rule, outdated
 
@@ -127,7 +127,7 @@ def _marked(store: ImageStore, without: frozenset[str]) -> Iterator[bytes]:
     """Digests of the chunks of all images; `ImageError` for one that is damaged: what it needs is not known."""
     for id_ in store.ids():
         if id_ not in without:
-            with suppress(FileNotFoundError):
+            with suppress(NoImageError):  # removed meanwhile
                 for name in store.read_manifest(id_).chunks:
                     if name:
                         yield bytes.fromhex(name)

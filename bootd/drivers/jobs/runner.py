@@ -87,6 +87,10 @@ class Jobs:
         """Those that have ended, oldest first, then the others."""
         return [*self._ended, *self._open.values()]
 
+    def workers(self) -> list[int]:
+        """Process ids of those that run."""
+        return [worker.pid for worker in self._workers.values() if worker.running]
+
     async def cancel(self, id_: str) -> Job:
         """End a job; one that has ended stays as it is."""
         job = self.find(id_)
