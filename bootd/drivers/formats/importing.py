@@ -1,12 +1,13 @@
 """`bootd image import`: an image of another program becomes one of the store."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bootd.drivers.formats import qemu
 from bootd.drivers.formats.disks import choose, import_disk, import_partition
-from bootd.drivers.formats.folder import Directory, read_files
+from bootd.drivers.formats.folder import Directory, open_plain, read_files
 from bootd.drivers.formats.order import Order, Source
 from bootd.drivers.formats.scratch import Scratch
 from bootd.drivers.formats.streams import read_stream
@@ -20,6 +21,7 @@ from bootd.images.foreign.errors import ForeignError
 from bootd.images.foreign.layout import in_order
 from bootd.images.names import parse_reference
 
+_SECTOR = 512
 _FIRST_OF_SPLIT = re.compile(r"(.*\.)(?:a{2,5}|0{2,5})\Z")
 _LATER_OF_SPLIT = re.compile(r".*-img(?:\.[a-z0-9]+)?\.a[a-z]\Z|.*\.img\.\d{3}\Z")
 
@@ -96,7 +98,7 @@ def _import_file(order: Order, path: Path, name: str) -> None:
     files = _files(path)
     order.total = order.total or sum(file.stat().st_size for file in files)
     expected = sum(file.stat().st_size for file in files)
-    if kind := container(start):
+    if kind := container(start) or _footer(path):
         _import_virtual(order, path, kind, name)
         return
     content = Content(read_stream(files, order.came))
@@ -116,6 +118,17 @@ def _import_virtual(order: Order, path: Path, kind: str, name: str) -> None:
         qemu.unpack(path, kind, scratch)
         order.came(path.stat().st_size)
         order.keep(Source(scratch.data(0, size), lambda: size, lambda: None, kind, str(path), size), name)
+
+
+def _footer(path: Path) -> str:
+    """A virtual disk of fixed size that only its end tells: the last sector of a VHD."""
+    descriptor = open_plain(path)
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        is_fixed = end > _SECTOR and os.pread(descriptor, 8, end - _SECTOR) == b"conectix"
+        return "vpc" if is_fixed else ""
+    finally:
+        os.close(descriptor)
 
 
 def _files(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from aiohttp import web
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi, session_orders
+from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
@@ -130,7 +131,7 @@ class Operators:
         app = web.Application(middlewares=[guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
         if self.images is not None:
-            add_routes(app, IMAGE_ROUTES, self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -508,4 +509,4 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)
+ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)

@@ -84,7 +84,7 @@ def gpt_files(disk: str, head: bytes, tail: bytes) -> dict[str, bytes]:
         raise ForeignError("the GPT of the image has its entries at an unusual place")
     return {
         f"{disk}-gpt-1st": head[: 2 * SECTOR] + entries,
-        f"{disk}-gpt-2nd": tail[-length - SECTOR : -SECTOR],
+        f"{disk}-gpt-2nd": tail[-32 * SECTOR :],  # Clonezilla saves and restores from there
         f"{disk}-gpt.gdisk": head[:SECTOR] + main + last + entries,
     }
 
