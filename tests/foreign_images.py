@@ -10,8 +10,8 @@ FILESYSTEMS = {
     "ext4": (("mkfs.ext4", "-q", "-F"), "extfs", 12 * MIB),
     "xfs": (("mkfs.xfs", "-q", "-f"), "xfs", 320 * MIB),
     "btrfs": (("mkfs.btrfs", "-q", "-f"), "btrfs", 120 * MIB),
-    "ntfs": (("mkfs.ntfs", "-q", "-F", "-f"), "ntfs", 16 * MIB),
-    "vfat": (("mkfs.vfat",), "fat", 40 * MIB),
+    "ntfs": (("mkfs.ntfs", "-q", "-F", "-f"), "ntfs", 8 * MIB),
+    "vfat": (("mkfs.vfat",), "fat", 16 * MIB),
     "exfat": (("mkfs.exfat",), "exfat", 24 * MIB),
 }
 _ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}

@@ -153,7 +153,7 @@ def test_full_and_empty_partitions(tmp_path: Path) -> None:
         assert read(image.read_bytes())[0] == restore(image, 3 << 20)
 
 
-def bits(data: bytes, count: int) -> list[int]:
+def bits(data: bytes | bytearray, count: int) -> list[int]:
     return [data[index // 8] >> index % 8 & 1 for index in range(count)]
 
 

@@ -1,7 +1,7 @@
 """Compressed streams, each by the tool that everybody uses: all of it, or an error that says what is wrong."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,6 +108,6 @@ def test_a_reader_that_fails_is_not_a_whole_stream(content: bytes, tmp_path: Pat
     """The second of two files is gone: its error is told, not that of lz4."""
     packed = tool("lz4", "-c", data=content)
     (tmp_path / "a").write_bytes(packed[:1000])
-    got: Callable[[int], None] = [].append
+    got: list[int] = []
     with pytest.raises(Exception, match="No such file"):
-        b"".join(read_stream([tmp_path / "a", tmp_path / "b"], got))
+        b"".join(read_stream([tmp_path / "a", tmp_path / "b"], got.append))
