@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import nodes, selector
+from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
+from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
@@ -59,10 +60,11 @@ def checked(
         raise OperatorError(f"keep open for {request.keep_open:g} s", "say at most a day", Exit.USAGE)
     if request.source_size < 1:
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
-    if request.name and not nodes.plain_name(request.name):
+    if request.name and not plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
     chosen = selector.parse(request.disk)
-    wanted = registry.resolve(request.nodes)
+    hosts = registry.host_set(request.nodes)
+    wanted = hosts.macs
     for session in open_sessions:
         if request.name and request.name in (session.plan.name, session.id):
             raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
@@ -82,6 +84,7 @@ def checked(
         source=request.source,
         source_size=request.source_size,
         nodes=wanted,
+        without=hosts.without if wanted is None else frozenset(),
         selector=chosen,
         label=request.label,
         after=request.after,

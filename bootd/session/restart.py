@@ -50,6 +50,7 @@ def resume(
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
         source_sector=kept.source_sector,
+        without=frozenset(kept.without),
     )
     session = Session(
         plan,
@@ -104,6 +105,7 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         flip_default=plan.flip_default,
         source_sector=plan.source_sector,
         is_closing=session.is_closing,
+        without=tuple(sorted(plan.without)),
     )
 
 

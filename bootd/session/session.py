@@ -27,6 +27,7 @@ from bootd.session.effects import (
 )
 from bootd.session.head import Head
 from bootd.session.locks import choose_unlocked
+from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.plan import Limits, SessionPlan
@@ -129,6 +130,8 @@ class Session:
             return False
         if self.plan.nodes is not None:
             return node.mac in self.plan.nodes
+        if node.mac in self.plan.without:
+            return False
         return node.cloned is None or node.cloned < self.created
 
     def wants_boot(self, node: Node) -> bool:
@@ -214,7 +217,11 @@ class Session:
         effects: list[Effect] = []
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
-        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        disk = (
+            Refusal(another_machine(node.name, node.changed))
+            if node.changed
+            else choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        )
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:

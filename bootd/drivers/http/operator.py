@@ -10,16 +10,17 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, openapi
+from bootd.drivers.http import answers, node_routes, openapi
+from bootd.drivers.http.orders import body_of, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard, read_body
+from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
@@ -30,7 +31,6 @@ from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
-MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
@@ -93,9 +93,6 @@ class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0  # 0 = for good
 
 
-Body = TypeVar("Body")
-
-
 class Operators:
     """Answers the requests of `ROUTES`."""
 
@@ -110,6 +107,11 @@ class Operators:
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
+
+    @property
+    def engine(self) -> Engine:
+        """For the handlers of other modules."""
+        return self._engine
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -173,7 +175,7 @@ class Operators:
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await _body(request, Deploy)
+        wanted = await body_of(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
         sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
@@ -182,19 +184,24 @@ class Operators:
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
         chosen = selector.parse(wanted.disk)
-        macs = coordinator.nodes.resolve(wanted.nodes)
+        is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
-        for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
+        for mac in coordinator.nodes.select(wanted.nodes):
             known = coordinator.nodes.get(mac)
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+            veto = coordinator.admission.veto(mac, is_any=is_any)
+            inherited = coordinator.inherited_locks(mac, self._engine.now())
+            card = cards.card(
+                mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
+            )
+            nodes.append(card)
         return web.json_response(
-            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+            {"source": wanted.source, "size": size, "sector": sector, "any": is_any, "nodes": nodes}
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, Deploy)
+        wanted = await body_of(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
         order = SessionRequest(
             source=wanted.source,
@@ -213,13 +220,13 @@ class Operators:
             zeros=wanted.zeros,
             keep_open=wanted.keep_open,
         )
-        id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
+        id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
         return web.json_response(self._view(id_), status=201)
 
     async def _change(self, request: web.Request) -> web.Response:
-        change = await _body(request, SessionChange)
-        id_, who, now = request.match_info["id"], _who(request), self._engine.now()
+        change = await body_of(request, SessionChange)
+        id_, who, now = request.match_info["id"], who_asks(request), self._engine.now()
         coordinator = self._engine.coordinator
         if change.expect is not None:
             self._engine.run(coordinator.set_expect(id_, change.expect, who, now))
@@ -232,11 +239,8 @@ class Operators:
     async def _cancel(self, request: web.Request) -> web.Response:
         id_ = request.match_info["id"]
         reason = request.query.get("reason", "")[:500]
-        self._engine.run(self._engine.coordinator.cancel(id_, reason, _who(request), self._engine.now()))
+        self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
         return web.json_response(self._view(id_))
-
-    async def _nodes(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._engine.state()["nodes"])
 
     async def _timeline(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
@@ -255,24 +259,24 @@ class Operators:
         )
 
     async def _name(self, request: web.Request) -> web.Response:
-        change = await _body(request, NameChange)
+        change = await body_of(request, NameChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.name_node(node, change.name, _who(request)))
+        self._engine.run(self._engine.coordinator.name_node(node, change.name, who_asks(request)))
         return web.Response(status=204)
 
     async def _set_label(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await body_of(request, LabelChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, _who(request)))
+        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, who_asks(request)))
         return web.Response(status=204)
 
     async def _clear_label(self, request: web.Request) -> web.Response:
-        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], _who(request)))
+        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], who_asks(request)))
         return web.Response(status=204)
 
     async def _unpark(self, request: web.Request) -> web.Response:
         node, now = request.match_info["node"], self._engine.now()
-        self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
+        self._engine.run(self._engine.coordinator.unpark(node, who_asks(request), now))
         return web.Response(status=204)
 
     async def _list_locks(self, request: web.Request) -> web.Response:
@@ -281,7 +285,7 @@ class Operators:
 
     async def _add_lock(self, request: web.Request) -> web.Response:
         """Lock a partition or a disk; answers with all locks of the node."""
-        order, who = await _body(request, LockOrder), _who(request)
+        order, who = await body_of(request, LockOrder), who_asks(request)
         lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
         effects = self._engine.coordinator.add_lock(
             request.match_info["node"],
@@ -297,7 +301,7 @@ class Operators:
     async def _remove_lock(self, request: web.Request) -> web.Response:
         """``?place=`` as the list of locks tells it."""
         node, place = request.match_info["node"], request.query.get("place", "")
-        self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
+        self._engine.run(self._engine.coordinator.remove_lock(node, place, who_asks(request), self._engine.now()))
         return web.Response(status=204)
 
     async def _list_tables(self, request: web.Request) -> web.Response:
@@ -334,15 +338,15 @@ class Operators:
         )
 
     async def _set_default(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await body_of(request, LabelChange)
         if change.once:
             raise OperatorError("the default label is for every boot", "say once for a node only", Exit.USAGE)
-        self._engine.run(self._engine.coordinator.set_default_label(change.label, _who(request)))
+        self._engine.run(self._engine.coordinator.set_default_label(change.label, who_asks(request)))
         return web.Response(status=204)
 
     async def _create_token(self, request: web.Request) -> web.Response:
-        order = await _body(request, TokenOrder)
-        token = self.tokens.create(order.name, order.scope, order.seconds, _who(request))
+        order = await body_of(request, TokenOrder)
+        token = self.tokens.create(order.name, order.scope, order.seconds, who_asks(request))
         return web.json_response(
             {"name": order.name, "scope": order.scope.value, "token": token},
             status=201,
@@ -355,7 +359,7 @@ class Operators:
     async def _revoke_token(self, request: web.Request) -> web.Response:
         """Counts at once: also streams that it has opened end."""
         name = request.match_info["name"]
-        self.tokens.revoke(name, _who(request))
+        self.tokens.revoke(name, who_asks(request))
         for subscriber, token in list(self._watching.items()):
             if token == name:
                 subscriber.close("the token is revoked")
@@ -397,22 +401,6 @@ def _error(status: int, error: OperatorError, headers: dict[str, str] | None = N
     return web.json_response({"error": value}, status=status, headers=headers)
 
 
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    data = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
-    except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
-
-
-def _who(request: web.Request) -> str:
-    """Who asks, for the audit."""
-    caller: Caller = request[CALLER]
-    return caller.who
-
-
 def describe() -> dict[str, Any]:
     """The OpenAPI document of `ROUTES`."""
     return openapi.document(ROUTES)
@@ -450,7 +438,7 @@ ROUTES = (
         answers.Session,
         query=(("reason", "One sentence, for the record"),),
     ),
-    Route("GET", "/nodes", Operators._nodes, "All machines that booted from here", list[answers.Node]),
+    *node_routes.ROUTES,
     Route(
         "GET",
         "/timeline",
