@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.plan import print_cards
+from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
+from bootd.session.nodes import ANY
 from bootd.session.request import MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
@@ -49,6 +51,7 @@ _POLL_SECONDS = 0.5
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -69,6 +72,7 @@ def deploy(
     delta: bool,
     zeros: str,
     keep_open: float,
+    wake: bool,
     is_waiting: bool,
     yes: bool,
     as_json: bool,
@@ -77,6 +81,8 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`.
     """
+    if wake and ANY in (node.lower() for node in nodes):
+        raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     wanted = {
         "source": str(image.absolute()),
         "nodes": ",".join(nodes),
@@ -95,6 +101,8 @@ def deploy(
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
+    if wake:  # now that they boot into it
+        print_switched(ask_power(context, nodes, "on"), stderr=True)
     if not is_waiting:
         if as_json:
             print_json(session)

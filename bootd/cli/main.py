@@ -25,6 +25,7 @@ COMMANDS = {
     "lock": ("lock", "lock"),
     "node": ("node", "node"),
     "plan": ("plan", "plan"),
+    "power": ("power", "power"),
     "ring": ("ring", "ring"),
     "serve": ("serve", "serve"),
     "session": ("session", "session"),

@@ -29,6 +29,7 @@ from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.notify import Notifier
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
 from bootd.drivers.tables import TableStore
@@ -135,7 +136,8 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
+        power = PowerControl(settings, names)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, power)
         services: list[Service] = [
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),

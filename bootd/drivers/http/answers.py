@@ -314,6 +314,16 @@ class Preview(Struct):
     nodes: list[PlannedNode]
 
 
+class Switched(Struct):
+    """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
+
+    node: str
+    name: str
+    ok: bool
+    state: str | None
+    text: str
+
+
 class TokenLine(Struct):
     """A token, without what would let anybody use it. ``used`` null: not since the daemon's start."""
 

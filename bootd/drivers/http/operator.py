@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -18,9 +18,13 @@ from aiohttp import web
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi
+from bootd.drivers.http.asking import body_of as _body
+from bootd.drivers.http.asking import who_asks as _who
+from bootd.drivers.http.power import PowerDesk, PowerOrder
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard, read_body
+from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -30,7 +34,6 @@ from bootd.session.request import SessionRequest
 from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
-MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
@@ -93,9 +96,6 @@ class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0  # 0 = for good
 
 
-Body = TypeVar("Body")
-
-
 class Operators:
     """Answers the requests of `ROUTES`."""
 
@@ -105,8 +105,10 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        power: PowerControl | None = None,
     ) -> None:
         self._engine, self._labels, self._leases = engine, labels, leases
+        self._power_desk = PowerDesk(engine, power)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -275,6 +277,9 @@ class Operators:
         self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
         return web.Response(status=204)
 
+    async def _power(self, request: web.Request) -> web.Response:
+        return await self._power_desk.switch(request)
+
     async def _list_locks(self, request: web.Request) -> web.Response:
         mac = self._engine.coordinator.nodes.find(request.match_info["node"])
         return web.json_response([cards.view_lock(held) for held in self._engine.coordinator.locks.of(mac)])
@@ -397,22 +402,6 @@ def _error(status: int, error: OperatorError, headers: dict[str, str] | None = N
     return web.json_response({"error": value}, status=status, headers=headers)
 
 
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    data = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
-    except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
-
-
-def _who(request: web.Request) -> str:
-    """Who asks, for the audit."""
-    caller: Caller = request[CALLER]
-    return caller.who
-
-
 def describe() -> dict[str, Any]:
     """The OpenAPI document of `ROUTES`."""
     return openapi.document(ROUTES)
@@ -471,6 +460,14 @@ ROUTES = (
             ("since", "Seconds since the epoch"),
             ("who", "Only what this one did"),
         ),
+    ),
+    Route(
+        "POST",
+        "/power",
+        Operators._power,
+        "Switch machines on or off, by controller or magic packet",
+        list[answers.Switched],
+        PowerOrder,
     ),
     Route("GET", "/nodes/{node}/locks", Operators._list_locks, "What nobody overwrites", list[answers.Lock]),
     Route(
