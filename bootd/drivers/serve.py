@@ -6,6 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bootd.drivers.dns.names import NodeNames
 from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
+from bootd.drivers.health import Health, free_space
 from bootd.drivers.http.bulk import BulkService
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
@@ -28,6 +30,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.logging_setup import follow_sessions
 from bootd.drivers.notify import Notifier
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.rebound import Rebound
@@ -93,6 +96,8 @@ class Daemon:
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         self._services = self._compose(engine, context, interfaces, TokenStore(journal))
+        engine.health = self._health(engine, context)
+        follow_sessions(engine.session_of)
         try:
             for service in self._services:
                 await service.bind()
@@ -150,6 +155,17 @@ class Daemon:
         if ours and settings.dhcp.router_advertisement:
             services.append(RouterAdvertisement(ours))
         return services
+
+    def _health(self, engine: Engine, context: BootContext) -> Health:
+        def journal() -> str:
+            return f"the journal cannot be written: {engine.journal_trouble}" if engine.journal_trouble else ""
+
+        def boot_files() -> str:
+            missing = context.missing_artefacts()
+            return f"boot files are missing: {', '.join(missing)}: bootd stage build" if missing else ""
+
+        state = partial(free_space, Path(self._settings.server.state_dir))
+        return Health((journal, boot_files, state), lambda: self._services)
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:
         missing = context.missing_artefacts()

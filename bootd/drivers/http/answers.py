@@ -314,6 +314,13 @@ class Preview(Struct):
     nodes: list[PlannedNode]
 
 
+class Health(Struct):
+    """``trouble``: a sentence for each thing that is wrong; none when all is well."""
+
+    ok: bool
+    trouble: list[str]
+
+
 class Switched(Struct):
     """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
 

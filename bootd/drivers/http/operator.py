@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, source
+from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi
 from bootd.drivers.http.asking import body_of as _body
 from bootd.drivers.http.asking import who_asks as _who
 from bootd.drivers.http.power import PowerDesk, PowerOrder
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard
+from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tables import view_kept
@@ -121,7 +121,7 @@ class Operators:
             request[CALLER] = authenticate(request)
             return await handler(request)
 
-        app = web.Application(middlewares=[guard, _errors, recognise])
+        app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, ROUTES, self)
         return app
 
@@ -131,6 +131,15 @@ class Operators:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """200 when all is well, 503 with the reasons when it is not."""
+        trouble = self._engine.health()
+        return web.json_response({"ok": not trouble, "trouble": trouble}, status=503 if trouble else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = metrics.exposition(self._engine.state(), len(self._leases()), self._engine.health())
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         caller: Caller = request[CALLER]
@@ -409,6 +418,8 @@ def describe() -> dict[str, Any]:
 
 ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
+    Route("GET", "/health", Operators._health, "Whether all is well; 503 with the reasons if not", answers.Health),
+    Route("GET", "/metrics", Operators._metrics, "Counters, in Prometheus' text format", str, media="text/plain"),
     Route(
         "GET",
         "/events",

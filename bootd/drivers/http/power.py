@@ -3,6 +3,7 @@
 import msgspec
 from aiohttp import web
 
+from bootd.drivers import metrics
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.asking import body_of, who_asks
 from bootd.drivers.power.actions import DISRUPTIVE, Action
@@ -43,9 +44,11 @@ class PowerDesk:
                 for mac in chosen
             )
         results = await self._control.carry_out(chosen, order.action, self._is_uefi)
+        for one in results:
+            metrics.POWER.labels(order.action.value, "ok" if one.ok else "failed").inc()
         if order.action is not Action.STATUS:
             notes: list[Effect] = [
-                Event("power", one.mac, self._session_of(one.mac), f"{order.action} by {who}: {one.text}")
+                Event("power", one.mac, self._engine.session_of(one.mac), f"{order.action} by {who}: {one.text}")
                 for one in results
             ]
             self._engine.run(notes)
@@ -64,7 +67,11 @@ class PowerDesk:
 
     def _refuse_in_session(self, macs: list[str]) -> None:
         coordinator = self._engine.coordinator
-        busy = [f"{coordinator.nodes.name(mac)} ({self._session_of(mac)})" for mac in macs if self._session_of(mac)]
+        busy = [
+            f"{coordinator.nodes.name(mac)} ({self._engine.session_of(mac)})"
+            for mac in macs
+            if self._engine.session_of(mac)
+        ]
         if busy:
             more = f" and {len(busy) - 5} more" if len(busy) > 5 else ""
             raise OperatorError(
@@ -72,11 +79,6 @@ class PowerDesk:
                 "cancel the session first, or confirm it: --yes",
                 Exit.REFUSED,
             )
-
-    def _session_of(self, mac: str) -> str:
-        """Id of the open session that the node is a live member of, or ""."""
-        node = self._engine.coordinator.nodes.get(mac)
-        return node.session if node is not None else ""
 
     def _is_uefi(self, mac: str) -> bool:
         node = self._engine.coordinator.nodes.get(mac)
