@@ -78,6 +78,7 @@ class Engine:
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
+        self._journal.keep_copy()
 
     def run(self, effects: Iterable[Effect]) -> None:
         """Carry ``effects`` out, in order. A journal that fails is logged; the rest is carried out."""
