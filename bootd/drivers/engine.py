@@ -32,6 +32,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -97,6 +98,7 @@ class Engine:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
         self._tally.update(self._counters(self._opened))
+        self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))

@@ -107,7 +107,10 @@ class Room:
         )
         return self.run(self.coordinator.join(message, self.now))
 
-    def report(self, number: int, state: MemberState, **values: Any) -> list[Effect]:
+    def report(self, number: int, state: MemberState, *, saves: bool = True, **values: Any) -> list[Effect]:
+        """``saves``: a node that is ready has had its old partition table kept before, as stage2 does."""
+        if saves and state is MemberState.READY:
+            self.run(self.coordinator.table_saved(mac(number), self.session, "vda"))
         report = Report(mac(number), self.session, state, port=4000 + number, total=SIZE)
         return self.run(self.coordinator.report(replace(report, **values), self.now))
 

@@ -17,21 +17,22 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, openapi
-from bootd.drivers.http.asking import body_of as _body
-from bootd.drivers.http.asking import who_asks as _who
-from bootd.drivers.http.power import PowerDesk, PowerOrder
+from bootd.drivers.http import answers, openapi, session_orders
+from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
+from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
+from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
-from bootd.session import cards, selector
+from bootd.session import cards, orders, selector
+from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
@@ -54,6 +55,9 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    delay: float = 0.0
+    at: float = 0.0  # seconds since the epoch; 0 = at once
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,13 +109,19 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        *,
+        images: ImageRoutes | None = None,
+        notices: Notices | None = None,
         power: PowerControl | None = None,
     ) -> None:
-        self._engine, self._labels, self._leases = engine, labels, leases
-        self._power_desk = PowerDesk(engine, power)
+        self.notices = notices
+        self.engine = self._engine = engine
+        self._labels, self._leases = labels, leases
+        self._power = PowerDesk(engine, power)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
+        self.images = images
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -122,7 +132,10 @@ class Operators:
             return await handler(request)
 
         app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
-        add_routes(app, ROUTES, self)
+        add_routes(app, OWN_ROUTES, self)
+        add_routes(app, POWER_ROUTES, self._power)
+        if self.images is not None:
+            add_routes(app, IMAGE_ROUTES, self.images)
         return app
 
     def end_streams(self) -> None:
@@ -180,11 +193,11 @@ class Operators:
         return web.json_response(self._engine.state()["sessions"])
 
     async def _session(self, request: web.Request) -> web.Response:
-        return web.json_response(self._view(request.match_info["id"]))
+        return web.json_response(session_orders.view_of(self._engine, request.match_info["id"]))
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await _body(request, Deploy)
+        wanted = await read_as(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
         sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
@@ -205,7 +218,10 @@ class Operators:
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, Deploy)
+        wanted = await read_as(request, Deploy)
+        targets = [parse_target(text) for text in wanted.notify]
+        if len(targets) > MOST_OF_SESSION:
+            raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         size = await asyncio.to_thread(source.measure, wanted.source)
         order = SessionRequest(
             source=wanted.source,
@@ -223,14 +239,19 @@ class Operators:
             compare=wanted.compare,
             zeros=wanted.zeros,
             keep_open=wanted.keep_open,
+            delay=wanted.delay,
+            start_at=orders.check_time(wanted.at, time.time()),
         )
-        id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
+        id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
-        return web.json_response(self._view(id_), status=201)
+        if self.notices is not None:
+            for target in targets:
+                self.notices.add(id_, target.text, who_asks(request))
+        return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _change(self, request: web.Request) -> web.Response:
-        change = await _body(request, SessionChange)
-        id_, who, now = request.match_info["id"], _who(request), self._engine.now()
+        change = await read_as(request, SessionChange)
+        id_, who, now = request.match_info["id"], who_asks(request), self._engine.now()
         coordinator = self._engine.coordinator
         if change.expect is not None:
             self._engine.run(coordinator.set_expect(id_, change.expect, who, now))
@@ -238,13 +259,13 @@ class Operators:
             self._engine.run(coordinator.start_now(id_, who, now))
         if change.close:
             self._engine.run(coordinator.close(id_, who, now))
-        return web.json_response(self._view(id_))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         id_ = request.match_info["id"]
         reason = request.query.get("reason", "")[:500]
-        self._engine.run(self._engine.coordinator.cancel(id_, reason, _who(request), self._engine.now()))
-        return web.json_response(self._view(id_))
+        self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _nodes(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state()["nodes"])
@@ -266,28 +287,25 @@ class Operators:
         )
 
     async def _name(self, request: web.Request) -> web.Response:
-        change = await _body(request, NameChange)
+        change = await read_as(request, NameChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.name_node(node, change.name, _who(request)))
+        self._engine.run(self._engine.coordinator.name_node(node, change.name, who_asks(request)))
         return web.Response(status=204)
 
     async def _set_label(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await read_as(request, LabelChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, _who(request)))
+        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, who_asks(request)))
         return web.Response(status=204)
 
     async def _clear_label(self, request: web.Request) -> web.Response:
-        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], _who(request)))
+        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], who_asks(request)))
         return web.Response(status=204)
 
     async def _unpark(self, request: web.Request) -> web.Response:
         node, now = request.match_info["node"], self._engine.now()
-        self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
+        self._engine.run(self._engine.coordinator.unpark(node, who_asks(request), now))
         return web.Response(status=204)
-
-    async def _power(self, request: web.Request) -> web.Response:
-        return await self._power_desk.switch(request)
 
     async def _list_locks(self, request: web.Request) -> web.Response:
         mac = self._engine.coordinator.nodes.find(request.match_info["node"])
@@ -295,7 +313,7 @@ class Operators:
 
     async def _add_lock(self, request: web.Request) -> web.Response:
         """Lock a partition or a disk; answers with all locks of the node."""
-        order, who = await _body(request, LockOrder), _who(request)
+        order, who = await read_as(request, LockOrder), who_asks(request)
         lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
         effects = self._engine.coordinator.add_lock(
             request.match_info["node"],
@@ -311,7 +329,7 @@ class Operators:
     async def _remove_lock(self, request: web.Request) -> web.Response:
         """``?place=`` as the list of locks tells it."""
         node, place = request.match_info["node"], request.query.get("place", "")
-        self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
+        self._engine.run(self._engine.coordinator.remove_lock(node, place, who_asks(request), self._engine.now()))
         return web.Response(status=204)
 
     async def _list_tables(self, request: web.Request) -> web.Response:
@@ -348,15 +366,15 @@ class Operators:
         )
 
     async def _set_default(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await read_as(request, LabelChange)
         if change.once:
             raise OperatorError("the default label is for every boot", "say once for a node only", Exit.USAGE)
-        self._engine.run(self._engine.coordinator.set_default_label(change.label, _who(request)))
+        self._engine.run(self._engine.coordinator.set_default_label(change.label, who_asks(request)))
         return web.Response(status=204)
 
     async def _create_token(self, request: web.Request) -> web.Response:
-        order = await _body(request, TokenOrder)
-        token = self.tokens.create(order.name, order.scope, order.seconds, _who(request))
+        order = await read_as(request, TokenOrder)
+        token = self.tokens.create(order.name, order.scope, order.seconds, who_asks(request))
         return web.json_response(
             {"name": order.name, "scope": order.scope.value, "token": token},
             status=201,
@@ -369,7 +387,7 @@ class Operators:
     async def _revoke_token(self, request: web.Request) -> web.Response:
         """Counts at once: also streams that it has opened end."""
         name = request.match_info["name"]
-        self.tokens.revoke(name, _who(request))
+        self.tokens.revoke(name, who_asks(request))
         for subscriber, token in list(self._watching.items()):
             if token == name:
                 subscriber.close("the token is revoked")
@@ -377,18 +395,6 @@ class Operators:
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(describe())
-
-    def _view(self, text: str) -> dict[str, Any]:
-        """One session, by id or name; of an earlier run of the daemon if there is none in this one."""
-        coordinator = self._engine.coordinator
-        try:
-            session = coordinator.find_session(text)
-        except OperatorError:
-            for record in reversed(coordinator.past.values()):
-                if text and text in (record.id, record.name):
-                    return view_past(record)
-            raise
-        return view_session(session, coordinator.nodes.name, self._engine.now())
 
 
 @web.middleware
@@ -416,7 +422,7 @@ def describe() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-ROUTES = (
+OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
     Route("GET", "/health", Operators._health, "Whether all is well; 503 with the reasons if not", answers.Health),
     Route("GET", "/metrics", Operators._metrics, "Counters, in Prometheus' text format", str, media="text/plain"),
@@ -472,14 +478,6 @@ ROUTES = (
             ("who", "Only what this one did"),
         ),
     ),
-    Route(
-        "POST",
-        "/power",
-        Operators._power,
-        "Switch machines on or off, by controller or magic packet",
-        list[answers.Switched],
-        PowerOrder,
-    ),
     Route("GET", "/nodes/{node}/locks", Operators._list_locks, "What nobody overwrites", list[answers.Lock]),
     Route(
         "PUT",
@@ -524,4 +522,6 @@ ROUTES = (
     ),
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
+    *session_orders.ROUTES,
 )
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES)

@@ -5,7 +5,9 @@ from aiohttp import web
 
 from bootd.drivers import metrics
 from bootd.drivers.engine import Engine
-from bootd.drivers.http.asking import body_of, who_asks
+from bootd.drivers.http import answers
+from bootd.drivers.http.requests import read_as, who_asks
+from bootd.drivers.http.routes import Route
 from bootd.drivers.power.actions import DISRUPTIVE, Action
 from bootd.drivers.power.control import PowerControl
 from bootd.errors import Exit, OperatorError
@@ -28,7 +30,7 @@ class PowerDesk:
 
     async def switch(self, request: web.Request) -> web.Response:
         """A result per node. Refused as a whole (409) when a node is in a session and that is not confirmed."""
-        order, who = await body_of(request, PowerOrder), who_asks(request)
+        order, who = await read_as(request, PowerOrder), who_asks(request)
         coordinator = self._engine.coordinator
         macs = coordinator.nodes.resolve(order.nodes)
         if macs is None:
@@ -83,3 +85,15 @@ class PowerDesk:
     def _is_uefi(self, mac: str) -> bool:
         node = self._engine.coordinator.nodes.get(mac)
         return node is not None and node.join is not None and node.join.firmware == "uefi"
+
+
+POWER_ROUTES = (
+    Route(
+        "POST",
+        "/power",
+        PowerDesk.switch,
+        "Switch machines on or off, by controller or magic packet",
+        list[answers.Switched],
+        PowerOrder,
+    ),
+)
