@@ -138,6 +138,10 @@ class Journal:
     def close(self) -> None:
         self._file.close()
 
+    def keep_copy(self) -> None:
+        """Beside the file, once `load` has understood everything in it."""
+        self._file.keep_copy()
+
     def write(self, record: Record) -> None:
         self.batch((record,))
 

@@ -413,6 +413,23 @@ class Preview(Struct):
     nodes: list[PlannedNode]
 
 
+class Health(Struct):
+    """``trouble``: a sentence for each thing that is wrong; none when all is well."""
+
+    ok: bool
+    trouble: list[str]
+
+
+class Switched(Struct):
+    """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
+
+    node: str
+    name: str
+    ok: bool
+    state: str | None
+    text: str
+
+
 class TokenLine(Struct):
     """A token, without what would let anybody use it. ``used`` null: not since the daemon's start."""
 
