@@ -15,6 +15,7 @@ import structlog
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.journal import AuditLine, Journal
+from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
@@ -30,6 +31,7 @@ from bootd.session.effects import (
     StartHead,
     StopHead,
 )
+from bootd.session.jobs import Job, Jobs, Task
 from bootd.session.member import Image
 from bootd.session.orders import open_due
 from bootd.session.view import view
@@ -54,6 +56,8 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.logs: LogStore | None = None
+        self.jobs = Jobs()
         self.journal_trouble = ""
         self._journal = journal
         self._clock = clock
@@ -91,6 +95,8 @@ class Engine:
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        for job, task in self.jobs.tick(self.now()):
+            self.note_job(job, task)
         self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
@@ -145,6 +151,11 @@ class Engine:
             log.info(kind, node=node, session=session, text=text)
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(line).encode(), "line"))
+
+    def note_job(self, job: Job, task: Task) -> None:
+        """The end of a command on one node, for its timeline."""
+        how = f"status {task.code}" if task.code is not None else task.state
+        self.note("exec", task.node, "", f"{job.id}: {how}{f', {task.reason}' if task.reason else ''}")
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:

@@ -28,6 +28,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.logs import LogStore
 from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
@@ -93,6 +94,7 @@ class Daemon:
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         notices = Notices(engine, journal, self._settings.notify)
+        engine.logs = LogStore(Path(self._settings.server.state_dir) / "logs.db")
         self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
@@ -103,6 +105,7 @@ class Daemon:
             if not self.reload_wanted:
                 self._notifier.stopping()
             await self._close(heads)
+            engine.logs.close()
 
     def _compose(
         self,

@@ -14,6 +14,8 @@ from enum import Enum
 from typing import Any, TypeVar, Union
 
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.jobs import Execute, Output, StopJob
+from bootd.wire.logs import Log
 
 MAX_MESSAGE = 1 << 20
 MAX_STRING = 8192
@@ -191,7 +193,7 @@ class Cancel:
     reason: str
 
 
-Message = Join | Report | Wait | Prepare | Arrange | Finish | Cancel
+Message = Join | Report | Log | Output | Wait | Prepare | Arrange | Finish | Cancel | Execute | StopJob
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
 _hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met

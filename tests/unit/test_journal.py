@@ -91,7 +91,7 @@ def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     journal(path).close()
     with sqlite3.connect(path) as raw:
-        gone = "".join(f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock"))
+        gone = "".join(f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock", "notice"))
         raw.executescript(f"{gone} PRAGMA user_version = 1;")
         body = (
             '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, openapi, session_orders
+from bootd.drivers.http import answers, node_orders, openapi, session_orders
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard
@@ -52,7 +52,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
-    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -501,4 +501,5 @@ ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
+    *node_orders.ROUTES,
 )
