@@ -19,9 +19,9 @@ from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
 from bootd.member.store import BlockStore, StoreError
 from bootd.wire import manifest as manifests
+from bootd.wire.commands import Execute, Output, StopCommand
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Prepare, Report
 from bootd.wire.errors import ProtocolError
-from bootd.wire.jobs import Execute, Output, StopJob
 from bootd.wire.logs import Log
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
@@ -170,7 +170,7 @@ class Agent:
             self._console.say(f"disk {disk.name} {size} {disk.serial or 'no serial'} {disk.excluded or 'eligible'}")
 
     def _act(self, message: Message) -> None:
-        if isinstance(message, Execute | StopJob):
+        if isinstance(message, Execute | StopCommand):
             self._commands.take(message)
             return
         self._watch()  # the coordinator may know from the member's own report what is not noted here yet

@@ -17,11 +17,11 @@ from contextlib import suppress
 from typing import IO
 
 from bootd.member.control import ControlError
+from bootd.wire.commands import HEARTBEAT, MAX_OUTPUT, MAX_PIECES, MAX_SECONDS, Execute, Output, Piece, StopCommand
 from bootd.wire.errors import ProtocolError
-from bootd.wire.jobs import HEARTBEAT, MAX_OUTPUT, MAX_PIECES, MAX_SECONDS, Execute, Output, Piece, StopJob
 
 AT_ONCE = 8
-REMEMBERED = 256  # ids of jobs that were taken up
+REMEMBERED = 256  # ids of those that were taken up
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 PAUSE = 0.25  # seconds of output that go into one message
 TRIES = 30  # of a message that does not arrive, a second apart
@@ -33,7 +33,7 @@ Send = Callable[[Output], None]
 
 
 class Commands:
-    """Takes `Execute` and `StopJob`. ``send`` raises `ControlError` when output did not arrive."""
+    """Takes `Execute` and `StopCommand`. ``send`` raises `ControlError` when output did not arrive."""
 
     def __init__(self, node: str, send: Send, say: Callable[[str], None], tries: int = TRIES) -> None:
         self._node, self._send, self._say, self._tries = node, send, say, tries
@@ -41,27 +41,29 @@ class Commands:
         self._running: dict[str, tuple[Command, threading.Thread]] = {}
         self._guard = threading.Lock()
 
-    def take(self, message: Execute | StopJob) -> None:
-        """Begin or end a command. The same job is never begun twice. From one thread."""
+    def take(self, message: Execute | StopCommand) -> None:
+        """Begin or end a command. The same one is never begun twice. From one thread."""
         with self._guard:
-            running = self._running.get(message.job)
+            running = self._running.get(message.id)
             is_full = len(self._running) >= AT_ONCE
-        if isinstance(message, StopJob):
+        if isinstance(message, StopCommand):
             if running is not None:
                 running[0].stop("stopped")
             return
-        if message.job in self._seen:
+        if message.id in self._seen:
             return
-        self._seen[message.job] = None
+        self._seen[message.id] = None
         while len(self._seen) > REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._say(f"runs for an operator: {' '.join(message.command)[:200]}")
         command = Command(self._node, message, self._send, self._tries)
         if is_full:
             command.stop(f"{AT_ONCE} commands run already")
-        thread = threading.Thread(target=self._run, args=(command,), name=f"bootd-job-{message.job}", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(command,), name=f"bootd-command-{message.id}", daemon=True
+        )
         with self._guard:
-            self._running[message.job] = command, thread
+            self._running[message.id] = command, thread
         thread.start()
 
     def close(self) -> None:
@@ -78,14 +80,14 @@ class Commands:
             command.run()
         finally:
             with self._guard:
-                self._running.pop(command.job, None)
+                self._running.pop(command.id, None)
 
 
 class Command:
     """One command, from its beginning to the message that tells its end."""
 
     def __init__(self, node: str, order: Execute, send: Send, tries: int) -> None:
-        self.job = order.job
+        self.id = order.id
         self._node, self._order, self._send, self._tries = node, order, send, tries
         self._pieces: queue.Queue[Piece] = queue.Queue(MAX_PIECES)
         self._number = 0
@@ -199,7 +201,7 @@ class Command:
         self._number += 1
         reason = self._reason if ended else ""
         message = Output(
-            self._node, self.job, self._number, pieces, ended=ended, code=code, reason=reason, dropped=self._dropped
+            self._node, self.id, self._number, pieces, ended=ended, code=code, reason=reason, dropped=self._dropped
         )
         for _ in range(self._tries):
             try:

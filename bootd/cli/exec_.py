@@ -10,7 +10,7 @@ import click
 from bootd.cli.client import Client
 from bootd.cli.context import Context, json_option, pass_context, print_json
 from bootd.errors import Exit, OperatorError
-from bootd.wire.jobs import MAX_SECONDS
+from bootd.wire.commands import MAX_SECONDS
 
 _POLL_SECONDS = 0.3
 
@@ -39,42 +39,42 @@ def exec_(context: Context, *, timeout: int, in_session: bool, as_json: bool, wo
         "in_session": in_session,
     }
     client = context.client
-    job = client.request("POST", "exec", body=body)
-    printer = Printer(job, is_silent=as_json)
+    command = client.request("POST", "exec", body=body)
+    printer = Printer(command, is_silent=as_json)
     try:
-        job = _follow(client, job["id"], printer)
+        command = _follow(client, command["id"], printer)
     except KeyboardInterrupt:
-        client.request("DELETE", "exec", job["id"])
+        client.request("DELETE", "exec", command["id"])
         click.echo("bootd: it is ended everywhere", err=True)
         with contextlib.suppress(KeyboardInterrupt):
-            job = _follow(client, job["id"], printer)
+            command = _follow(client, command["id"], printer)
     if as_json:
-        print_json({**job, "output": printer.pieces})
+        print_json({**command, "output": printer.pieces})
     else:
-        printer.end(job)
-    return int(job["code"] if job["code"] is not None else Exit.ERROR)
+        printer.end(command)
+    return int(command["code"] if command["code"] is not None else Exit.ERROR)
 
 
 def _follow(client: Client, id_: str, printer: "Printer") -> dict[str, Any]:
-    """The job, once it is over and all of its output has been printed."""
+    """The command, once it is over and all of its output has been printed."""
     while True:
         query = urlencode({"after": printer.number})
-        job: dict[str, Any] = client.request("GET", "exec", id_, query=query)
-        printer.take(job["output"])
-        if not job["output"]:
-            if job["ended"]:
-                return job
+        command: dict[str, Any] = client.request("GET", "exec", id_, query=query)
+        printer.take(command["output"])
+        if not command["output"]:
+            if command["ended"]:
+                return command
             time.sleep(_POLL_SECONDS)
 
 
 class Printer:
     """Whole lines, each with the name of its node before it; standard error stays standard error."""
 
-    def __init__(self, job: dict[str, Any], *, is_silent: bool) -> None:
+    def __init__(self, command: dict[str, Any], *, is_silent: bool) -> None:
         self.number = 0
         self.pieces: list[dict[str, Any]] = []  # all of them, when nothing is printed
         self._is_silent = is_silent
-        self._names = {node["node"]: node["name"] for node in job["nodes"]}
+        self._names = {node["node"]: node["name"] for node in command["nodes"]}
         self._width = max(map(len, self._names.values()), default=0)
         self._rest: dict[tuple[str, str], str] = {}
 
@@ -92,19 +92,19 @@ class Printer:
             if lines[-1]:
                 self._rest[key] = lines[-1]
 
-    def end(self, job: dict[str, Any]) -> None:
+    def end(self, command: dict[str, Any]) -> None:
         """Print the rest, and how it ended where it did not end well."""
         for key, line in self._rest.items():
             self._line(*key, line)
-        for node in job["nodes"]:
+        for node in command["nodes"]:
             how = f"status {node['code']}" if node["code"] is not None else node["state"]
             if node["code"] or node["reason"] or node["state"] != "ended":
                 why = f": {node['reason']}" if node["reason"] else ""
                 click.echo(f"bootd: {node['name']}: {how}{why}", err=True)
             if node["dropped"]:
                 click.echo(f"bootd: {node['name']}: {node['dropped']} bytes of output are left out", err=True)
-        if job["forgotten"]:
-            click.echo(f"bootd: {job['forgotten']} pieces of output came too fast and are lost", err=True)
+        if command["forgotten"]:
+            click.echo(f"bootd: {command['forgotten']} pieces of output came too fast and are lost", err=True)
 
     def _line(self, node: str, stream: str, text: str) -> None:
         clean = "".join(character if character.isprintable() or character == "\t" else "?" for character in text)

@@ -15,9 +15,9 @@ from typing import IO
 from urllib.parse import quote
 
 from bootd.wire import control
+from bootd.wire.commands import Output
 from bootd.wire.control import Join, Message, Report
 from bootd.wire.errors import PeerProtocolError
-from bootd.wire.jobs import Output
 from bootd.wire.logs import Log
 from bootd.wire.manifest import MAX_ENCODED
 

@@ -16,6 +16,7 @@ from bootd.member.control import ControlError
 from bootd.member.member import Member
 from bootd.member.store import SourceStore
 from bootd.wire import manifest as manifests
+from bootd.wire.commands import Output
 from bootd.wire.control import (
     Address,
     Arrange,
@@ -30,7 +31,6 @@ from bootd.wire.control import (
     Report,
 )
 from bootd.wire.digest import digest
-from bootd.wire.jobs import Output
 from bootd.wire.logs import Log
 from bootd.wire.saved import SavedTable, decode
 from stage2 import agent as agents

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bootd.member.control import ControlError
+from bootd.wire.commands import MAX_OUTPUT, Execute, Output, StopCommand
 from bootd.wire.control import decode, encode
-from bootd.wire.jobs import MAX_OUTPUT, Execute, Output, StopJob
 from stage2 import commands
 from stage2.commands import Commands
 
@@ -44,11 +44,11 @@ class Server:
 
     def end(self, job: str = "j") -> Output:
         """The message that tells the end."""
-        self.wait(lambda: any(message.ended and message.job == job for message in self.got))
-        return next(message for message in self.got if message.ended and message.job == job)
+        self.wait(lambda: any(message.ended and message.id == job for message in self.got))
+        return next(message for message in self.got if message.ended and message.id == job)
 
     def text(self, stream: str = "out", job: str = "j") -> str:
-        pieces = [piece for message in self.got if message.job == job for piece in message.pieces]
+        pieces = [piece for message in self.got if message.id == job for piece in message.pieces]
         return "".join(piece.text for piece in pieces if piece.stream == stream)
 
     def run(self, *command: str, seconds: int = 30, job: str = "j") -> None:
@@ -142,8 +142,8 @@ def test_a_time_limit_ends_the_whole_group(server: Server) -> None:
 def test_stop_asks_first(server: Server) -> None:
     server.run("sh", "-c", "trap 'echo bye; exit 3' TERM; echo here; while :; do sleep 0.1; done")
     server.wait(lambda: "here" in server.text())
-    server.commands.take(StopJob("other"))
-    server.commands.take(StopJob("j"))
+    server.commands.take(StopCommand("other"))
+    server.commands.take(StopCommand("j"))
     end = server.end()
     assert (end.code, end.reason) == (3, "stopped")
     assert server.text() == "here\nbye\n"

@@ -15,15 +15,15 @@ from bootd.config import Settings
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
-from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
+from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
 from bootd.wire import control, saved
+from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
-from bootd.wire.jobs import Output
 from bootd.wire.logs import MAX_LINES, Log
 from bootd.wire.manifest import MAX_ENCODED
 from bootd.wire.manifest import parse as parse_manifest
@@ -75,7 +75,7 @@ class NodeInterface:
             self._server = None
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[guard, _protocol_errors])
+        app = web.Application(middlewares=[counting("nodes"), guard, _protocol_errors])
         app.add_routes(
             [
                 web.post("/node/v1/join", self._join),
@@ -88,6 +88,7 @@ class NodeInterface:
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
+                web.get("/health", self._health),
             ]
         )
         return app
@@ -158,11 +159,11 @@ class NodeInterface:
         _token(request)
         message = control.decode_as(Output, await read_body(request, control.MAX_MESSAGE))
         self._check(request, message.node)
-        task = self._engine.jobs.output(message, self._engine.now())
+        task = self._engine.commands.output(message, self._engine.now())
         if task is None:
             return text_error(410, "nobody waits for this output")
         if task.is_over:
-            self._engine.note_job(self._engine.jobs.find(message.job), task)
+            self._engine.note_command(self._engine.commands.find(message.id), task)
         return web.Response(status=204)
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
@@ -196,6 +197,10 @@ class NodeInterface:
             return text_error(503, "stage2 is not built here: bootd stage build")
         url = f"{self._bulk}/stage2/stage2.squashfs"
         return web.json_response({"url": url, "size": size, "sha256": sha256})
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """For load balancers and probes: no token, and no reasons either."""
+        return web.Response(text="ok\n") if not self._engine.health() else text_error(503, "not healthy")
 
     async def _boot_file(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]

@@ -15,10 +15,10 @@ from bootd.drivers.http.session_orders import view_of
 from bootd.drivers.http.streams import frame
 from bootd.drivers.logs import LogStore
 from bootd.errors import OperatorError
+from bootd.session.commands import Command, check_command, view_command
 from bootd.session.effects import AuditRecord, Persist
-from bootd.session.jobs import Job, check_command, view_job
+from bootd.wire.commands import MAX_SECONDS, StopCommand
 from bootd.wire.control import Message, encode
-from bootd.wire.jobs import MAX_SECONDS, StopJob
 
 MOST_LINES = 5000
 MOST_PIECES = 2000
@@ -57,45 +57,47 @@ async def clear_logs(owner: Owner, request: web.Request) -> web.Response:
 
 
 async def start_command(owner: Owner, request: web.Request) -> web.Response:
-    """Have nodes run a command; answers with the job at once."""
+    """Have nodes run a command; answers with it at once."""
     wanted, who, engine = await read_as(request, Exec), who_asks(request), owner.engine
     check_command(wanted.command, wanted.seconds)
     coordinator, now = engine.coordinator, engine.now()
-    macs = coordinator.nodes.resolve(wanted.nodes)
+    hosts = coordinator.nodes.host_set(wanted.nodes)
+    macs = hosts.macs
     if macs is None:
-        macs = frozenset(node.mac for node in coordinator.nodes if engine.streams.listens(node.mac))
+        up = (node.mac for node in coordinator.nodes if engine.streams.listens(node.mac))
+        macs = frozenset(up) - hosts.without
     named = [(mac, coordinator.nodes.name(mac)) for mac in sorted(macs)]
     id_ = secrets.token_hex(4)
-    job = engine.jobs.create(id_, who, wanted.command, seconds=wanted.seconds, nodes=named, now=now)
-    detail = f"{job.id} on {' '.join(job.tasks)}: {shlex.join(wanted.command)}"
+    command = engine.commands.create(id_, who, wanted.command, seconds=wanted.seconds, nodes=named, now=now)
+    detail = f"{command.id} on {' '.join(command.tasks)}: {shlex.join(wanted.command)}"
     engine.run([Persist(AuditRecord(who, "exec", detail))])  # before anybody hears of it
-    for mac, task in job.tasks.items():
+    for mac, task in command.tasks.items():
         node = coordinator.nodes.get(mac)
         if node is not None and node.session and not wanted.in_session:
             session = coordinator.sessions[node.session].title if node.session in coordinator.sessions else ""
             task.state, task.reason = "refused", f"session {session} is at it; to run it all the same: --in-session"
-        elif not _send(owner, mac, job.order):
+        elif not _send(owner, mac, command.order):
             task.state, task.reason = "refused", "it is not up in stage2"
         else:
-            engine.note("exec", mac, "", f"{job.id} by {who}: {shlex.join(wanted.command)[:500]}")
-    return web.json_response(view_job(job, 0, 0), status=201)
+            engine.note("exec", mac, "", f"{command.id} by {who}: {shlex.join(wanted.command)[:500]}")
+    return web.json_response(view_command(command, 0, 0), status=201)
 
 
 async def show_command(owner: Owner, request: web.Request) -> web.Response:
-    """A job, and what it has printed behind ``after``."""
-    job = owner.engine.jobs.find(request.match_info["job"])
+    """A command, and what it has printed behind ``after``."""
+    command = owner.engine.commands.find(request.match_info["id"])
     after = number_of(request, "after", 0, 0, 1 << 62)
-    return web.json_response(view_job(job, after, number_of(request, "limit", 500, 0, MOST_PIECES)))
+    return web.json_response(view_command(command, after, number_of(request, "limit", 500, 0, MOST_PIECES)))
 
 
 async def stop_command(owner: Owner, request: web.Request) -> web.Response:
-    """End a command wherever it runs; answers with the job, whose nodes tell their end in a moment."""
-    job: Job = owner.engine.jobs.find(request.match_info["job"])
-    owner.engine.run([Persist(AuditRecord(who_asks(request), "stop-exec", job.id))])
-    for mac, task in job.tasks.items():
+    """End a command wherever it runs; answers with it, whose nodes tell their end in a moment."""
+    command: Command = owner.engine.commands.find(request.match_info["id"])
+    owner.engine.run([Persist(AuditRecord(who_asks(request), "stop-exec", command.id))])
+    for mac, task in command.tasks.items():
         if not task.is_over:
-            _send(owner, mac, StopJob(job.id))
-    return web.json_response(view_job(job, 0, 0))
+            _send(owner, mac, StopCommand(command.id))
+    return web.json_response(view_command(command, 0, 0))
 
 
 def _send(owner: Owner, mac: str, message: Message) -> bool:
@@ -122,14 +124,16 @@ ROUTES = (
         ),
     ),
     Route("DELETE", "/nodes/{node}/logs", clear_logs, "Forget what a machine said"),
-    Route("POST", "/exec", start_command, "Have machines in stage2 run a command", answers.Job, Exec, status=201),
+    Route(
+        "POST", "/exec", start_command, "Have machines in stage2 run a command", answers.Command, Exec, status=201
+    ),
     Route(
         "GET",
-        "/exec/{job}",
+        "/exec/{id}",
         show_command,
         "A command: how far each machine is, and what it has printed",
-        answers.Job,
+        answers.Command,
         query=(("after", "Only output behind this number"), ("limit", "Pieces, 0 to 2,000; 500 without it")),
     ),
-    Route("DELETE", "/exec/{job}", stop_command, "End a command wherever it runs", answers.Job),
+    Route("DELETE", "/exec/{id}", stop_command, "End a command wherever it runs", answers.Command),
 )

@@ -86,8 +86,8 @@ def test_a_command_on_two_nodes(place: Place) -> None:
     assert "bootd: node-525400000001: status 5" in text
     test = 'ip -o -4 addr show eth0 | grep -q "10.9.0.11/"'
     partly = place.command("exec", "--json", "any", "--", "sh", "-c", test, expect=Exit.PARTLY)
-    job = json.loads(partly)
-    assert [(node["node"], node["code"]) for node in job["nodes"]] == [(NODES["n1"], 0), (NODES["n2"], 1)]
+    done = json.loads(partly)
+    assert [(node["node"], node["code"]) for node in done["nodes"]] == [(NODES["n1"], 0), (NODES["n2"], 1)]
     absent = place.command("exec", "52:54:00:00:00:99", "--", "true", expect=Exit.REFUSED)
     assert "it is not up in stage2" in absent
     assert "NODES -- COMMAND" in place.command("exec", one, "true", expect=Exit.USAGE)
@@ -149,7 +149,7 @@ def test_only_with_the_token_of_the_node(place: Place) -> None:
     listening = place.room.run("n1", ["ss", "-H", "-ltn"])
     assert listening.strip() == "", "no port of a node that waits is open"
     url = f"http://{ADDRESS}:{HTTP_PORT}/node/v1"
-    body = json.dumps({"type": "output", "node": NODES["n1"], "job": "x", "number": 1, "pieces": []})
+    body = json.dumps({"type": "output", "node": NODES["n1"], "id": "x", "number": 1, "pieces": []})
     log = json.dumps({"type": "log", "node": NODES["n1"], "boot": "x", "stage": "stage2", "first": 0, "lines": []})
     script = place.room.run(
         "n2", ["curl", "-sSf", f"http://{ADDRESS}:{HTTP_PORT}/boot/boot.ipxe?mac={NODES['n2']}"]

@@ -18,16 +18,16 @@ HEARTBEAT = 5.0  # seconds; a command that prints nothing is told of so often
 class Execute:
     """Run a command, without a shell, as the agent's user, with nothing on its standard input."""
 
-    job: str
+    id: str
     command: tuple[str, ...]
     seconds: int  # then it is ended, and all that it has started
 
 
 @dataclass(frozen=True)
-class StopJob:
+class StopCommand:
     """End a command, and all that it has started."""
 
-    job: str
+    id: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Output:
     """What a command has printed since the last message, and its end."""
 
     node: str
-    job: str
+    id: str
     number: int  # of this message, from 1: one that comes twice counts once
     pieces: tuple[Piece, ...]
     ended: bool = False
