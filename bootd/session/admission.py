@@ -122,5 +122,5 @@ class Admission:
             others = [self._nodes.name(twin.mac) for twin in twins if not twin.is_same and twin.shared == shared]
             if others:
                 more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-                texts.append(f"{', '.join(others[:5])}{more} shows the same {shared}, and is another machine")
+                texts.append(f"same {shared} as {', '.join(others[:5])}{more}, other machines")
         return tuple(texts)

@@ -78,12 +78,13 @@ class Coordinator:
         switches: Mapping[str, str] | None = None,
         groups: Sequence[ConfiguredGroup] = (),
         numbers: Mapping[str, int] | None = None,
+        addresses: Mapping[str, str] | None = None,
         prefix: str = "",
         unknown: Unknown = Unknown.ACCEPT,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
-        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, prefix=prefix)
+        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, addresses=addresses, prefix=prefix)
         self.admission = Admission(self.nodes, unknown)
         self.locks = Locks()
         self.sessions: dict[str, Session] = {}
@@ -419,6 +420,7 @@ class Coordinator:
         goes at the next tick."""
         for record in records:
             until = now + record.expires - wall if record.expires else None
+            self.nodes.add(record.mac)  # nobody must overlook a lock because its machine was never seen
             self.locks.add(record.mac, Held(record.lock, until, record.expires))
 
     def locks_for(self, mac: str, now: float) -> tuple[Lock, ...]:

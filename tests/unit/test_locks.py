@@ -169,7 +169,8 @@ def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> N
     path = tmp_path / "bootd.db"
     record = LockRecord(mac(1), "disk=*", ALL, 12.5)
     book = Journal(path)
-    book._database.executescript("DROP TABLE lock; DROP TABLE token; PRAGMA user_version = 2;")
+    gone = "".join(f"DROP TABLE {table};" for table in ("lock", "token", "node_group", "host_file"))
+    book._database.executescript(f"{gone} ALTER TABLE node DROP COLUMN more; PRAGMA user_version = 2;")
     book.close()
     book = Journal(path)
     book.batch([record, replace(record, mac=mac(2)), RemovedLock(mac(2), "disk=*")])

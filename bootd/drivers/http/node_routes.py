@@ -44,13 +44,13 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None
     switch: str = ""
     label: str = ""
-    groups: tuple[str, ...] = ()
+    groups: list[str] = msgspec.field(default_factory=list)
 
 
 class Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /api/v1/nodes."""
 
-    nodes: tuple[Row, ...]
+    nodes: list[Row]
 
 
 class HostFileText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +91,7 @@ async def show_node(owner: Owner, request: web.Request) -> web.Response:
 async def import_nodes(owner: Owner, request: web.Request) -> web.Response:
     """All rows or none."""
     order = await body_of(request, Rows)
-    rows = [NodeRow(row.mac, row.name, row.number, row.switch, row.label, row.groups) for row in order.nodes]
+    rows = [NodeRow(row.mac, row.name, row.number, row.switch, row.label, tuple(row.groups)) for row in order.nodes]
     owner.engine.run(owner.engine.node_orders.import_rows(rows, who_asks(request)))
     return web.Response(status=204)
 
