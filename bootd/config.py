@@ -197,6 +197,31 @@ class Session(_Table, frozen=True):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5  # failed attempts of a node before it is parked
 
 
+class Notify(_Table, frozen=True):
+    """How word of a session's end goes out as mail. Webhooks need nothing here but the time-out."""
+
+    smtp: Annotated[str, msgspec.Meta(max_length=255)] = ""  # "mail.example.org" or with :PORT; "" = sendmail
+    tls: Literal["off", "starttls", "on"] = "off"
+    user: str = ""
+    password_file: str = ""
+    sender: str = ""  # "" = bootd@ this machine
+    sendmail: str = "/usr/sbin/sendmail"
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 15.0
+
+    @property
+    def server(self) -> tuple[str, int]:
+        """Host and port of the SMTP server. `ValueError` when that is none."""
+        default = 465 if self.tls == "on" else 25
+        if self.smtp.count(":") > 1 and not self.smtp.startswith("["):
+            return self.smtp, default  # an IPv6 address
+        host, colon, port = self.smtp.rpartition(":") if not self.smtp.endswith("]") else (self.smtp, "", "")
+        if not colon:
+            host, port = self.smtp, str(default)
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{self.smtp!r} is not HOST or HOST:PORT")
+        return host.strip("[]"), int(port)
+
+
 class LabelTable(_Table, frozen=True):
     name: str
     kind: LabelKind = LabelKind.STAGE
@@ -226,6 +251,26 @@ class GroupTable(_Table, frozen=True):
     label: str = ""  # what its machines boot by default
 
 
+class ImageRule(_Table, frozen=True):
+    """What `bootd image gc` keeps of a name: an image that one of the two keeps stays; both 0: all stay."""
+
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # so many, the newest
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0  # those that are no older
+
+
+class Images(_Table, frozen=True):
+    directory: str = ""  # "" = state_dir/images
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # as in a rule, for names without one
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    rule: dict[str, ImageRule] = {}  # [images.rule.NAME]
+
+    @property
+    def keep(self) -> dict[str, tuple[int, float]]:
+        """(keep_last, keep_days) by name, "" for all others."""
+        rules = {name: (rule.keep_last, rule.keep_days) for name, rule in self.rule.items()}
+        return {"": (self.keep_last, self.keep_days), **rules}
+
+
 class Settings(_Table, frozen=True):
     server: Server = Server()
     dhcp: Dhcp = Dhcp()
@@ -236,6 +281,8 @@ class Settings(_Table, frozen=True):
     pxe: Pxe = Pxe()
     session: Session = Session()
     api: Api = Api()
+    images: Images = Images()
+    notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
     nodes: Nodes = Nodes()
     node: tuple[NodeTable, ...] = ()
@@ -250,6 +297,11 @@ class Settings(_Table, frozen=True):
     def boot_dir(self) -> Path:
         """Where the boot artefacts are."""
         return Path(self.server.boot_dir or Path(self.server.state_dir) / "boot")
+
+    @property
+    def image_dir(self) -> Path:
+        """Where the image store is."""
+        return Path(self.images.directory or Path(self.server.state_dir) / "images")
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -323,6 +375,7 @@ def _check(settings: Settings, source: str) -> None:
     _check_menu(settings, source)
     _check_dns(settings, source)
     _check_api(settings, source)
+    _check_notify(settings.notify, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -377,6 +430,27 @@ def _check_dns(settings: Settings, source: str) -> None:
             ipaddress.IPv4Network(text)
         except ValueError as error:
             raise OperatorError(f"{source}: dns.clients: {error}", "write 192.0.2.0/24", Exit.CONFIG) from None
+
+
+def _check_notify(notify: Notify, source: str) -> None:
+    if notify.smtp:
+        try:
+            _ = notify.server
+        except ValueError as error:
+            hint = "write mail.example.org, or mail.example.org:587"
+            raise OperatorError(f"{source}: notify.smtp: {error}", hint, Exit.CONFIG) from None
+    if bool(notify.user) != bool(notify.password_file) or (notify.user and notify.tls == "off"):
+        raise OperatorError(
+            f"{source}: notify.user needs a password_file, and tls that it is not sent in the clear",
+            'set password_file, and tls = "starttls" or "on", under [notify]',
+            Exit.CONFIG,
+        )
+    for key in ("sendmail", "password_file"):
+        value = getattr(notify, key)
+        if (value or key == "sendmail") and not Path(value).is_absolute():
+            raise OperatorError(
+                f"{source}: notify.{key} {value!r} is not an absolute path", "begin it with /", Exit.CONFIG
+            )
 
 
 def _check_api(settings: Settings, source: str) -> None:

@@ -88,4 +88,4 @@ def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...]) -> 
 
 def _check(nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
     if not nodes and not groups:
-        raise OperatorError("whose label?", "say --node NODES or --group GROUP", Exit.USAGE)
+        raise click.UsageError("say --node NODES or --group GROUP")

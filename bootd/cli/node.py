@@ -26,7 +26,7 @@ def node() -> None:
 @json_option
 @pass_context
 def list_nodes(context: Context, nodes: tuple[str, ...], unknown: bool, as_json: bool) -> None:
-    """Machines with their disks, locks and warnings: all, or NODES, such as @room2 or lab[3-5]."""
+    """Machines with their disks, their locks, and what is odd about them: all, or NODES, such as @room2 or lab[3-5]."""
     query = {"hosts": ",".join(nodes), "unknown": "1" if unknown else "0"}
     found = context.client.request("GET", "nodes", query=urlencode(query))
     if as_json:
@@ -67,7 +67,7 @@ def remark(item: dict[str, Any]) -> str:
 @json_option
 @pass_context
 def show(context: Context, node: str, as_json: bool) -> None:
-    """One machine: hardware, disks, locks, what it boots and why, warnings about who it is."""
+    """One machine: hardware, disks, locks, what it boots and why, doubts about who it is."""
     item = context.client.get("nodes", node)
     if as_json:
         print_json(item)

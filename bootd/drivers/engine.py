@@ -32,6 +32,7 @@ from bootd.session.effects import (
 )
 from bootd.session.member import Image
 from bootd.session.node_orders import NodeOrders
+from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -95,6 +96,7 @@ class Engine:
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))

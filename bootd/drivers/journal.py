@@ -16,6 +16,7 @@ from typing import Any
 from bootd.drivers.database import Database
 from bootd.session.effects import (
     AuditRecord,
+    Binding,
     DefaultLabel,
     ForgottenNode,
     GroupRecord,
@@ -83,7 +84,21 @@ CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_REGISTRY)  # steps from an empty file
+_CREATE_NOTICES = """
+CREATE TABLE notice (
+    number INTEGER PRIMARY KEY, session TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+"""
+
+
+SCHEMA = (
+    _CREATE,
+    _CREATE_OPEN,
+    _CREATE_LOCK,
+    _CREATE_TOKENS,
+    _CREATE_NOTICES,
+    _CREATE_REGISTRY,
+)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,21 @@ class Journal:
             return self._database.execute(
                 "SELECT name, digest, scope, created, creator, expires FROM token"
             ).fetchall()
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def notices(self) -> list[tuple[int, str, str, str, str]]:
+        """Number, session, target, state and text of each notice, oldest first."""
+        try:
+            rows = self._database.execute("SELECT number, session, target, state, text FROM notice ORDER BY number")
+            return rows.fetchall()
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def forget_notice(self, number: int) -> None:
+        try:
+            with self._file.transaction() as database:
+                database.execute("DELETE FROM notice WHERE number = ?", (number,))
         except sqlite3.Error as error:
             raise self._file.unusable(error) from None
 
@@ -307,8 +337,14 @@ def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
     value["without"] = tuple(value.get("without", ()))
-    value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
+    value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     return SessionRecord(**value)
+
+
+def _verdict(value: dict[str, Any]) -> Verdict:
+    binding = value.pop("binding", None)
+    return Verdict(**value, binding=Binding(**binding) if binding is not None else None)
 
 
 def _member(body: str) -> MemberRecord:

@@ -21,13 +21,16 @@ from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
 from bootd.drivers.http.operator import Operators
 from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
+from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
@@ -91,7 +94,8 @@ class Daemon:
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
-        self._services = self._compose(engine, context, interfaces, TokenStore(journal))
+        notices = Notices(engine, journal, self._settings.notify)
+        self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
                 await service.bind()
@@ -103,7 +107,12 @@ class Daemon:
             await self._close(heads)
 
     def _compose(
-        self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore
+        self,
+        engine: Engine,
+        context: BootContext,
+        interfaces: Sequence[Interface],
+        tokens: TokenStore,
+        notices: Notices,
     ) -> list[Service]:
         settings = self._settings
 
@@ -135,8 +144,11 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
+        jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
+        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices)
         services: list[Service] = [
+            jobs,
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),

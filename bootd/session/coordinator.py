@@ -201,6 +201,11 @@ class Coordinator:
         member = known.members.get(mac) if known is not None and not known.ended else None
         return member.disk if member is not None and member.live else None
 
+    def table_saved(self, mac: str, session: str, name: str) -> list[Effect]:
+        """The old table of the disk ``name``, which ``mac`` was told to write, is on the server's disk."""
+        known = self.sessions.get(session)
+        return self._close(known.table_saved(mac, name)) if known is not None else []
+
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
         known = self.sessions.get(session)
@@ -264,7 +269,7 @@ class Coordinator:
             Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
-            *session.start_head(now),
+            *([] if plan.start_at else session.start_head(now)),
         ]
         return session.id, effects + self._gather(session, now)
 
@@ -282,11 +287,11 @@ class Coordinator:
         """Starts as soon as at least one node is ready and none is being prepared."""
         known = self._waiting(session)
         audit: list[Effect] = [Persist(AuditRecord(who, "start-now", known.id))]
-        return self._close(audit + known.set_start_now(now), known)
+        return self.conclude(audit + known.set_start_now(now), known, now)
 
     def cancel(self, session: str, reason: str, who: str, now: float) -> list[Effect]:
         known = self.find_session(session)
-        if known.state not in OPEN:
+        if known.state not in OPEN | {SessionState.SCHEDULED}:
             raise OperatorError(
                 f"session {known.title} is {known.state.value}", "only an open session can be cancelled"
             )
@@ -302,6 +307,10 @@ class Coordinator:
             )
         audit: list[Effect] = [Persist(AuditRecord(who, "close", known.id))]
         return self._close(audit + known.close(now), known)
+
+    def conclude(self, effects: list[Effect], session: Session, now: float) -> list[Effect]:
+        """``effects`` of an order to ``session``, with what follows from it: nodes that it wants now are asked."""
+        return self._close(effects + self._gather(session, now), session)
 
     def find_session(self, text: str) -> Session:
         """The session with this id or name (the latest of that name); `OperatorError` when there is none."""
@@ -507,7 +516,7 @@ class Coordinator:
             )
             self.sessions[session.id] = session
             effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
-            if session.state is not SessionState.FINISHING:
+            if session.state not in (SessionState.FINISHING, SessionState.SCHEDULED):
                 effects += session.start_head(now)
         while len(self.past) > MAX_ENDED_SESSIONS:
             del self.past[next(iter(self.past))]
@@ -685,8 +694,7 @@ class Coordinator:
         done = any(member.standing is Standing.DONE for member in session.members.values())
         effects: list[Effect] = []
         for member in session.members.values():
-            written = member.begun or member.phases.arranged is not None
-            if written and member.standing not in (Standing.DONE, Standing.REFUSED):
+            if member.is_written and member.standing not in (Standing.DONE, Standing.REFUSED):
                 member.node.automatic = session.plan.label
                 effects += [
                     PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),
@@ -707,7 +715,7 @@ class Coordinator:
 
     def _waiting(self, text: str) -> Session:
         session = self.find_session(text)
-        if session.state not in (SessionState.PREPARING, SessionState.WAITING):
+        if session.state not in (SessionState.SCHEDULED, SessionState.PREPARING, SessionState.WAITING):
             raise OperatorError(
                 f"session {session.title} is {session.state.value}", "this can be changed only while it waits"
             )

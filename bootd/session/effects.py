@@ -11,6 +11,18 @@ from bootd.wire.control import Disk, Join, Lock, Message
 
 
 @dataclass(frozen=True)
+class Binding:
+    """The disk that a session has planned for a node. Sizes in bytes."""
+
+    name: str
+    serial: str
+    wwn: str
+    size: int
+    sector: int
+    begun: bool  # bytes may have been written
+
+
+@dataclass(frozen=True)
 class Verdict:
     """How a session ended, or stands, for one node. ``ok`` only when it verified every byte and finished."""
 
@@ -19,6 +31,7 @@ class Verdict:
     ok: bool
     standing: str  # value of `states.Standing`
     reason: str  # one sentence, never empty
+    binding: Binding | None = None  # None: no disk was ever planned
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,11 @@ class SessionRecord:
     is_closing: bool = False
     source_sector: int = 0
     without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
+    delay: float = 0.0
+    start_at: float = 0.0
+    parent: str = ""
+    parent_root: str = ""  # the image that the source must hold; "" = any
+    bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,8 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    is_released: bool = True  # was told to finish, in a session that finishes; an older bootd told all at once
+    is_saved: bool = True  # the old table of ``disk`` is kept; of an older bootd: its agents saw to it
 
 
 @dataclass(frozen=True)

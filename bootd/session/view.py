@@ -58,6 +58,9 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
         "compare": plan.compare,
         "zeros": plan.zeros,
         "keep_open": plan.keep_open,
+        "delay": plan.delay,
+        "start_at": plan.start_at or None,
+        "parent": plan.parent or None,
         "phase": session.phase,
         "phases": image.phases if image else None,
         "joined": len(session.members),
@@ -114,6 +117,7 @@ def _member(
     session: Session, member: Member, hop: Hop | None, name: Callable[[str], str], now: float
 ) -> dict[str, Any]:
     report, disk = member.report, member.disk
+    waits = member.release_at if member.live and member.phases.finish is None else None
     place = member.arranged
     return {
         "node": member.node.mac,
@@ -132,6 +136,7 @@ def _member(
         "attempts": member.attempts,
         "predecessor": place.predecessor_node if place else None,
         "aside": member.aside,
+        "release_seconds": round(max(0.0, waits - now), 1) if waits is not None else None,
         "silent_seconds": round(now - member.heard, 1) if member.standing in LIVE else None,
         "seconds": _member_seconds(member.phases, now),
     }
@@ -168,7 +173,7 @@ def _session_seconds(session: Session, now: float) -> dict[str, float | None]:
         else None
     )
     marks = [
-        ("prepare", session.created, times.get(SessionState.WAITING)),
+        ("prepare", times.get(SessionState.PREPARING), times.get(SessionState.WAITING)),
         ("waiting", times.get(SessionState.WAITING), running),
         ("transfer", running, transferred),
         ("verify", transferred if running is not None else None, finishing),

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from bootd.cli.main import main
+from bootd.config import Images
 from bootd.drivers.engine import Engine
+from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.operator import Operators as Handlers
 from bootd.drivers.http.unix_socket import OperatorInterface
+from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.tokens import TokenStore
 from bootd.netboot.labels import BUILT_IN
@@ -41,7 +44,10 @@ class Operators:
         )
         self._loop = asyncio.new_event_loop()
         labels = {label.name: label for label in BUILT_IN}
-        handlers = Handlers(self.engine, labels, TokenStore(self.journal))
+        self.images = folder / "images"
+        self.jobs = Jobs()
+        routes = ImageRoutes(self.engine, self.images, Images(keep_last=2), self.jobs)
+        handlers = Handlers(self.engine, labels, TokenStore(self.journal), images=routes)
         self._interface = OperatorInterface(handlers, self.socket)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -61,6 +67,7 @@ class Operators:
         return int(ended.value.code or 0), captured.out, captured.err
 
     def close(self) -> None:
+        self.call(self.jobs.close())
         self.call(self._interface.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

@@ -105,12 +105,13 @@ class Room:
         disks: tuple[Disk, ...] | None = None,
         session: str = "",
         *,
-        uuid: str = "",
+        uuid: str | None = None,
         hardware: Hardware | None = None,
     ) -> list[Effect]:
+        """Every node has a board with a UUID of its own, unless ``hardware`` or ``uuid`` tells something else."""
         message = Join(
             node=mac(number),
-            uuid=uuid,
+            uuid=("" if hardware else f"00000000-0000-4000-8000-{number:012x}") if uuid is None else uuid,
             arch="x86_64",
             firmware="bios",
             address=f"10.0.{number >> 8}.{number & 255}",
@@ -122,7 +123,10 @@ class Room:
         )
         return self.run(self.coordinator.join(message, self.now))
 
-    def report(self, number: int, state: MemberState, **values: Any) -> list[Effect]:
+    def report(self, number: int, state: MemberState, *, saves: bool = True, **values: Any) -> list[Effect]:
+        """``saves``: a node that is ready has had its old partition table kept before, as stage2 does."""
+        if saves and state is MemberState.READY:
+            self.run(self.coordinator.table_saved(mac(number), self.session, "vda"))
         report = Report(mac(number), self.session, state, port=4000 + number, total=SIZE)
         return self.run(self.coordinator.report(replace(report, **values), self.now))
 

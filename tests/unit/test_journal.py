@@ -117,11 +117,8 @@ def test_what_an_open_session_needs_goes_with_its_end(tmp_path: Path) -> None:
 def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     """A file as the first release wrote it: no members, no manifests, and sessions that say less."""
     path = tmp_path / "bootd.db"
-    journal(path).close()
     with sqlite3.connect(path) as raw:
-        gone = "".join(f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock"))
-        gone += "DROP TABLE node_group; DROP TABLE host_file; ALTER TABLE node DROP COLUMN more;"
-        raw.executescript(f"{gone} PRAGMA user_version = 1;")
+        raw.executescript(f"{SCHEMA[0]} PRAGMA user_version = 1;")
         raw.execute("INSERT INTO node VALUES ('52:54:00:00:00:02', '', 'bb', '', '', '', '', 0, NULL)")
         body = (
             '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'

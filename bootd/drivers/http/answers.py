@@ -64,6 +64,7 @@ class Member(Struct):
     attempts: int
     predecessor: str | None
     aside: bool
+    release_seconds: float | None
     silent_seconds: float | None
     seconds: dict[str, float | None]
 
@@ -108,6 +109,9 @@ class Session(Struct):
     compare: bool | UnsetType = UNSET
     zeros: str | UnsetType = UNSET
     keep_open: float | UnsetType = UNSET
+    delay: float | UnsetType = UNSET
+    start_at: float | UnsetType | None = UNSET
+    parent: str | UnsetType | None = UNSET
     phase: int | UnsetType = UNSET
     phases: int | UnsetType | None = UNSET
     joined: int | UnsetType = UNSET
@@ -116,6 +120,14 @@ class Session(Struct):
     head: Head | UnsetType = UNSET
     seconds: dict[str, float | None] | UnsetType = UNSET
     slowest_hop: Hop | UnsetType | None = UNSET
+
+
+class Notice(Struct):
+    """Somebody who is told of a session's end. ``state``: waiting, sending, sent, failed; ``text``: why."""
+
+    target: str
+    state: str
+    text: str
 
 
 class Disk(Struct):

@@ -21,10 +21,11 @@ from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
 from bootd.wire import control, saved
-from bootd.wire.control import Join, Report
+from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_ENCODED
 from bootd.wire.manifest import parse as parse_manifest
+from bootd.wire.saved import SavedTable
 
 log = structlog.get_logger(__name__)
 
@@ -116,8 +117,9 @@ class NodeInterface:
         node = request.query.get("node", "")
         self._check(request, node)
         table = saved.decode(await read_body(request, saved.MAX_SAVED))
-        disk = self._engine.coordinator.planned_disk(node, table.session)
-        if disk is None or table.digest != disk.table_digest:
+        coordinator = self._engine.coordinator
+        disk = coordinator.planned_disk(node, table.session)
+        if disk is None or not is_of(table, disk):
             return text_error(409, "these are not the ends of a disk that this node was told to write")
         if self._engine.tables is None:
             return text_error(503, "partition tables are not kept here")
@@ -126,7 +128,9 @@ class NodeInterface:
         except OperatorError as error:
             log.error("partition table not kept", node=node, error=error.message, hint=error.hint)  # noqa: TRY400
             return text_error(507, error.message)
-        self._engine.note("saved", node, table.session, f"old partition table of {table.name}, {name}")
+        if coordinator.planned_disk(node, table.session) != disk:  # it took a while: the node may have a new plan
+            return text_error(409, "meanwhile this node was told something else")
+        self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},"))
         return web.Response(status=204)
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
@@ -179,6 +183,15 @@ class NodeInterface:
         """401 unless the request carries the token of ``node``."""
         if not self._engine.coordinator.check_token(node, _token(request)):
             raise web.HTTPUnauthorized(text="this token is not that of the node\n")
+
+
+def is_of(table: SavedTable, disk: Disk) -> bool:
+    """Whether ``table`` is what lay on ``disk`` when it was planned: two disks may look alike at both ends."""
+    if table.digest != disk.table_digest or table.size != disk.size:
+        return False
+    if disk.serial or disk.wwn:
+        return (table.serial, table.wwn) == (disk.serial, disk.wwn)
+    return table.name == disk.name
 
 
 @web.middleware

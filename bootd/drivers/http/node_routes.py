@@ -1,25 +1,17 @@
 """The operators' interface to machines and groups: handlers and their part of the route table."""
 
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers
-from bootd.drivers.http.orders import body_of, who_asks
+from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
 from bootd.errors import Exit, OperatorError
 from bootd.session.inventory import view_group, view_groups, view_machine, view_strangers
 from bootd.session.node_orders import NodeRow
 from bootd.session.view import view_node
-
-
-class Owner(Protocol):
-    """Who answers: `bootd.drivers.http.operator.Operators`."""
-
-    @property
-    def engine(self) -> Engine: ...
 
 
 class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +82,7 @@ async def show_node(owner: Owner, request: web.Request) -> web.Response:
 
 async def import_nodes(owner: Owner, request: web.Request) -> web.Response:
     """All rows or none."""
-    order = await body_of(request, Rows)
+    order = await read_as(request, Rows)
     rows = [NodeRow(row.mac, row.name, row.number, row.switch, row.label, tuple(row.groups)) for row in order.nodes]
     owner.engine.run(owner.engine.node_orders.import_rows(rows, who_asks(request)))
     return web.Response(status=204)
@@ -103,7 +95,7 @@ async def forget_node(owner: Owner, request: web.Request) -> web.Response:
 
 async def approve_nodes(owner: Owner, request: web.Request) -> web.Response:
     """``any``: all that wait for it."""
-    order, engine = await body_of(request, Hosts), owner.engine
+    order, engine = await read_as(request, Hosts), owner.engine
     macs, effects = engine.node_orders.approve(order.hosts, who_asks(request), engine.now())
     engine.run(effects)
     return web.json_response(
@@ -122,7 +114,7 @@ async def get_host_file(owner: Owner, request: web.Request) -> web.Response:
 
 
 async def put_host_file(owner: Owner, request: web.Request) -> web.Response:
-    order, engine = await body_of(request, HostFileText), owner.engine
+    order, engine = await read_as(request, HostFileText), owner.engine
     node = request.match_info["node"]
     locks, effects = engine.node_orders.import_host_file(node, order.text, who_asks(request), engine.now())
     engine.run(effects)
@@ -139,7 +131,7 @@ async def show_group(owner: Owner, request: web.Request) -> web.Response:
 
 async def change_group(owner: Owner, request: web.Request) -> web.Response:
     """Add machines, drop some, set the label; the group is made by adding to it."""
-    order, engine = await body_of(request, GroupChange), owner.engine
+    order, engine = await read_as(request, GroupChange), owner.engine
     group, who, orders = request.match_info["group"], who_asks(request), engine.node_orders
     if order.add:
         engine.run(orders.add_to_group(group, order.add, who))

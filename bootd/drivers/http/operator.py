@@ -17,18 +17,20 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, node_routes, openapi
-from bootd.drivers.http.orders import body_of, who_asks
+from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
+from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
-from bootd.session import cards, selector
+from bootd.session import cards, orders, selector
+from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
@@ -51,6 +53,9 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    delay: float = 0.0
+    at: float = 0.0  # seconds since the epoch; 0 = at once
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,16 +107,17 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        *,
+        images: ImageRoutes | None = None,
+        notices: Notices | None = None,
     ) -> None:
-        self._engine, self._labels, self._leases = engine, labels, leases
+        self.notices = notices
+        self.engine = self._engine = engine
+        self._labels, self._leases = labels, leases
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
-
-    @property
-    def engine(self) -> Engine:
-        """For the handlers of other modules."""
-        return self._engine
+        self.images = images
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -122,7 +128,9 @@ class Operators:
             return await handler(request)
 
         app = web.Application(middlewares=[guard, _errors, recognise])
-        add_routes(app, ROUTES, self)
+        add_routes(app, OWN_ROUTES, self)
+        if self.images is not None:
+            add_routes(app, IMAGE_ROUTES, self.images)
         return app
 
     def end_streams(self) -> None:
@@ -171,11 +179,11 @@ class Operators:
         return web.json_response(self._engine.state()["sessions"])
 
     async def _session(self, request: web.Request) -> web.Response:
-        return web.json_response(self._view(request.match_info["id"]))
+        return web.json_response(session_orders.view_of(self._engine, request.match_info["id"]))
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await body_of(request, Deploy)
+        wanted = await read_as(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
         sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
@@ -201,7 +209,10 @@ class Operators:
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await body_of(request, Deploy)
+        wanted = await read_as(request, Deploy)
+        targets = [parse_target(text) for text in wanted.notify]
+        if len(targets) > MOST_OF_SESSION:
+            raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         size = await asyncio.to_thread(source.measure, wanted.source)
         order = SessionRequest(
             source=wanted.source,
@@ -219,13 +230,18 @@ class Operators:
             compare=wanted.compare,
             zeros=wanted.zeros,
             keep_open=wanted.keep_open,
+            delay=wanted.delay,
+            start_at=orders.check_time(wanted.at, time.time()),
         )
         id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
-        return web.json_response(self._view(id_), status=201)
+        if self.notices is not None:
+            for target in targets:
+                self.notices.add(id_, target.text, who_asks(request))
+        return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _change(self, request: web.Request) -> web.Response:
-        change = await body_of(request, SessionChange)
+        change = await read_as(request, SessionChange)
         id_, who, now = request.match_info["id"], who_asks(request), self._engine.now()
         coordinator = self._engine.coordinator
         if change.expect is not None:
@@ -234,13 +250,13 @@ class Operators:
             self._engine.run(coordinator.start_now(id_, who, now))
         if change.close:
             self._engine.run(coordinator.close(id_, who, now))
-        return web.json_response(self._view(id_))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         id_ = request.match_info["id"]
         reason = request.query.get("reason", "")[:500]
         self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
-        return web.json_response(self._view(id_))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _timeline(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
@@ -259,13 +275,13 @@ class Operators:
         )
 
     async def _name(self, request: web.Request) -> web.Response:
-        change = await body_of(request, NameChange)
+        change = await read_as(request, NameChange)
         node = request.match_info["node"]
         self._engine.run(self._engine.coordinator.name_node(node, change.name, who_asks(request)))
         return web.Response(status=204)
 
     async def _set_label(self, request: web.Request) -> web.Response:
-        change = await body_of(request, LabelChange)
+        change = await read_as(request, LabelChange)
         node = request.match_info["node"]
         self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, who_asks(request)))
         return web.Response(status=204)
@@ -285,7 +301,7 @@ class Operators:
 
     async def _add_lock(self, request: web.Request) -> web.Response:
         """Lock a partition or a disk; answers with all locks of the node."""
-        order, who = await body_of(request, LockOrder), who_asks(request)
+        order, who = await read_as(request, LockOrder), who_asks(request)
         lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
         effects = self._engine.coordinator.add_lock(
             request.match_info["node"],
@@ -338,14 +354,14 @@ class Operators:
         )
 
     async def _set_default(self, request: web.Request) -> web.Response:
-        change = await body_of(request, LabelChange)
+        change = await read_as(request, LabelChange)
         if change.once:
             raise OperatorError("the default label is for every boot", "say once for a node only", Exit.USAGE)
         self._engine.run(self._engine.coordinator.set_default_label(change.label, who_asks(request)))
         return web.Response(status=204)
 
     async def _create_token(self, request: web.Request) -> web.Response:
-        order = await body_of(request, TokenOrder)
+        order = await read_as(request, TokenOrder)
         token = self.tokens.create(order.name, order.scope, order.seconds, who_asks(request))
         return web.json_response(
             {"name": order.name, "scope": order.scope.value, "token": token},
@@ -367,18 +383,6 @@ class Operators:
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(describe())
-
-    def _view(self, text: str) -> dict[str, Any]:
-        """One session, by id or name; of an earlier run of the daemon if there is none in this one."""
-        coordinator = self._engine.coordinator
-        try:
-            session = coordinator.find_session(text)
-        except OperatorError:
-            for record in reversed(coordinator.past.values()):
-                if text and text in (record.id, record.name):
-                    return view_past(record)
-            raise
-        return view_session(session, coordinator.nodes.name, self._engine.now())
 
 
 @web.middleware
@@ -406,7 +410,7 @@ def describe() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-ROUTES = (
+OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
     Route(
         "GET",
@@ -504,4 +508,6 @@ ROUTES = (
     ),
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
+    *session_orders.ROUTES,
 )
+ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)
