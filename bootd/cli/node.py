@@ -26,7 +26,7 @@ def node() -> None:
 @json_option
 @pass_context
 def list_nodes(context: Context, nodes: tuple[str, ...], unknown: bool, as_json: bool) -> None:
-    """Machines with their disks, their locks, and what is odd about them: all, or NODES, such as @room2 or lab[3-5]."""
+    """Machines with their disks and locks, and what is odd about them: all, or NODES, such as @room2."""
     query = {"hosts": ",".join(nodes), "unknown": "1" if unknown else "0"}
     found = context.client.request("GET", "nodes", query=urlencode(query))
     if as_json:
