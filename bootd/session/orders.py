@@ -171,7 +171,7 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
         node, binding = coordinator.nodes.get(mac), request.bindings.get(mac)
         if node is None or node.join is None or binding is None:
             continue
-        locks = coordinator.locks_for(mac, now)
+        locks = coordinator.admission.locks_for(mac, now)
         disk = choose_unlocked(node.join.disks, selector, request.source_size, locks, request.source_sector)
         disk = Refusal(coordinator.admission.veto(mac, is_any=False)) if node.changed else bound(disk, binding)
         if isinstance(disk, Refusal):

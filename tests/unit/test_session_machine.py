@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bootd.errors import OperatorError
-from bootd.session.machine import Machine, Twin, Twins, difference, machine_of, merged, same_machine
+from bootd.session.machine import Machine, Twins, difference, machine_of, merged, same_machine
 from bootd.session.node_orders import NodeOrders
 from bootd.session.view import view
 from bootd.wire.control import Hardware, Join, Lock
@@ -74,15 +74,14 @@ def test_twins() -> None:
     twins.put("a", A)
     twins.put("b", replace(A, board="B2", system="P2", disks=("S2",)))  # a vendor's one UUID
     twins.put("c", A)  # a new network card
-    assert twins.of("a") == [Twin("b", False, "UUID"), Twin("c", True, "UUID")]
-    assert twins.shares_uuid("b")
+    assert (twins.same("a"), twins.sharing_uuid("a")) == (["c"], ["b"])
+    assert (twins.same("b"), sorted(twins.sharing_uuid("b"))) == ([], ["a", "c"])
     assert not same_machine(A, replace(A, disks=("S7",))), "serials alone prove nothing when the disks differ"
     twins.put("b", None)
     twins.put("a", Machine(UUID, disks=("S8",)))
-    assert twins.of("c") == [Twin("a", False, "UUID")]
+    assert (twins.same("c"), twins.sharing_uuid("c")) == ([], ["a"])
     twins.put("c", None)
-    assert twins.of("a") == []
-    assert not twins.shares_uuid("a")
+    assert (twins.same("a"), twins.sharing_uuid("a")) == ([], [])
 
 
 BOARD1, BOARD2 = Hardware(board_serial="B1"), Hardware(board_serial="B2")
