@@ -4,11 +4,13 @@ import click
 from rich.table import Table
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.hosts import HELP, selected
+from bootd.errors import Exit, OperatorError
 
 
 @click.group()
 def label() -> None:
-    """Boot labels: the default, per node, for one boot."""
+    """Boot labels: the default, per group, per node, for one boot."""
 
 
 @label.command("list")
@@ -47,21 +49,43 @@ def set_default(context: Context, name: str) -> None:
 
 @label.command("set")
 @click.argument("name")
-@click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
+@click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
+@click.option("--group", "groups", multiple=True, help="What its machines boot by default; may be repeated.")
 @click.option("--once", is_flag=True, help="For the next boot only.")
 @pass_context
-def set_label(context: Context, name: str, nodes: tuple[str, ...], once: bool) -> None:
-    """A node boots NAME, until `clear` or for one boot."""
-    for node in nodes:
-        context.client.request("PUT", "nodes", node, "label", body={"label": name, "once": once})
-        click.echo(f"{node}: {name}{' for the next boot' if once else ''}")
+def set_label(context: Context, name: str, nodes: tuple[str, ...], groups: tuple[str, ...], once: bool) -> None:
+    """A node boots NAME, until `clear` or for one boot; or: the machines of a group boot NAME by default.
+
+    --node @room2 gives each machine that is in room2 now a label of its own; --group room2 is for all that are in
+    it whenever they boot. A group's label counts after a machine's own, after sessions and what the last one left,
+    and before the default. `local` for a group also keeps its machines out of sessions for `any`.
+    """
+    _check(nodes, groups)
+    if groups and once:
+        raise OperatorError("a group's label is for every boot", "say --once with --node", Exit.USAGE)
+    for host in selected(context.client, nodes) if nodes else []:
+        context.client.request("PUT", "nodes", host["mac"], "label", body={"label": name, "once": once})
+        click.echo(f"{host['name']}: {name}{' for the next boot' if once else ''}")
+    for group in groups:
+        item = context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": name})
+        click.echo(f"group {item['name']}: {name} for {len(item['nodes'])} nodes")
 
 
 @label.command("clear")
-@click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
+@click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
+@click.option("--group", "groups", multiple=True, help="Back to its label in bootd.toml, or none; may be repeated.")
 @pass_context
-def clear(context: Context, nodes: tuple[str, ...]) -> None:
-    """A node boots what its session or the default says."""
-    for node in nodes:
-        context.client.request("DELETE", "nodes", node, "label")
-        click.echo(f"{node}: cleared")
+def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
+    """A node boots what its session, its group or the default says; a group has no label by operators any more."""
+    _check(nodes, groups)
+    for host in selected(context.client, nodes) if nodes else []:
+        context.client.request("DELETE", "nodes", host["mac"], "label")
+        click.echo(f"{host['name']}: cleared")
+    for group in groups:
+        item = context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": ""})
+        click.echo(f"group {item['name']}: {item['label'] or 'no label'}")
+
+
+def _check(nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
+    if not nodes and not groups:
+        raise click.UsageError("say --node NODES or --group GROUP")

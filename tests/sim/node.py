@@ -8,7 +8,7 @@ from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect
 from bootd.wire.control import Disk, Join, MemberState, Message, Prepare, Report
 from bootd.wire.manifest import Manifest
-from stage2 import agent, flow
+from stage2 import agent, flow, way_back
 from tests.sim import disk, trouble
 from tests.sim.driver import Network, SimMember
 from tests.sim.world import Host, World
@@ -105,6 +105,27 @@ class SimNode:
 
     def _take_up(self, prepare: Prepare) -> None:
         self.situation = flow.Situation(self.mac, flow.Step.MEMBER, prepare)
+        self._save(prepare)
+
+    def _save(self, prepare: Prepare) -> None:
+        """The server must hold the old partition table before anything is written."""
+
+        def saved(is_heard: bool) -> None:
+            if (
+                not self.is_up
+                or self.situation.prepare is not prepare
+                or self.situation.step is not flow.Step.MEMBER
+            ):
+                return
+            if is_heard:
+                self._enter(prepare)
+            else:
+                self.host.after(way_back.PAUSE, lambda: self._save(prepare))
+
+        session = prepare.plan.session
+        self.run.up(lambda c, _: c.table_saved(self.mac, session, prepare.plan.disk.name), self.host, saved)
+
+    def _enter(self, prepare: Prepare) -> None:
         self.member = SimMember(
             self.run.network,
             self.host,
