@@ -18,6 +18,9 @@ from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.names.zone import problem as zone_problem
 from bootd.netboot.power import power_problem
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
+from bootd.session.admission import Unknown
+from bootd.session.groups import ConfiguredGroup
+from bootd.session.groups import problem as group_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -274,6 +277,16 @@ class Images(_Table, frozen=True):
         return {"": (self.keep_last, self.keep_days), **rules}
 
 
+class Nodes(_Table, frozen=True):
+    unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
+
+
+class GroupTable(_Table, frozen=True):
+    name: str
+    hosts: str | tuple[str, ...]  # host sets: "lab[1-30]", "@other", "!lab7"
+    label: str = ""  # what its machines boot by default
+
+
 class Settings(_Table, frozen=True):
     server: Server = Server()
     dhcp: Dhcp = Dhcp()
@@ -288,7 +301,14 @@ class Settings(_Table, frozen=True):
     images: Images = Images()
     notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
+    nodes: Nodes = Nodes()
     node: tuple[NodeTable, ...] = ()
+    group: tuple[GroupTable, ...] = ()
+
+    @property
+    def groups(self) -> tuple[ConfiguredGroup, ...]:
+        """The [[group]] tables."""
+        return tuple(ConfiguredGroup(one.name, ",".join(_several(one.hosts)), one.label) for one in self.group)
 
     @property
     def boot_dir(self) -> Path:
@@ -388,7 +408,11 @@ def _check(settings: Settings, source: str) -> None:
         wrong = problem(labels[own.name])
         if wrong:
             raise OperatorError(f"{source}: label {own.name}: {wrong}", "mend this [[label]]", Exit.CONFIG)
+    wrong = group_problem(settings.groups)
+    if wrong:
+        raise OperatorError(f"{source}: {wrong}", "mend this [[group]]", Exit.CONFIG)
     wanted = {settings.boot.default, *(node.label for node in settings.node if node.label)}
+    wanted |= {group.label for group in settings.group if group.label}
     for name in sorted(wanted - labels.keys()):
         raise OperatorError(
             f"{source}: label {name!r} is not defined", f"known labels: {', '.join(labels)}", Exit.CONFIG

@@ -18,7 +18,7 @@ from bootd.cli.state import print_session
 from bootd.cli.times import clock, parse_time
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
-from bootd.session.nodes import ANY
+from bootd.session.hosts import ANY
 from bootd.session.request import MAX_DELAY, MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5

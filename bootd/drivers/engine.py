@@ -32,6 +32,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.node_orders import NodeOrders
 from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
@@ -50,6 +51,7 @@ class Engine:
         self, coordinator: Coordinator, journal: Journal, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.coordinator = coordinator
+        self.node_orders = NodeOrders(coordinator)
         self.streams = Streams()
         self.watchers = Streams(limit=64)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
@@ -77,6 +79,9 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for group in saved.groups:
+            self.coordinator.nodes.groups.restore(group)
+        self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
         self._journal.keep_copy()

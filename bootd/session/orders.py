@@ -184,7 +184,7 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
 
 
 def _named(coordinator: Coordinator, hosts: str) -> frozenset[str]:
-    macs = coordinator.nodes.resolve(hosts)
+    macs = coordinator.nodes.host_set(hosts).macs
     if not macs:
         raise OperatorError("'any' is no node", "name the nodes", Exit.USAGE)
     return macs

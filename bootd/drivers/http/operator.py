@@ -17,7 +17,8 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, openapi, session_orders
+from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
 from bootd.drivers.http.requests import read_as, who_asks
@@ -135,7 +136,7 @@ class Operators:
         add_routes(app, OWN_ROUTES, self)
         add_routes(app, POWER_ROUTES, self._power)
         if self.images is not None:
-            add_routes(app, IMAGE_ROUTES, self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -206,15 +207,20 @@ class Operators:
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
         chosen = selector.parse(wanted.disk)
-        macs = coordinator.nodes.resolve(wanted.nodes)
+        is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
-        for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
+        for mac in coordinator.nodes.select(wanted.nodes):
             known = coordinator.nodes.get(mac)
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+            veto = coordinator.admission.veto(mac, is_any=is_any)
+            inherited = coordinator.inherited_locks(mac, self._engine.now())
+            card = cards.card(
+                mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
+            )
+            nodes.append(card)
         return web.json_response(
-            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+            {"source": wanted.source, "size": size, "sector": sector, "any": is_any, "nodes": nodes}
         )
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -266,9 +272,6 @@ class Operators:
         reason = request.query.get("reason", "")[:500]
         self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
         return web.json_response(session_orders.view_of(self._engine, id_))
-
-    async def _nodes(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._engine.state()["nodes"])
 
     async def _timeline(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
@@ -458,7 +461,7 @@ OWN_ROUTES = (
         answers.Session,
         query=(("reason", "One sentence, for the record"),),
     ),
-    Route("GET", "/nodes", Operators._nodes, "All machines that booted from here", list[answers.Node]),
+    *node_routes.ROUTES,
     Route(
         "GET",
         "/timeline",
@@ -526,4 +529,4 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)

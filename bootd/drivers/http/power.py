@@ -32,7 +32,7 @@ class PowerDesk:
         """A result per node. Refused as a whole (409) when a node is in a session and that is not confirmed."""
         order, who = await read_as(request, PowerOrder), who_asks(request)
         coordinator = self._engine.coordinator
-        macs = coordinator.nodes.resolve(order.nodes)
+        macs = coordinator.nodes.host_set(order.nodes).macs
         if macs is None:
             raise OperatorError("'any' cannot be switched", "name the nodes", Exit.USAGE)
         if self._control is None:
