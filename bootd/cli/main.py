@@ -15,6 +15,7 @@ DEFAULT_SOCKET = "/run/bootd/bootd.sock"
 COMMANDS = {
     "api": ("api", "api"),
     "audit": ("audit", "audit"),
+    "compat": ("compat", "compat"),
     "completion": ("completion", "completion"),
     "deploy": ("deploy", "deploy"),
     "doctor": ("doctor", "doctor"),
@@ -101,6 +102,8 @@ def cli(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the program: runs a command and ends the process with its exit code."""
+    if arguments is None and not Path(sys.argv[0]).name.startswith("bootd"):
+        arguments = [*import_module("bootd.cli.compat").called_as(sys.argv[0]), *sys.argv[1:]]
     try:
         code = cli.main(arguments, prog_name="bootd", standalone_mode=False)
     except click.exceptions.Abort:

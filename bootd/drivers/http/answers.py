@@ -411,6 +411,8 @@ class Label(Struct):
     append: str
     kernel: str
     initrd: str
+    protected: bool
+    hidden: bool
 
 
 class Labels(Struct):

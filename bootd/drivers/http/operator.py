@@ -362,6 +362,8 @@ class Operators:
                         "append": label.append,
                         "kernel": label.kernel,
                         "initrd": label.initrd,
+                        "protected": bool(label.password),
+                        "hidden": label.hide,
                     }
                     for label in self._labels.values()
                 ],
