@@ -1,4 +1,4 @@
-"""What stands between a client and a registry in the tests: a line that breaks, a front that is busy, a token server."""
+"""What stands beside a registry in the tests: a line that breaks, a storage elsewhere, a token server."""
 
 import base64
 import http.server
@@ -9,7 +9,9 @@ import threading
 import time
 import urllib.request
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 Rule = int | bytes | None  # cut after so many bytes for the client; answer this; pass
@@ -92,10 +94,8 @@ def _pump(source: socket.socket, sink: socket.socket, limit: int | None) -> None
 
 
 def _shut(sock: socket.socket) -> None:
-    try:
+    with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
 
 
 class Front:
@@ -108,7 +108,7 @@ class Front:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
+            def do_GET(self) -> None:
                 front.seen.append((self.path, dict(self.headers)))
                 front.respond(self)
 
@@ -124,7 +124,7 @@ class Front:
     def host(self) -> str:
         return f"127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> "Front":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -161,7 +161,7 @@ class Passing(Front):
     def respond(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         headers = {name: handler.headers[name] for name in ("Accept", "Range") if name in handler.headers}
         request = urllib.request.Request(f"http://{self._registry}{handler.path}", headers=headers)
-        with urllib.request.urlopen(request) as response:
+        with urllib.request.urlopen(request) as response:  # noqa: S310
             body = response.read()
             kept = ("Content-Type", "Content-Range", "Docker-Content-Digest")
             passed = {name: response.headers[name] for name in kept if name in response.headers}
@@ -195,18 +195,24 @@ class TokenServer(Front):
             answer(handler, 401, {})
             return
         query = parse_qs(urlsplit(handler.path).query)
-        access = []
+        access: list[dict[str, Any]] = []
         for scope in query.get("scope", []):
             kind, name, actions = scope.split(":")
             access.append({"type": kind, "name": name, "actions": actions.split(",")})
         body = json.dumps({"token": self._sign(query["service"][0], access), "expires_in": self._seconds})
         answer(handler, 200, {"Content-Type": "application/json"}, body.encode())
 
-    def _sign(self, service: str, access: list[dict[str, object]]) -> str:
+    def _sign(self, service: str, access: list[dict[str, Any]]) -> str:
         now = int(time.time())
         lines = [line for line in self.certificate.read_text().splitlines() if "-----" not in line]
         head = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(lines)]}
-        claims = {"iss": self.ISSUER, "sub": "tester", "aud": service, "access": access, "jti": str(time.time_ns())}
+        claims: dict[str, Any] = {
+            "iss": self.ISSUER,
+            "sub": "tester",
+            "aud": service,
+            "access": access,
+            "jti": str(time.time_ns()),
+        }
         claims |= {"iat": now, "nbf": now - 10, "exp": now + max(self._seconds, 60)}
         text = ".".join(_encode(json.dumps(part).encode()) for part in (head, claims))
         words = ["openssl", "dgst", "-sha256", "-sign", str(self._folder / "token.key")]
