@@ -42,6 +42,7 @@ class SessionPlan:
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target
     keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
+    without: frozenset[str] = frozenset()  # MACs that ``any`` leaves out
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once

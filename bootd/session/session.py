@@ -29,6 +29,7 @@ from bootd.session.effects import (
 )
 from bootd.session.head import Head
 from bootd.session.locks import choose_unlocked
+from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.plan import Limits, SessionPlan
@@ -133,6 +134,8 @@ class Session:
             return False
         if self.plan.nodes is not None:
             return node.mac in self.plan.nodes
+        if node.mac in self.plan.without:
+            return False
         return node.cloned is None or node.cloned < self.created
 
     def wants_boot(self, node: Node) -> bool:
@@ -228,7 +231,7 @@ class Session:
         locks = self._locks(node.mac, now)
         disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
         binding = self.plan.bindings.get(node.mac)
-        disk = bound(disk, binding)
+        disk = Refusal(another_machine(node.name, node.changed)) if node.changed else bound(disk, binding)
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
