@@ -16,6 +16,7 @@ from bootd.netboot.loaders import LOADERS
 from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
 from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.names.zone import problem as zone_problem
+from bootd.netboot.power import power_problem
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
 from bootd.session.admission import Unknown
 from bootd.session.groups import ConfiguredGroup
@@ -197,6 +198,15 @@ class Session(_Table, frozen=True):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5  # failed attempts of a node before it is parked
 
 
+class Power(_Table, frozen=True):
+    """Switching nodes on and off. Passwords are in files, or credentials of systemd: "credential:NAME"."""
+
+    secret: str = ""  # file with the password of the controllers, where a [[node]] has no power_secret
+    authority: str = ""  # PEM: who signed the certificates of the controllers; "" = the system's authorities
+    seconds: Annotated[float, msgspec.Meta(ge=1, le=45)] = 20.0  # for one controller
+    wake_addresses: tuple[str, ...] = ()  # broadcast addresses of subnets behind routers, for magic packets
+
+
 class Notify(_Table, frozen=True):
     """How word of a session's end goes out as mail. Webhooks need nothing here but the time-out."""
 
@@ -229,6 +239,8 @@ class LabelTable(_Table, frozen=True):
     append: str = ""
     kernel: str = ""
     initrd: str = ""
+    password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
+    hide: bool = False  # in no menu: booted when a policy says so
 
 
 class NodeTable(_Table, frozen=True):
@@ -239,16 +251,10 @@ class NodeTable(_Table, frozen=True):
     ignore: bool = False  # its firmware and DHCP client get no answer
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None  # in its alias; None = at its name's end
     switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
-
-
-class Nodes(_Table, frozen=True):
-    unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
-
-
-class GroupTable(_Table, frozen=True):
-    name: str
-    hosts: str | tuple[str, ...]  # host sets: "lab[1-30]", "@other", "!lab7"
-    label: str = ""  # what its machines boot by default
+    power: str = ""  # its controller: redfish://USER@HOST/Systems/ID or ipmi://USER@HOST
+    power_secret: str = ""  # file with its password
+    power_fingerprint: str = ""  # SHA-256 of its certificate, which is then trusted without any authority
+    wake_secret: str = ""  # file with the SecureOn password of its network card
 
 
 class ImageRule(_Table, frozen=True):
@@ -271,6 +277,16 @@ class Images(_Table, frozen=True):
         return {"": (self.keep_last, self.keep_days), **rules}
 
 
+class Nodes(_Table, frozen=True):
+    unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
+
+
+class GroupTable(_Table, frozen=True):
+    name: str
+    hosts: str | tuple[str, ...]  # host sets: "lab[1-30]", "@other", "!lab7"
+    label: str = ""  # what its machines boot by default
+
+
 class Settings(_Table, frozen=True):
     server: Server = Server()
     dhcp: Dhcp = Dhcp()
@@ -281,6 +297,7 @@ class Settings(_Table, frozen=True):
     pxe: Pxe = Pxe()
     session: Session = Session()
     api: Api = Api()
+    power: Power = Power()
     images: Images = Images()
     notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
@@ -319,7 +336,16 @@ class Settings(_Table, frozen=True):
         """The built-in labels, with the file's own added or put in their place."""
         table = {label.name: label for label in BUILT_IN}
         for own in self.label:
-            table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
+            table[own.name] = Label(
+                own.name,
+                own.kind,
+                own.title,
+                own.append,
+                own.kernel,
+                own.initrd,
+                password=_several(own.password),
+                hide=own.hide,
+            )
         return table
 
 
@@ -375,6 +401,7 @@ def _check(settings: Settings, source: str) -> None:
     _check_menu(settings, source)
     _check_dns(settings, source)
     _check_api(settings, source)
+    _check_power(settings, source)
     _check_notify(settings.notify, source)
     labels = settings.labels
     for own in settings.label:
@@ -484,6 +511,20 @@ def _check_api(settings: Settings, source: str) -> None:
             "give each a port of its own",
             Exit.CONFIG,
         )
+
+
+def _check_power(settings: Settings, source: str) -> None:
+    for node in settings.node:
+        wrong = power_problem(node.power, node.power_fingerprint)
+        if wrong:
+            raise OperatorError(f"{source}: node {node.name}: power: {wrong}", "mend this [[node]]", Exit.CONFIG)
+    for text in settings.power.wake_addresses:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise OperatorError(
+                f"{source}: power.wake_addresses: {error}", "write it as 192.0.2.255", Exit.CONFIG
+            ) from None
 
 
 def _check_server(settings: Settings, source: str) -> None:

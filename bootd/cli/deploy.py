@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.plan import print_cards
+from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
 from bootd.cli.times import clock, parse_time
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
+from bootd.session.hosts import ANY
 from bootd.session.request import MAX_DELAY, MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
@@ -55,6 +57,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
 @click.option(
     "--delay",
     type=click.FloatRange(0, MAX_DELAY),
@@ -83,6 +86,7 @@ def deploy(
     delta: bool,
     zeros: str,
     keep_open: float,
+    wake: bool,
     delay: float,
     notify: tuple[str, ...],
     is_waiting: bool,
@@ -93,6 +97,8 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`.
     """
+    if wake and ANY in (node.lower() for node in nodes):
+        raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {
         "source": str(image.absolute()),
@@ -115,6 +121,8 @@ def deploy(
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
+    if wake:  # now that they boot into it
+        print_switched(ask_power(context, nodes, "on"), stderr=True)
     if not is_waiting:
         if as_json:
             print_json(session)

@@ -14,8 +14,10 @@ from bootd.errors import Exit, OperatorError
 
 # Commands that are in modules of their own: module of `bootd.cli`, name in it.
 ELSEWHERE = {
+    "export": ("image_formats", "export"),
     "gc": ("image_work", "gc"),
     "get": ("image_work", "get"),
+    "import": ("image_formats", "import_"),
     "heal": ("image_work", "heal"),
     "put": ("image_work", "put"),
     "verify": ("image_work", "verify"),

@@ -1,11 +1,16 @@
 """``bootd label``: which boot menu entry a node boots."""
 
+import secrets
+import subprocess
+import sys
+
 import click
 from rich.table import Table
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.hosts import HELP, selected
 from bootd.errors import Exit, OperatorError
+from bootd.netboot.passwords import MAX_PASSWORD, SALT_BYTES, make_grub_hash
 
 
 @click.group()
@@ -29,7 +34,9 @@ def list_labels(context: Context, as_json: bool) -> None:
     table = Table("", "label", "title", "kind", "command line", box=None)
     for item in answer["labels"]:
         mark = "*" if item["name"] == answer["default"] else ""
-        table.add_row(mark, item["name"], item["title"], item["kind"], item["append"] or item["kernel"])
+        marks = [word for word in ("protected", "hidden") if item[word]]
+        title = f"{item['title']} ({', '.join(marks)})" if marks else item["title"]
+        table.add_row(mark, item["name"], title, item["kind"], item["append"] or item["kernel"])
     output = console()
     output.print(table)
     output.print(f"default: {answer['default']}")
@@ -93,3 +100,42 @@ def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...]) -> 
 def _check(nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
     if not nodes and not groups:
         raise click.UsageError("say --node NODES or --group GROUP")
+
+
+@label.command("password")
+@json_option
+def password(as_json: bool) -> None:
+    """Make the hashes of a password, for `password` of a [[label]].
+
+    Asks for it twice, or reads one line of standard input. It is printed nowhere and sent nowhere.
+    """
+    if sys.stdin.isatty():
+        text = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        text = sys.stdin.readline().rstrip("\n")
+    if not text or len(text) > MAX_PASSWORD or not text.isascii() or not text.isprintable():
+        raise OperatorError(
+            "a password is 1 to 64 printable ASCII characters",
+            "boot loaders have a plain keyboard only",
+            Exit.USAGE,
+        )
+    hashes = [make_grub_hash(text, secrets.token_bytes(SALT_BYTES)), *_crypt_hash(text)]
+    if as_json:
+        print_json({"password": hashes})
+        return
+    click.echo("password = [")
+    for line in hashes:
+        click.echo(f'    "{line}",')
+    click.echo("]")
+
+
+def _crypt_hash(text: str) -> list[str]:
+    """crypt(3)'s SHA-512, by openssl: Python's own goes with its version 3.13."""
+    try:
+        done = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"], input=text.encode(), capture_output=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        click.echo("bootd: without openssl there is no hash for PXELINUX: its menu leaves the entry out", err=True)
+        return []
+    return [done.stdout.decode().strip()]

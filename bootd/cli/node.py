@@ -12,6 +12,7 @@ from bootd.cli.context import Context, console, json_option, pass_context, print
 from bootd.cli.format import duration, size
 from bootd.cli.hosts import selected
 from bootd.cli.machine import machine_lines
+from bootd.cli.power import switch
 from bootd.errors import Exit, OperatorError
 
 
@@ -199,3 +200,12 @@ def unpark(context: Context, nodes: tuple[str, ...]) -> None:
         click.echo(f"{host['name']}: may be tried again")
     if not hosts:
         click.echo("none of them is parked")
+
+
+@node.command("wake")
+@click.argument("nodes", nargs=-1, required=True)
+@json_option
+@pass_context
+def wake(context: Context, nodes: tuple[str, ...], as_json: bool) -> int:
+    """Send NODES a magic packet (wake-on-LAN). Whether one woke is seen when it boots: bootd node boots NODE."""
+    return switch(context, nodes, "wake", as_json=as_json)

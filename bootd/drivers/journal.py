@@ -77,17 +77,16 @@ CREATE TABLE token (
 ) STRICT;
 """
 
-_CREATE_REGISTRY = """
-ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
-CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-"""
-
-
 _CREATE_NOTICES = """
 CREATE TABLE notice (
     number INTEGER PRIMARY KEY, session TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
+"""
+
+_CREATE_REGISTRY = """
+ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """
 
 
@@ -138,6 +137,10 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def keep_copy(self) -> None:
+        """Beside the file, once `load` has understood everything in it."""
+        self._file.keep_copy()
 
     def write(self, record: Record) -> None:
         self.batch((record,))

@@ -149,12 +149,12 @@ class SessionRecord:
     flip_default: bool = True
     is_closing: bool = False
     source_sector: int = 0
-    without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
     delay: float = 0.0
     start_at: float = 0.0
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
+    without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
 
 def _named(coordinator: Coordinator, hosts: str) -> frozenset[str]:
     macs = coordinator.nodes.host_set(hosts).macs
-    if macs is None:
+    if not macs:
         raise OperatorError("'any' is no node", "name the nodes", Exit.USAGE)
     return macs
 

@@ -51,12 +51,12 @@ def resume(
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
         source_sector=kept.source_sector,
-        without=frozenset(kept.without),
         delay=kept.delay,
         start_at=kept.start_at,
         parent=kept.parent,
         image_root=kept.parent_root,
         bindings=dict(kept.bindings),
+        without=frozenset(kept.without),
     )
     session = Session(
         plan,
@@ -114,12 +114,12 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         flip_default=plan.flip_default,
         source_sector=plan.source_sector,
         is_closing=session.is_closing,
-        without=tuple(sorted(plan.without)),
         delay=plan.delay,
         start_at=plan.start_at,
         parent=plan.parent,
         parent_root=plan.image_root,
         bindings=tuple(sorted(plan.bindings.items())),
+        without=tuple(sorted(plan.without)),
     )
 
 

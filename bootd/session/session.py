@@ -229,13 +229,9 @@ class Session:
         effects: list[Effect] = []
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
-        disk = (
-            Refusal(another_machine(node.name, node.changed))
-            if node.changed
-            else choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
-        )
+        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
         binding = self.plan.bindings.get(node.mac)
-        disk = bound(disk, binding)
+        disk = Refusal(another_machine(node.name, node.changed)) if node.changed else bound(disk, binding)
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:

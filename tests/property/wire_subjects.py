@@ -9,9 +9,11 @@ import json
 from random import Random
 
 from bootd.wire import control, frames, link, manifest
+from bootd.wire.commands import Execute, Output, Piece, StopCommand
 from bootd.wire.digest import digest
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Chunk, ChunkHeader, ChunkRange, Decoder, Encoding, Frame
+from bootd.wire.logs import Log, LogLine
 from bootd.wire.manifest import Part
 from tests.property.wire_mutants import mutate, mutate_json, shuffle
 
@@ -275,6 +277,10 @@ MESSAGES: tuple[bytes, ...] = tuple(
         control.Arrange("room", 4, None, ""),
         control.Finish("room", "reboot"),
         control.Cancel("room", "because"),
+        Log(MEMBER, "6e0b", "stage2", 7, (LogLine(1234, "room", "joined"), LogLine(1250, "", "durable 9"))),
+        Execute("7f", ("lsblk", "--json"), 60),
+        StopCommand("7f"),
+        Output(MEMBER, "7f", 2, (Piece("out", "sda\n"), Piece("err", "?")), True, 1, "time limit", 3),
     )
 )
 

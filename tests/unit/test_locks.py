@@ -1,5 +1,6 @@
 """Locks: which disk they hold, in the coordinator, through restarts, by API and command line."""
 
+import contextlib
 import json
 import sqlite3
 import tempfile
@@ -169,9 +170,8 @@ def test_image_made_for_other_sectors() -> None:
 def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     record = LockRecord(mac(1), "disk=*", ALL, 12.5)
-    older = sqlite3.connect(path)
-    older.executescript(f"{SCHEMA[0]} {SCHEMA[1]} PRAGMA user_version = 2;")
-    older.close()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.executescript("".join(SCHEMA[:2]) + "PRAGMA user_version = 2;")
     book = Journal(path)
     book.batch([record, replace(record, mac=mac(2)), RemovedLock(mac(2), "disk=*")])
     book.close()

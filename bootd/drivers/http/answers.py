@@ -130,6 +130,53 @@ class Notice(Struct):
     text: str
 
 
+class LogLine(Struct):
+    """``up``: milliseconds since the machine's kernel started; ``time``: when it came; ``boot``: which run."""
+
+    number: int
+    time: float
+    boot: str
+    stage: str
+    up: int
+    session: str
+    text: str
+
+
+class CommandTask(Struct):
+    """A command on one machine. ``state``: sent, running, ended, lost, refused; ``code``: exit status."""
+
+    node: str
+    name: str
+    state: str
+    code: int | None
+    reason: str
+    dropped: int
+
+
+class Printed(Struct):
+    """``stream``: out or err."""
+
+    number: int
+    node: str
+    stream: str
+    text: str
+
+
+class Command(Struct):
+    """``code``: 0 on all machines, 3 on some, 4 nobody was asked, 1 on none; null until the end."""
+
+    id: str
+    who: str
+    command: list[str]
+    seconds: int
+    ended: bool
+    code: int | None
+    nodes: list[CommandTask]
+    output: list[Printed]
+    last: int
+    forgotten: int
+
+
 class Disk(Struct):
     name: str
     size: int
@@ -364,6 +411,8 @@ class Label(Struct):
     append: str
     kernel: str
     initrd: str
+    protected: bool
+    hidden: bool
 
 
 class Labels(Struct):
@@ -414,6 +463,23 @@ class Preview(Struct):
     sector: int
     any: bool
     nodes: list[PlannedNode]
+
+
+class Health(Struct):
+    """``trouble``: a sentence for each thing that is wrong; none when all is well."""
+
+    ok: bool
+    trouble: list[str]
+
+
+class Switched(Struct):
+    """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
+
+    node: str
+    name: str
+    ok: bool
+    state: str | None
+    text: str
 
 
 class TokenLine(Struct):

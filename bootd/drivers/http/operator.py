@@ -15,15 +15,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, source
+from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http import answers, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
+from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard
+from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -53,7 +56,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
-    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -110,10 +113,12 @@ class Operators:
         *,
         images: ImageRoutes | None = None,
         notices: Notices | None = None,
+        power: PowerControl | None = None,
     ) -> None:
         self.notices = notices
         self.engine = self._engine = engine
         self._labels, self._leases = labels, leases
+        self._power = PowerDesk(engine, power)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -127,10 +132,11 @@ class Operators:
             request[CALLER] = authenticate(request)
             return await handler(request)
 
-        app = web.Application(middlewares=[guard, _errors, recognise])
+        app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
+        add_routes(app, POWER_ROUTES, self._power)
         if self.images is not None:
-            add_routes(app, IMAGE_ROUTES, self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -139,6 +145,15 @@ class Operators:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """200 when all is well, 503 with the reasons when it is not."""
+        trouble = self._engine.health()
+        return web.json_response({"ok": not trouble, "trouble": trouble}, status=503 if trouble else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = metrics.exposition(self._engine.state(), len(self._leases()), self._engine.health())
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         caller: Caller = request[CALLER]
@@ -347,6 +362,8 @@ class Operators:
                         "append": label.append,
                         "kernel": label.kernel,
                         "initrd": label.initrd,
+                        "protected": bool(label.password),
+                        "hidden": label.hide,
                     }
                     for label in self._labels.values()
                 ],
@@ -412,6 +429,8 @@ def describe() -> dict[str, Any]:
 
 OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
+    Route("GET", "/health", Operators._health, "Whether all is well; 503 with the reasons if not", answers.Health),
+    Route("GET", "/metrics", Operators._metrics, "Counters, in Prometheus' text format", str, media="text/plain"),
     Route(
         "GET",
         "/events",
@@ -509,5 +528,6 @@ OWN_ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
+    *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)

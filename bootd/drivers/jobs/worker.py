@@ -24,6 +24,8 @@ TELL_SECONDS = 0.2
 WORK = {
     "image-put": ("bootd.drivers.images.put", "put_file"),
     "image-get": ("bootd.drivers.images.get", "get_file"),
+    "image-import": ("bootd.drivers.formats.importing", "import_image"),
+    "image-export": ("bootd.drivers.formats.exporting", "export_image"),
     "image-verify": ("bootd.drivers.images.verify", "verify"),
     "image-heal": ("bootd.drivers.images.heal", "heal"),
     "image-gc": ("bootd.drivers.images.removal", "collect"),
