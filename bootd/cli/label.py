@@ -22,9 +22,11 @@ def label() -> None:
 @json_option
 @pass_context
 def list_labels(context: Context, as_json: bool) -> None:
-    """All labels, the default, and what each known node boots next."""
+    """All labels, the default, those of groups, and what each known node boots next."""
     answer = context.client.get("labels")
     nodes = context.client.get("nodes")
+    groups = [group for group in context.client.get("groups") if group["label"]]
+    answer["groups"] = [{key: group[key] for key in ("name", "label")} for group in groups]
     answer["nodes"] = [{key: node[key] for key in ("mac", "name", "next_label", "why")} for node in nodes]
     if as_json:
         print_json(answer)
@@ -38,6 +40,8 @@ def list_labels(context: Context, as_json: bool) -> None:
     output = console()
     output.print(table)
     output.print(f"default: {answer['default']}")
+    for group in answer["groups"]:
+        output.print(f"group {group['name']}: {group['label']}", highlight=False)
     if nodes:
         policies = Table("node", "MAC", "boots next", "why", box=None)
         for node in nodes:

@@ -290,7 +290,7 @@ OLD_WORDS = {
         OldWord("imagedesc", "imagedesc", "bootd image list", "", _plain("image", "list")),
         OldWord("clustermap", "clustermap", "bootd map", "Generated, not kept by hand.", _plain("map")),
         OldWord("config", "config HOST", "bootd node show HOST", "", _of_host("node", "show")),
-        OldWord("mapname", "mapname ALIAS", "bootd node show ALIAS", "", _of_host("node", "show")),
+        OldWord("mapname", "mapname ALIAS", "bootd node find ALIAS", "", _of_host("node", "find")),
         OldWord("rex", "rex HOST COMMAND…", "bootd exec HOST -- COMMAND…", "Audited, with its exit code.", _rex),
         OldWord(
             "ka-d.sh",

@@ -44,7 +44,7 @@ CASES = [
     ("imagedesc", ["image list"]),
     ("clustermap", ["map"]),
     ("config client1", ["node show client1"]),
-    ("mapname 3", ["node show rifpc3"]),
+    ("mapname 3", ["node find rifpc3"]),
     ("rex client1 lsblk -J", ["exec client1 -- lsblk -J"]),
     ("ka-d.sh -n 4", ["deploy golden any --disk only --expect 4"]),
     (
