@@ -7,7 +7,7 @@ import sys
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.passwords import MAX_PASSWORD, SALT_BYTES, make_grub_hash
 
@@ -46,33 +46,38 @@ def list_labels(context: Context, as_json: bool) -> None:
 
 @label.command("set-default")
 @click.argument("name")
+@json_option
 @pass_context
-def set_default(context: Context, name: str) -> None:
+def set_default(context: Context, name: str, as_json: bool) -> None:
     """Nodes without a label of their own boot NAME."""
     context.client.request("PUT", "labels", "default", body={"label": name})
-    click.echo(f"default label: {name}")
+    tell(as_json, {"default": name}, f"default label: {name}")
 
 
 @label.command("set")
 @click.argument("name")
 @click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
 @click.option("--once", is_flag=True, help="For the next boot only.")
+@json_option
 @pass_context
-def set_label(context: Context, name: str, nodes: tuple[str, ...], once: bool) -> None:
+def set_label(context: Context, name: str, nodes: tuple[str, ...], once: bool, as_json: bool) -> None:
     """A node boots NAME, until `clear` or for one boot."""
     for node in nodes:
         context.client.request("PUT", "nodes", node, "label", body={"label": name, "once": once})
-        click.echo(f"{node}: {name}{' for the next boot' if once else ''}")
+    when = " for the next boot" if once else ""
+    value = {"label": name, "once": once, "nodes": list(nodes)}
+    tell(as_json, value, *(f"{node}: {name}{when}" for node in nodes))
 
 
 @label.command("clear")
 @click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
+@json_option
 @pass_context
-def clear(context: Context, nodes: tuple[str, ...]) -> None:
+def clear(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
     """A node boots what its session or the default says."""
     for node in nodes:
         context.client.request("DELETE", "nodes", node, "label")
-        click.echo(f"{node}: cleared")
+    tell(as_json, {"nodes": list(nodes)}, *(f"{node}: cleared" for node in nodes))
 
 
 @label.command("password")

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.errors import Exit, OperatorError
 
 _SPAN = re.compile(r"(\d{1,9})([smhdw]?)\Z")
@@ -33,21 +33,25 @@ def lock() -> None:
 @click.option("--reason", required=True, help="Shown to whoever is refused.")
 @click.option("--owner", default="", help="Whose it is [default: who runs this].")
 @click.option("--expires", default="", help="After so long: 30m, 2h, 7d [default: never].")
+@json_option
 @pass_context
-def add(context: Context, *, node: str, partition: str, disk: str, reason: str, owner: str, expires: str) -> None:
+def add(
+    context: Context, *, node: str, partition: str, disk: str, reason: str, owner: str, expires: str, as_json: bool
+) -> None:
     """Lock a disk of NODE, or the disk that a partition is on: no session will write it."""
     place = _place(partition, disk)
     body = {**place, "reason": reason, "owner": owner, "seconds": seconds(expires)}
-    for item in context.client.request("PUT", "nodes", node, "locks", body=body):
-        click.echo(f"{node}: {line(item)}")
+    locks = context.client.request("PUT", "nodes", node, "locks", body=body)
+    tell(as_json, locks, *(f"{node}: {line(item)}" for item in locks))
 
 
 @lock.command("remove")
 @click.argument("node")
 @partition_option
 @disk_option
+@json_option
 @pass_context
-def remove(context: Context, node: str, partition: str, disk: str) -> None:
+def remove(context: Context, node: str, partition: str, disk: str, as_json: bool) -> None:
     """Take a lock of NODE away."""
     wanted = _place(partition, disk)
     found = [item for item in context.client.get("nodes", node, "locks") if _is_meant(item, wanted)]
@@ -56,7 +60,7 @@ def remove(context: Context, node: str, partition: str, disk: str) -> None:
         raise OperatorError(f"{node} has {what}", f"see bootd lock list {node}; add --disk SERIAL", Exit.USAGE)
     query = urlencode({"place": found[0]["place"]})
     context.client.request("DELETE", "nodes", node, "locks", query=query)
-    click.echo(f"{node}: {found[0]['what']} is no longer locked")
+    tell(as_json, found[0], f"{node}: {found[0]['what']} is no longer locked")
 
 
 @lock.command("list")

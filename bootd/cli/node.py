@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration, size
 from bootd.cli.power import switch
 
@@ -87,21 +87,23 @@ def boots(context: Context, node: str, last: int, as_json: bool) -> None:
 @node.command("name")
 @click.argument("mac")
 @click.argument("name")
+@json_option
 @pass_context
-def name_node(context: Context, mac: str, name: str) -> None:
+def name_node(context: Context, mac: str, name: str, as_json: bool) -> None:
     """Call the machine with MAC NAME."""
     context.client.request("PUT", "nodes", mac, "name", body={"name": name})
-    click.echo(f"{mac}: {name}")
+    tell(as_json, {"node": mac, "name": name}, f"{mac}: {name}")
 
 
 @node.command("unpark")
 @click.argument("nodes", nargs=-1, required=True)
+@json_option
 @pass_context
-def unpark(context: Context, nodes: tuple[str, ...]) -> None:
+def unpark(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
     """Let machines that gave up be tried again."""
     for item in nodes:
         context.client.request("DELETE", "nodes", item, "parked")
-        click.echo(f"{item}: may be tried again")
+    tell(as_json, {"nodes": list(nodes)}, *(f"{item}: may be tried again" for item in nodes))
 
 
 @node.command("wake")

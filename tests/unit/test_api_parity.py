@@ -35,6 +35,24 @@ LOCAL = {
 }
 
 
+# Commands without --json, and why.
+NO_JSON = {
+    "api openapi": "it is JSON",
+    "compat": "the commands that it runs have it",
+    "completion": "a program for the shell",
+    "export": "the format of another program",
+    "import dhcpd.conf": "TOML",
+    "import pxe.conf": "TOML",
+    "job show": "it is JSON",
+    "job wait": "it is JSON",
+    "metrics": "Prometheus' format",
+    "ring receive": "its sender has the report",
+    "serve": "its log is JSON",
+    "setup": "TOML",
+    "stage build": "writes files, with a record of each in JSON beside them",
+}
+
+
 def leaves(group: click.Group = cli, above: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, by its words."""
     context = click.Context(group)
@@ -131,3 +149,19 @@ def test_who_changes_something_needs_more_than_to_look() -> None:
         assert (route.method == "GET") or route.scope.value != "read", route.path
         if route.path.startswith("/tokens"):
             assert route.scope.value == "admin"
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_each_command_has_json(words: str) -> None:
+    options = {name for parameter in LEAVES[words].params for name in parameter.opts}
+    assert ("--json" in options) != (words in NO_JSON), words
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_what_asks_can_be_told_not_to(words: str) -> None:
+    """A command that asks has --yes: scripts have nobody to ask."""
+    command = LEAVES[words]
+    options = {name for parameter in command.params for name in parameter.opts}
+    source = inspect.getsource(inspect.unwrap(command.callback)) if command.callback is not None else ""
+    if "click.confirm" in source or "_ask(" in source:
+        assert "--yes" in options, words
