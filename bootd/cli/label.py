@@ -8,13 +8,14 @@ import click
 from rich.table import Table
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
+from bootd.cli.hosts import HELP, selected
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.passwords import MAX_PASSWORD, SALT_BYTES, make_grub_hash
 
 
 @click.group()
 def label() -> None:
-    """Boot labels: the default, per node, for one boot."""
+    """Boot labels: the default, per group, per node, for one boot."""
 
 
 @label.command("list")
@@ -56,28 +57,56 @@ def set_default(context: Context, name: str, as_json: bool) -> None:
 
 @label.command("set")
 @click.argument("name")
-@click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
+@click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
+@click.option("--group", "groups", multiple=True, help="What its machines boot by default; may be repeated.")
 @click.option("--once", is_flag=True, help="For the next boot only.")
 @json_option
 @pass_context
-def set_label(context: Context, name: str, nodes: tuple[str, ...], once: bool, as_json: bool) -> None:
-    """A node boots NAME, until `clear` or for one boot."""
-    for node in nodes:
-        context.client.request("PUT", "nodes", node, "label", body={"label": name, "once": once})
-    when = " for the next boot" if once else ""
-    value = {"label": name, "once": once, "nodes": list(nodes)}
-    tell(as_json, value, *(f"{node}: {name}{when}" for node in nodes))
+def set_label(
+    context: Context, *, name: str, nodes: tuple[str, ...], groups: tuple[str, ...], once: bool, as_json: bool
+) -> None:
+    """A node boots NAME, until `clear` or for one boot; or: the machines of a group boot NAME by default.
+
+    --node @room2 gives each machine that is in room2 now a label of its own; --group room2 is for all that are in
+    it whenever they boot. A group's label counts after a machine's own, after sessions and what the last one left,
+    and before the default. `local` for a group also keeps its machines out of sessions for `any`.
+    """
+    _check(nodes, groups)
+    if groups and once:
+        raise OperatorError("a group's label is for every boot", "say --once with --node", Exit.USAGE)
+    hosts = selected(context.client, nodes) if nodes else []
+    for host in hosts:
+        context.client.request("PUT", "nodes", host["mac"], "label", body={"label": name, "once": once})
+    changed = [
+        context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": name}) for group in groups
+    ]
+    lines = [f"{host['name']}: {name}{' for the next boot' if once else ''}" for host in hosts]
+    lines += [f"group {item['name']}: {name} for {len(item['nodes'])} nodes" for item in changed]
+    tell(as_json, {"label": name, "once": once, "nodes": hosts, "groups": changed}, *lines)
 
 
 @label.command("clear")
-@click.option("--node", "nodes", required=True, multiple=True, help="Name or MAC; may be repeated.")
+@click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
+@click.option("--group", "groups", multiple=True, help="Back to its label in bootd.toml, or none; may be repeated.")
 @json_option
 @pass_context
-def clear(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
-    """A node boots what its session or the default says."""
-    for node in nodes:
-        context.client.request("DELETE", "nodes", node, "label")
-    tell(as_json, {"nodes": list(nodes)}, *(f"{node}: cleared" for node in nodes))
+def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...], as_json: bool) -> None:
+    """A node boots what its session, its group or the default says; a group has no label by operators any more."""
+    _check(nodes, groups)
+    hosts = selected(context.client, nodes) if nodes else []
+    for host in hosts:
+        context.client.request("DELETE", "nodes", host["mac"], "label")
+    changed = [
+        context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": ""}) for group in groups
+    ]
+    lines = [f"{host['name']}: cleared" for host in hosts]
+    lines += [f"group {item['name']}: {item['label'] or 'no label'}" for item in changed]
+    tell(as_json, {"nodes": hosts, "groups": changed}, *lines)
+
+
+def _check(nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
+    if not nodes and not groups:
+        raise click.UsageError("say --node NODES or --group GROUP")
 
 
 @label.command("password")
