@@ -33,6 +33,7 @@ from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.logging_setup import follow_sessions
+from bootd.drivers.logs import LogStore
 from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.power.control import PowerControl
@@ -101,6 +102,7 @@ class Daemon:
         engine.health = self._health(engine, context)
         follow_sessions(engine.session_of)
         notices = Notices(engine, journal, self._settings.notify)
+        engine.logs = LogStore(Path(self._settings.server.state_dir) / "logs.db")
         self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
@@ -111,6 +113,7 @@ class Daemon:
             if not self.reload_wanted:
                 self._notifier.stopping()
             await self._close(heads)
+            engine.logs.close()
 
     def _compose(
         self,
@@ -251,6 +254,7 @@ def _coordinator(settings: Settings, address: str) -> Coordinator:
         switches={node.mac.lower(): node.switch for node in settings.node if node.switch},
         groups=settings.groups,
         numbers={node.mac.lower(): node.number for node in settings.node if node.number is not None},
+        addresses={node.mac.lower(): node.address for node in settings.node if node.address},
         prefix=settings.dns.prefix,
         unknown=settings.nodes.unknown,
         head_host=address,

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http import answers, node_routes, openapi, remote_routes, session_orders
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
@@ -57,7 +57,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
-    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -215,7 +215,7 @@ class Operators:
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
             veto = coordinator.admission.veto(mac, is_any=is_any)
-            inherited = coordinator.inherited_locks(mac, self._engine.now())
+            inherited = coordinator.admission.inherited_locks(mac, self._engine.now())
             card = cards.card(
                 mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
             )
@@ -363,6 +363,8 @@ class Operators:
                         "append": label.append,
                         "kernel": label.kernel,
                         "initrd": label.initrd,
+                        "protected": bool(label.password),
+                        "hidden": label.hide,
                     }
                     for label in self._labels.values()
                 ],
@@ -527,5 +529,6 @@ OWN_ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
+    *remote_routes.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
