@@ -1,7 +1,6 @@
 """Images to and from Debian's docker-registry: what travels, what is refused, what breaks in the middle."""
 
 import asyncio
-import base64
 import functools
 import hashlib
 import json
@@ -27,7 +26,8 @@ from bootd.images.manifest import ImageError, ImageManifest
 from bootd.images.oci import answers, artefact
 from bootd.images.oci.reference import parse_reference
 from bootd.wire.digest import digest
-from tests.unit.docker_registry import DockerRegistry
+from tests.unit.certificates import certified
+from tests.unit.docker_registry import DockerRegistry, config_json, htpasswd
 from tests.unit.registry_faults import Front, Line, Passing, Redirecting, TokenServer, answer
 
 MIB = 1 << 20
@@ -270,36 +270,12 @@ def test_packs_that_are_gone_are_sent_again(here: ImageStore, there: ImageStore,
 # Who may
 
 
-def htpasswd(folder: Path) -> str:
-    path = folder / "htpasswd"
-    words = ["htpasswd", "-Bbn", LOGIN.user, LOGIN.password]
-    path.write_text(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    return f"  htpasswd: {{realm: tests, path: {path}}}"
-
-
-def config_json(folder: Path, host: str, login: Login) -> Path:
-    path = folder / "config.json"
-    auth = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-    path.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    path.chmod(0o600)
-    return path
-
-
 def test_password_and_certificate(here: ImageStore, there: ImageStore, tmp_path: Path) -> None:
     """The whole way of a job: credentials from docker's config.json, TLS with an authority of our own."""
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    words += ["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    words = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=registry"]
-    words += ["-keyout", "registry.key", "-out", "registry.csr"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    words = ["x509", "-req", "-in", "registry.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    words += ["-days", "2", "-extfile", "names", "-out", "registry.pem"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    tls = f"{{certificate: {tmp_path}/registry.pem, key: {tmp_path}/registry.key}}"
+    certified(tmp_path)
+    tls = f"{{certificate: {tmp_path}/server.pem, key: {tmp_path}/server.key}}"
     id_ = keep(here, disk())
-    with DockerRegistry(tmp_path / "registry", auth=htpasswd(tmp_path), tls=tls) as registry:
+    with DockerRegistry(tmp_path / "registry", auth=htpasswd(tmp_path, LOGIN), tls=tls) as registry:
         target = f"{registry.host}/rooms/lab:v1"
         good = str(config_json(tmp_path, registry.host, LOGIN))
         told = Told()

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from random import random
 from threading import Lock, local
@@ -57,7 +58,7 @@ def fetch(
     authority: str = "",
     plain_hosts: Sequence[str] = (),
 ) -> Result:
-    """Have ``image`` (NAME, NAME:TAG or an id) in ``store``. ``upstream``: https://HOST:PORT of a bootd, with a file
+    """Have ``image`` (NAME, NAME:TAG or id) in ``store``. ``upstream``: https://HOST:PORT of a bootd, with a file
     that holds a ``token`` of scope export; or oci://HOST/PREFIX, where NAME:TAG is PREFIX/NAME:TAG."""
     if upstream.startswith(("oci://", "oci+http://")):
         scheme, _, place = upstream.rpartition("://")
@@ -72,11 +73,9 @@ def fetch(
             authority=authority,
             plain_hosts=plain_hosts,
         )
-    images = ImageStore(Path(store))
-    try:
-        return Fetch(tell, images, Neighbour(tell, upstream, token, upstream_authority)).run(image)
-    finally:
-        images.close()
+    neighbour = Neighbour(tell, upstream, token, upstream_authority)
+    with closing(ImageStore(Path(store))) as images, closing(neighbour):
+        return Fetch(tell, images, neighbour).run(image)
 
 
 class Neighbour:
@@ -99,6 +98,12 @@ class Neighbour:
                 f"cannot use {authority} as an authority: {error}", "see [images] upstream_authority", Exit.CONFIG
             ) from None
         self._local = local()
+        self._connections: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """End all connections; no thread uses them any more."""
+        for connection in self._connections:
+            connection.close()
 
     def manifest(self, reference: str) -> bytes:
         """The encoded manifest of an image there."""
@@ -181,6 +186,7 @@ class Neighbour:
             else:
                 found = http.client.HTTPConnection(host, port, timeout=_SECONDS)
             self._local.connection = found
+            self._connections.append(found)
         return found
 
 
