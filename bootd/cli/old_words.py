@@ -15,8 +15,8 @@ Words = list[str]
 
 @dataclass(frozen=True)
 class Room:
-    """What a translation may need: the ``prefix`` of host ids, the ``image`` that stands for the golden machine, and
-    the names of the ``sessions`` that are open."""
+    """What a translation may need: the ``prefix`` of host ids, the ``image`` that stands for the golden machine,
+    and the names of the ``sessions`` that are open."""
 
     prefix: str = ""
     image: str = ""
