@@ -16,9 +16,12 @@ from bootd.errors import Exit, OperatorError
 ELSEWHERE = {
     "export": ("image_formats", "export"),
     "gc": ("image_work", "gc"),
+    "fetch": ("image_registry", "fetch"),
     "get": ("image_work", "get"),
     "import": ("image_formats", "import_"),
     "heal": ("image_work", "heal"),
+    "pull": ("image_registry", "pull"),
+    "push": ("image_registry", "push"),
     "put": ("image_work", "put"),
     "verify": ("image_work", "verify"),
 }
