@@ -239,6 +239,8 @@ class LabelTable(_Table, frozen=True):
     append: str = ""
     kernel: str = ""
     initrd: str = ""
+    password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
+    hide: bool = False  # in no menu: booted when a policy says so
 
 
 class NodeTable(_Table, frozen=True):
@@ -334,7 +336,16 @@ class Settings(_Table, frozen=True):
         """The built-in labels, with the file's own added or put in their place."""
         table = {label.name: label for label in BUILT_IN}
         for own in self.label:
-            table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
+            table[own.name] = Label(
+                own.name,
+                own.kind,
+                own.title,
+                own.append,
+                own.kernel,
+                own.initrd,
+                password=_several(own.password),
+                hide=own.hide,
+            )
         return table
 
 

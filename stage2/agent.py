@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from bootd.member.control import ControlClient, ControlError
@@ -257,7 +258,7 @@ class Agent:
 
     def _place(self, arrange: Arrange) -> None:
         if self._member is not None and self._member.arrange(arrange):
-            self._situation = self._with(epoch=arrange.epoch)
+            self._situation = replace(self._situation, epoch=arrange.epoch)
             self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
 
     def _watch(self) -> None:
@@ -270,17 +271,7 @@ class Agent:
             self._stop_member()
             self._failed(snapshot.reason)
         elif (snapshot.state is MemberState.VERIFIED) != self._situation.verified:
-            self._situation = self._with(verified=snapshot.state is MemberState.VERIFIED)
-
-    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
-        old = self._situation
-        return flow.Situation(
-            old.node,
-            old.step,
-            old.prepare,
-            old.epoch if epoch is None else epoch,
-            old.verified if verified is None else verified,
-        )
+            self._situation = replace(self._situation, verified=snapshot.state is MemberState.VERIFIED)
 
     # --- ends ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, megabytes, remaining, size
+from bootd.cli.node import remark
 from bootd.cli.times import clock
 from bootd.errors import Exit, OperatorError
 
@@ -199,8 +200,9 @@ def _rate(count: int) -> str:
 def _nodes(nodes: list[dict[str, Any]]) -> Table:
     table = Table("node", "MAC", "address", "boots next", "why", "note", box=None)
     for node in nodes:
-        note = f"parked: {node['parked']}" if node["parked"] else node["waiting"] or ""
-        table.add_row(node["name"], node["mac"], node["address"] or "-", node["next_label"], node["why"], note)
+        table.add_row(
+            node["name"], node["mac"], node["address"] or "-", node["next_label"], node["why"], remark(node)
+        )
     return table
 
 

@@ -254,6 +254,7 @@ def _coordinator(settings: Settings, address: str) -> Coordinator:
         switches={node.mac.lower(): node.switch for node in settings.node if node.switch},
         groups=settings.groups,
         numbers={node.mac.lower(): node.number for node in settings.node if node.number is not None},
+        addresses={node.mac.lower(): node.address for node in settings.node if node.address},
         prefix=settings.dns.prefix,
         unknown=settings.nodes.unknown,
         head_host=address,

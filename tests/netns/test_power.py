@@ -2,10 +2,8 @@
 OpenIPMI's simulator. None of them shares a line with bootd."""
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +47,6 @@ while [ $# -gt 0 ]; do
 done
 exit 0
 """
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

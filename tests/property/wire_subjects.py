@@ -263,10 +263,13 @@ def manifests(random: Random) -> bool:
 
 _DISK = control.Disk("vda", 1 << 40, 512, "SER-1", "0x5000", "model", "sata", False, "", "0" * 64)
 _PLAN = control.Plan("room", MEMBER, "0" * 64, 1 << 30, 1 << 20, _DISK, 1)
+_HARDWARE = control.Hardware(
+    "Dell", "OptiPlex", cores=4, nics=(control.Nic("eno1", MEMBER, "e1000e", "pci", 1000, True),)
+)
 MESSAGES: tuple[bytes, ...] = tuple(
     control.encode(message)
     for message in (
-        control.Join(MEMBER, "uuid", "x86_64", "bios", "10.0.0.9", "", "ka", 1 << 30, (_DISK, _DISK)),
+        control.Join(MEMBER, "uuid", "x86_64", "bios", "10.0.0.9", "", "ka", 1 << 30, (_DISK, _DISK), _HARDWARE),
         control.Report(MEMBER, "room", control.MemberState.RECEIVING, 3, 4711, 10, 9, 8, 7, trouble="predecessor"),
         control.Wait("no session wants this node"),
         control.Prepare(_PLAN, "00" * 16),

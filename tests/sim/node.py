@@ -1,6 +1,7 @@
 """A virtual machine in stage2: its decisions are those of `stage2.flow`, its member is a `SimMember`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from bootd.session.coordinator import Coordinator
@@ -65,7 +66,7 @@ class SimNode:
                 self._take_up(prepare)
             case flow.Place(arrange=arrange):
                 if self.member is not None and self.member.arrange(arrange):
-                    self.situation = self._with(epoch=arrange.epoch)
+                    self.situation = replace(self.situation, epoch=arrange.epoch)
             case flow.Leave():
                 self._leave()
             case flow.Abandon(reason=reason):
@@ -132,6 +133,27 @@ class SimNode:
 
     def _become_member(self, prepare: Prepare) -> None:
         self.situation = flow.Situation(self.mac, flow.Step.MEMBER, prepare)
+        self._save(prepare)
+
+    def _save(self, prepare: Prepare) -> None:
+        """The server must hold the old partition table before anything is written."""
+
+        def saved(is_heard: bool) -> None:
+            if (
+                not self.is_up
+                or self.situation.prepare is not prepare
+                or self.situation.step is not flow.Step.MEMBER
+            ):
+                return
+            if is_heard:
+                self._enter(prepare)
+            else:
+                self.host.after(way_back.PAUSE, lambda: self._save(prepare))
+
+        session = prepare.plan.session
+        self.run.up(lambda c, _: c.table_saved(self.mac, session, prepare.plan.disk.name), self.host, saved)
+
+    def _enter(self, prepare: Prepare) -> None:
         self.member = SimMember(
             self.run.network,
             self.host,
@@ -173,17 +195,7 @@ class SimNode:
                 self.host.after(agent.AFTER_FAILURE * (1 << self.returns), self._come_back)
                 self.returns += 1
         elif (state is MemberState.VERIFIED) != self.situation.verified:
-            self.situation = self._with(verified=state is MemberState.VERIFIED)
-
-    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
-        old = self.situation
-        return flow.Situation(
-            old.node,
-            old.step,
-            old.prepare,
-            old.epoch if epoch is None else epoch,
-            old.verified if verified is None else verified,
-        )
+            self.situation = replace(self.situation, verified=state is MemberState.VERIFIED)
 
     def _stop_member(self) -> None:
         if self.member is not None:

@@ -23,6 +23,7 @@ class DockerRegistry:
         self._auth, self._tls, self._http = auth, tls, http
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._later: threading.Timer | None = None
         self.port = 0
 
     @property
@@ -34,6 +35,8 @@ class DockerRegistry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._later is not None:
+            self._later.join()
         self.stop()
 
     def start(self) -> None:
@@ -70,6 +73,11 @@ class DockerRegistry:
         if not listening.wait(_START_SECONDS) or self.port == 0 or self._process.poll() is not None:
             self.stop()
             raise RuntimeError("docker-registry does not start: " + "\n".join(self.log))
+
+    def start_later(self, seconds: float) -> None:
+        """As `start`, from another thread."""
+        self._later = threading.Timer(seconds, self.start)
+        self._later.start()
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         process, reader = self._process, self._reader

@@ -201,7 +201,8 @@ class Lock(Struct):
 
 
 class Node(Struct):
-    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id."""
+    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id, by
+    its name unless it has its ``own_number``; ``reserved``: its address in bootd.toml."""
 
     mac: str
     name: str
@@ -215,6 +216,8 @@ class Node(Struct):
     present: bool
     known: bool
     number: int | None
+    own_number: int | None
+    reserved: str | None
     switch: str | None
     groups: list[str]
     warnings: list[str]
@@ -408,6 +411,8 @@ class Label(Struct):
     append: str
     kernel: str
     initrd: str
+    protected: bool
+    hidden: bool
 
 
 class Labels(Struct):

@@ -17,6 +17,7 @@ from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
@@ -51,6 +52,7 @@ class NodeInterface:
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
         self._bounds = bounds(settings)
+        self._unlock = Unlock(engine, tree, settings.labels)
         self._server: HttpServer | None = None
 
     async def bind(self) -> None:
@@ -88,6 +90,7 @@ class NodeInterface:
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
+                web.post("/boot/unlock.ipxe", self._unlock.answer),
                 web.get("/health", self._health),
             ]
         )
