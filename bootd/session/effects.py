@@ -6,6 +6,7 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
+from bootd.session.machine import Machine
 from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
@@ -83,11 +84,52 @@ class NodeRecord:
     parked: str  # reason; "" = not parked
     attempts: int  # failed attempts in its last session
     join: Join | None  # the last inventory
+    approved: bool = False
+    number: int | None = None  # host id, by an operator
+    switch: str = ""  # by an operator
+    machine: Machine | None = None  # as it was accepted
+    changed: str = ""  # how another machine differs that answers under this MAC
 
 
 @dataclass(frozen=True)
 class ForgottenNode:
     mac: str
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A group that operators made, or their label for one of the configuration (then without ``macs``)."""
+
+    name: str
+    label: str  # "" = none
+    macs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RemovedGroup:
+    name: str
+
+
+@dataclass(frozen=True)
+class HostFileLine:
+    """What CloneSys knew of one partition of a node (`bootd.session.host_file`)."""
+
+    partition: str  # "sda5"; "sda" is the disk
+    path: str
+    image: str
+    cloned: str  # a day, as it was written
+    user: str
+    locked_by: str  # "" = not locked
+    reason: str
+    place: str = ""  # `locks.place` of the lock that it became; "" = none
+
+
+@dataclass(frozen=True)
+class HostFileRecord:
+    """What a node's CloneSys file said when it was imported."""
+
+    mac: str
+    lines: tuple[HostFileLine, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +181,7 @@ class SessionRecord:
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
+    without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
 
 
 @dataclass(frozen=True)
@@ -234,6 +277,9 @@ class AuditRecord:
 Record = (
     NodeRecord
     | ForgottenNode
+    | GroupRecord
+    | RemovedGroup
+    | HostFileRecord
     | DefaultLabel
     | SessionRecord
     | MemberRecord

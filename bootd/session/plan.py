@@ -43,6 +43,7 @@ class SessionPlan:
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target
     keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
+    without: frozenset[str] = frozenset()  # MACs that ``any`` leaves out
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
     who: str = ""  # who ordered it
     parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk

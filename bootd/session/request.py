@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import nodes, selector
+from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
 from bootd.session.effects import Binding, LayoutOrder, PartOrder
+from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
 from bootd.session.parts import ANY_DISK
 from bootd.session.plan import SessionPlan
@@ -78,7 +79,7 @@ def checked(
         raise OperatorError(f"delay of {request.delay:g} s", f"say at most {MAX_DELAY:g} s", Exit.USAGE)
     if request.source_size < 1:
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
-    if request.name and not nodes.plain_name(request.name):
+    if request.name and not plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
     if request.parts and sum(part.size for part in request.parts) != request.source_size:
         raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
@@ -88,7 +89,8 @@ def checked(
         text = "a partition cannot grow: others may lie behind it"
         raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
     chosen = selector.parse(request.disk)
-    wanted = registry.resolve(request.nodes)
+    hosts = registry.host_set(request.nodes)
+    wanted = hosts.macs
     for session in open_sessions:
         if request.name and request.name in (session.plan.name, session.id):
             raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
@@ -108,6 +110,7 @@ def checked(
         source=request.source,
         source_size=request.source_size,
         nodes=wanted,
+        without=hosts.without if wanted is None else frozenset(),
         selector=chosen,
         label=request.label,
         after=request.after,

@@ -60,6 +60,7 @@ def resume(
         parent=kept.parent,
         image_root=kept.parent_root,
         bindings=dict(kept.bindings),
+        without=frozenset(kept.without),
     )
     session = Session(
         plan,
@@ -126,6 +127,7 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         parent=plan.parent,
         parent_root=plan.image_root,
         bindings=tuple(sorted(plan.bindings.items())),
+        without=tuple(sorted(plan.without)),
     )
 
 

@@ -29,6 +29,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.head import Head
+from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.parts import choose_target
@@ -134,6 +135,8 @@ class Session:
             return False
         if self.plan.nodes is not None:
             return node.mac in self.plan.nodes
+        if node.mac in self.plan.without:
+            return False
         return node.cloned is None or node.cloned < self.created
 
     def wants_boot(self, node: Node) -> bool:
@@ -241,7 +244,9 @@ class Session:
             is_written=member is not None and member.is_written,
         )
         binding = self.plan.bindings.get(node.mac)
-        if not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
+        if node.changed:
+            choice = Refusal(another_machine(node.name, node.changed))
+        elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
             choice = other
         disk = None if isinstance(choice, Refusal) else choice.disk
         if member is not None and member.live:

@@ -91,7 +91,7 @@ async def list_kiosks(owner: Owner, _request: web.Request) -> web.Response:
 
 
 def _named(owner: Owner, text: str) -> frozenset[str]:
-    macs = owner.engine.coordinator.nodes.resolve(text)
+    macs = owner.engine.coordinator.nodes.host_set(text).macs
     if macs is None:
         raise OperatorError("'any' is no machine", "name the machines that are reset", Exit.USAGE)
     return macs
