@@ -16,7 +16,11 @@ from bootd.netboot.loaders import LOADERS
 from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
 from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.names.zone import problem as zone_problem
+from bootd.netboot.power import power_problem
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
+from bootd.session.admission import Unknown
+from bootd.session.groups import ConfiguredGroup
+from bootd.session.groups import problem as group_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -194,6 +198,15 @@ class Session(_Table, frozen=True):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5  # failed attempts of a node before it is parked
 
 
+class Power(_Table, frozen=True):
+    """Switching nodes on and off. Passwords are in files, or credentials of systemd: "credential:NAME"."""
+
+    secret: str = ""  # file with the password of the controllers, where a [[node]] has no power_secret
+    authority: str = ""  # PEM: who signed the certificates of the controllers; "" = the system's authorities
+    seconds: Annotated[float, msgspec.Meta(ge=1, le=45)] = 20.0  # for one controller
+    wake_addresses: tuple[str, ...] = ()  # broadcast addresses of subnets behind routers, for magic packets
+
+
 class Notify(_Table, frozen=True):
     """How word of a session's end goes out as mail. Webhooks need nothing here but the time-out."""
 
@@ -226,6 +239,8 @@ class LabelTable(_Table, frozen=True):
     append: str = ""
     kernel: str = ""
     initrd: str = ""
+    password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
+    hide: bool = False  # in no menu: booted when a policy says so
 
 
 class NodeTable(_Table, frozen=True):
@@ -236,6 +251,10 @@ class NodeTable(_Table, frozen=True):
     ignore: bool = False  # its firmware and DHCP client get no answer
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None  # in its alias; None = at its name's end
     switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
+    power: str = ""  # its controller: redfish://USER@HOST/Systems/ID or ipmi://USER@HOST
+    power_secret: str = ""  # file with its password
+    power_fingerprint: str = ""  # SHA-256 of its certificate, which is then trusted without any authority
+    wake_secret: str = ""  # file with the SecureOn password of its network card
 
 
 class ImageRule(_Table, frozen=True):
@@ -250,12 +269,33 @@ class Images(_Table, frozen=True):
     keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # as in a rule, for names without one
     keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
     rule: dict[str, ImageRule] = {}  # [images.rule.NAME]
+    upstream: str = ""  # images that are not here come from it: https://HOST:7469, a bootd, or oci://HOST/PREFIX
+    upstream_token: str = ""  # file with a token of scope export, for a bootd
+    upstream_authority: str = ""  # of its certificate, PEM; "" = the system's
 
     @property
     def keep(self) -> dict[str, tuple[int, float]]:
         """(keep_last, keep_days) by name, "" for all others."""
         rules = {name: (rule.keep_last, rule.keep_days) for name, rule in self.rule.items()}
         return {"": (self.keep_last, self.keep_days), **rules}
+
+
+class Registry(_Table, frozen=True):
+    """Registries that images are pushed to and pulled from."""
+
+    credentials: str = ""  # docker's config.json; "" = the systemd credential "registry"
+    authority: str = ""  # PEM, trusted beside the system's
+    plain_hosts: tuple[str, ...] = ()  # HOST:PORT of those that may be spoken to without TLS
+
+
+class Nodes(_Table, frozen=True):
+    unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
+
+
+class GroupTable(_Table, frozen=True):
+    name: str
+    hosts: str | tuple[str, ...]  # host sets: "lab[1-30]", "@other", "!lab7"
+    label: str = ""  # what its machines boot by default
 
 
 class Settings(_Table, frozen=True):
@@ -268,10 +308,19 @@ class Settings(_Table, frozen=True):
     pxe: Pxe = Pxe()
     session: Session = Session()
     api: Api = Api()
+    power: Power = Power()
     images: Images = Images()
+    registry: Registry = Registry()
     notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
+    nodes: Nodes = Nodes()
     node: tuple[NodeTable, ...] = ()
+    group: tuple[GroupTable, ...] = ()
+
+    @property
+    def groups(self) -> tuple[ConfiguredGroup, ...]:
+        """The [[group]] tables."""
+        return tuple(ConfiguredGroup(one.name, ",".join(_several(one.hosts)), one.label) for one in self.group)
 
     @property
     def boot_dir(self) -> Path:
@@ -299,7 +348,16 @@ class Settings(_Table, frozen=True):
         """The built-in labels, with the file's own added or put in their place."""
         table = {label.name: label for label in BUILT_IN}
         for own in self.label:
-            table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
+            table[own.name] = Label(
+                own.name,
+                own.kind,
+                own.title,
+                own.append,
+                own.kernel,
+                own.initrd,
+                password=_several(own.password),
+                hide=own.hide,
+            )
         return table
 
 
@@ -355,13 +413,19 @@ def _check(settings: Settings, source: str) -> None:
     _check_menu(settings, source)
     _check_dns(settings, source)
     _check_api(settings, source)
+    _check_power(settings, source)
     _check_notify(settings.notify, source)
+    _check_remote_images(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
         if wrong:
             raise OperatorError(f"{source}: label {own.name}: {wrong}", "mend this [[label]]", Exit.CONFIG)
+    wrong = group_problem(settings.groups)
+    if wrong:
+        raise OperatorError(f"{source}: {wrong}", "mend this [[group]]", Exit.CONFIG)
     wanted = {settings.boot.default, *(node.label for node in settings.node if node.label)}
+    wanted |= {group.label for group in settings.group if group.label}
     for name in sorted(wanted - labels.keys()):
         raise OperatorError(
             f"{source}: label {name!r} is not defined", f"known labels: {', '.join(labels)}", Exit.CONFIG
@@ -429,6 +493,25 @@ def _check_notify(notify: Notify, source: str) -> None:
             )
 
 
+def _check_remote_images(settings: Settings, source: str) -> None:
+    files = {
+        "images.upstream_token": settings.images.upstream_token,
+        "images.upstream_authority": settings.images.upstream_authority,
+        "registry.credentials": settings.registry.credentials,
+        "registry.authority": settings.registry.authority,
+    }
+    for key, path in files.items():
+        if path and not Path(path).is_absolute():
+            raise OperatorError(f"{source}: {key} is not an absolute path", "begin it with /", Exit.CONFIG)
+    upstream = settings.images.upstream
+    if upstream and not upstream.startswith(("https://", "http://", "oci://", "oci+http://")):
+        raise OperatorError(
+            f"{source}: images.upstream {upstream!r} is neither a bootd nor a registry",
+            "write https://HOST:7469, or oci://HOST/PREFIX",
+            Exit.CONFIG,
+        )
+
+
 def _check_api(settings: Settings, source: str) -> None:
     api, server = settings.api, settings.server
     try:
@@ -460,6 +543,20 @@ def _check_api(settings: Settings, source: str) -> None:
             "give each a port of its own",
             Exit.CONFIG,
         )
+
+
+def _check_power(settings: Settings, source: str) -> None:
+    for node in settings.node:
+        wrong = power_problem(node.power, node.power_fingerprint)
+        if wrong:
+            raise OperatorError(f"{source}: node {node.name}: power: {wrong}", "mend this [[node]]", Exit.CONFIG)
+    for text in settings.power.wake_addresses:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise OperatorError(
+                f"{source}: power.wake_addresses: {error}", "write it as 192.0.2.255", Exit.CONFIG
+            ) from None
 
 
 def _check_server(settings: Settings, source: str) -> None:

@@ -13,24 +13,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
 from bootd.member.parts import PartStore
 from bootd.member.store import BlockStore, Store, StoreError
+from bootd.wire import layout as layouts
 from bootd.wire import manifest as manifests
+from bootd.wire.commands import Execute, Output, StopCommand
 from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
 from bootd.wire.errors import ProtocolError
+from bootd.wire.layout import Layout
+from bootd.wire.logs import Log
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
+from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
+from stage2.commands import Commands
 from stage2.console import Console
 from stage2.gate import RefusedError, Target, open_target
 from stage2.grow import grow
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
+from stage2.shipping import Shipping
 
 INBOX = 64  # messages that wait for the main thread
 TICK = 0.2  # seconds between two looks at the member
@@ -50,7 +58,10 @@ class Coordinator(Protocol):
     def join(self, message: Join) -> None: ...
     def report(self, message: Report) -> bool: ...
     def fetch_manifest(self, session: str) -> bytes: ...
+    def fetch_layout(self, session: str) -> bytes: ...
     def save_table(self, encoded: bytes) -> None: ...
+    def send_log(self, message: Log) -> None: ...
+    def send_output(self, message: Output) -> None: ...
     def events(self) -> Iterator[Message]: ...
 
 
@@ -97,6 +108,7 @@ class Agent:
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
         self._target: Target | None = None
+        self._layout: Layout | None = None  # to be written before the first byte of the image
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -104,16 +116,21 @@ class Agent:
         self._sent = 0.0
         self._failing = False
         self._stopping = threading.Event()
+        self._shipping = Shipping(node.mac, client.send_log)
+        console.ship = self._ship
+        self._commands = Commands(node.mac, client.send_output, console.say)
 
     # --- the main thread -----------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Until the node reboots (0) or is parked (1)."""
+        threading.Thread(target=self._shipping.run, name="bootd-log", daemon=True).start()
         reason = self._join_with_retries()
         if reason:
             self._console.say(f"parked: {reason}")
             self._own = Report(self.node.mac, "", MemberState.PARKED, reason=reason)
             self._send()
+            self._shipping.close()
             return 1
         for name, body in (("events", self._listen), ("heartbeat", self._beat)):
             threading.Thread(target=body, name=f"bootd-{name}", daemon=True).start()
@@ -125,6 +142,7 @@ class Agent:
                 self._come_back()
         finally:
             self._stopping.set()
+            self._commands.close()
         self._leave()
         return 0
 
@@ -161,6 +179,9 @@ class Agent:
             self._console.say(f"disk {disk.name} {size} {disk.serial or 'no serial'} {disk.excluded or 'eligible'}")
 
     def _act(self, message: Message) -> None:
+        if isinstance(message, Execute | StopCommand):
+            self._commands.take(message)
+            return
         self._watch()  # the coordinator may know from the member's own report what is not noted here yet
         match flow.decide(self._situation, message):
             case flow.ShowWait(reason=reason):
@@ -204,6 +225,14 @@ class Agent:
             self._refused(wrong)
             return
         try:
+            self._layout = self._fetch_layout(plan)
+        except RefusedError as error:
+            self._refused(f"the layout does not fit: {error}")
+            return
+        except CALL_ERRORS as error:
+            self._failed(f"the layout cannot be had: {error}")
+            return
+        try:
             self._target = open_target(plan, self._take, self._dev_root)
         except (RefusedError, InventoryError) as error:
             self._refused(str(error))
@@ -221,7 +250,7 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=store_of(self._target, manifest, prepare.zeros),
+                store=store_of(self._target, prepare, manifest),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
@@ -246,9 +275,31 @@ class Agent:
                 time.sleep(number)
         raise AssertionError("unreachable")
 
+    def _fetch_layout(self, plan: Plan) -> Layout | None:
+        """The layout that the plan is bound to, if there is one."""
+        if not plan.layout:
+            return None
+        data = self._client.fetch_layout(plan.session)
+        if layouts.digest(data) != plan.layout:
+            raise RefusedError("it is not that of the plan")
+        layout = layouts.decode(data)
+        wrong = partitioning.misfit(layout, plan)
+        if wrong:
+            raise RefusedError(wrong)
+        return layout
+
     def _place(self, arrange: Arrange) -> None:
+        if self._layout is not None and self._target is not None:
+            try:
+                partitioning.write(self._layout, self._target)
+            except partitioning.LayoutError as error:
+                self._stop_member()
+                self._failed(str(error))
+                return
+            self._console.say(f"partition table written: {len(self._layout.table.entries)} partitions")
+            self._layout = None
         if self._member is not None and self._member.arrange(arrange):
-            self._situation = self._with(epoch=arrange.epoch)
+            self._situation = replace(self._situation, epoch=arrange.epoch)
             self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
 
     def _watch(self) -> None:
@@ -261,17 +312,7 @@ class Agent:
             self._stop_member()
             self._failed(snapshot.reason)
         elif (snapshot.state is MemberState.VERIFIED) != self._situation.verified:
-            self._situation = self._with(verified=snapshot.state is MemberState.VERIFIED)
-
-    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
-        old = self._situation
-        return flow.Situation(
-            old.node,
-            old.step,
-            old.prepare,
-            old.epoch if epoch is None else epoch,
-            old.verified if verified is None else verified,
-        )
+            self._situation = replace(self._situation, verified=snapshot.state is MemberState.VERIFIED)
 
     # --- ends ------------------------------------------------------------------------------------------------
 
@@ -350,6 +391,7 @@ class Agent:
         while not self._send() and time.monotonic() < end:
             time.sleep(0.5)
         self._console.mark("rebooting")
+        self._shipping.close()
         self._reboot()
 
     def _stop_member(self) -> None:
@@ -399,6 +441,10 @@ class Agent:
             if time.monotonic() - self._sent >= HEARTBEAT * 0.9:
                 self._send()
 
+    def _ship(self, text: str) -> None:
+        session = self._own.session or (self._situation.prepare.plan.session if self._situation.prepare else "")
+        self._shipping.add(text, session)
+
     def _member_reports(self, report: Report) -> None:
         """Called by the member's own thread. Failure is reported by the main thread, with the target closed."""
         if self._member is not None and report.state is not MemberState.FAILED:
@@ -429,12 +475,17 @@ def misfit(plan: Plan, manifest: Manifest) -> str:
     return ""
 
 
-def store_of(target: Target, manifest: Manifest, zeros: str) -> Store:
-    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it."""
-    stores = [
-        BlockStore(descriptor, part.size, zeros)
-        for descriptor, part in zip(target.writable, manifest.parts, strict=True)
-    ]
+def store_of(target: Target, prepare: Prepare, manifest: Manifest) -> Store:
+    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it, or, on
+    a disk that gets a layout, at its place there."""
+    stores: list[Store]
+    if prepare.plan.layout:
+        stores = [*partitioning.regions(target, prepare.plan, prepare.zeros)]
+    else:
+        stores = [
+            BlockStore(descriptor, part.size, prepare.zeros)
+            for descriptor, part in zip(target.writable, manifest.parts, strict=True)
+        ]
     return stores[0] if len(stores) == 1 else PartStore(manifest, stores)
 
 

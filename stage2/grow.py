@@ -40,7 +40,9 @@ def grow(disk: str, dev_root: str = "/dev") -> str:
         if larger == table:
             return ""
         write_table(path, larger, last)
-        _run(["partx", "--update", "--nr", str(last.number), path])
+        # All anew, for the kernel may still have those of the table before; nothing of this disk is in use now.
+        _run(["partx", "--delete", path], ok=(0, 1))
+        _run(["partx", "--add", path])
     except LookupError as error:
         return f"not grown: {error.args[0]}"
     except (GrowError, PeerProtocolError, OSError) as error:

@@ -14,10 +14,12 @@ from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
 from bootd.cli.plan import print_cards
+from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
 from bootd.cli.times import clock, parse_time
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
+from bootd.session.hosts import ANY
 from bootd.session.request import MAX_DELAY, MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
@@ -56,6 +58,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
 @click.option(
     "--delay",
     type=click.FloatRange(0, MAX_DELAY),
@@ -86,6 +89,7 @@ def deploy(
     delta: bool,
     zeros: str,
     keep_open: float,
+    wake: bool,
     delay: float,
     notify: tuple[str, ...],
     is_waiting: bool,
@@ -96,6 +100,8 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there.
     """
+    if wake and ANY in (node.lower() for node in nodes):
+        raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {
         "source": image_of(str(image)),
@@ -117,15 +123,26 @@ def deploy(
         "delay": delay,
         "notify": notify,
     }
-    return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json)
+    waking = nodes if wake else ()
+    return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json, waking=waking)
 
 
-def carry_out(context: Context, wanted: dict[str, Any], *, is_waiting: bool, yes: bool, as_json: bool) -> int:
+def carry_out(
+    context: Context,
+    wanted: dict[str, Any],
+    *,
+    is_waiting: bool,
+    yes: bool,
+    as_json: bool,
+    waking: tuple[str, ...] = (),
+) -> int:
     """Ask unless told not to, make the session, and wait for it if wanted."""
     check_place(wanted["disk"], wanted["parts"])
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
+    if waking:  # now that they boot into it
+        print_switched(ask_power(context, waking, "on"), stderr=True)
     if not is_waiting:
         if as_json:
             print_json(session)

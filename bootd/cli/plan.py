@@ -96,6 +96,12 @@ def part_lines(card: dict[str, Any]) -> list[str]:
     """The partitions of one disk that would be written, and those that stay."""
     disk = card["disk"]
     lines = [f"disk    {disk_line(disk)}"]
+    if card["layout"]:
+        lines = [f"ERASE   {disk_line(disk)}", *(f"        now: {text}" for text in content_lines(disk))]
+        lines.append(f"TABLE   of {card['layout']}")
+        return lines + [
+            f"WRITE   {part['name']}  {size(part['write'])} of {part['image']}" for part in card["parts"]
+        ]
     written = {part["number"]: part for part in card["parts"]}
     for part in card["parts"]:
         lines.append(f"ERASE   {part['name']}  {partition_line(part)}")

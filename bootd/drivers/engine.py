@@ -7,18 +7,21 @@ decisions interleave.
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import structlog
 
+from bootd.drivers import metrics
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
+from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
+from bootd.session.commands import Command, Commands, Task
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import (
     Effect,
@@ -32,6 +35,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.node_orders import NodeOrders
 from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
@@ -50,13 +54,19 @@ class Engine:
         self, coordinator: Coordinator, journal: Journal, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.coordinator = coordinator
+        self.node_orders = NodeOrders(coordinator)
         self.streams = Streams()
         self.watchers = Streams(limit=64)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
         self.image_store: Callable[[], ImageStore] | None = None
+        self.logs: LogStore | None = None
+        self.commands = Commands()
+        self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""
+        self._tally = metrics.RingTally()
+        self._opened: set[str] = set()  # ids of sessions
         self._journal = journal
         self._clock = clock
         self._heads: Heads | None = None
@@ -75,8 +85,14 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for kiosk in saved.kiosks:
+            self.coordinator.kiosks.set(kiosk)
+        for group in saved.groups:
+            self.coordinator.nodes.groups.restore(group)
+        self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
+        self._journal.keep_copy()
 
     def run(self, effects: Iterable[Effect]) -> None:
         """Carry ``effects`` out, in order. A journal that fails is logged; the rest is carried out."""
@@ -89,10 +105,14 @@ class Engine:
             records = []
             self._carry_out(effect)
         self._write(records)
+        self._count_ended()
 
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        for command, task in self.commands.tick(self.now()):
+            self.note_command(command, task)
+        self._tally.update(self._counters(self._opened))
         self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
@@ -109,6 +129,11 @@ class Engine:
         if self.history is not None:
             return self.history.of(node)
         return [line for line in self.timeline if not node or line["node"] == node]
+
+    def session_of(self, mac: str) -> str:
+        """Id of the open session that a node is a live member of, or ""."""
+        node = self.coordinator.nodes.get(mac)
+        return node.session if node is not None else ""
 
     def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
@@ -143,6 +168,7 @@ class Engine:
 
     def note(self, kind: str, node: str, session: str, text: str, *, logged: bool = False) -> None:
         """One line of the timeline: kept for a while, told to those who watch, logged unless it has been."""
+        metrics.count_event(kind)
         line = {"time": time.time(), "kind": kind, "node": node, "session": session, "text": text}
         self.timeline.append(line)
         if self.history is not None:
@@ -151,6 +177,11 @@ class Engine:
             log.info(kind, node=node, session=session, text=text)
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(line).encode(), "line"))
+
+    def note_command(self, command: Command, task: Task) -> None:
+        """The end of a command on one node, for its timeline."""
+        how = f"status {task.code}" if task.code is not None else task.state
+        self.note("exec", task.node, "", f"{command.id}: {how}{f', {task.reason}' if task.reason else ''}")
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -181,6 +212,23 @@ class Engine:
             if error.message != self.journal_trouble:
                 log.error("journal cannot be written", error=error.message, hint=error.hint)  # noqa: TRY400
             self.journal_trouble = error.message
+
+    def _count_ended(self) -> None:
+        opened = {session.id for session in self.coordinator.sessions.values() if not session.ended}
+        ended_now = self._opened - opened
+        if ended_now:  # their last bytes may have come since the last tick
+            self._tally.update(self._counters(opened | ended_now))
+        for id_ in ended_now:
+            ended = self.coordinator.sessions.get(id_)
+            if ended is not None:
+                metrics.SESSIONS_ENDED.labels(ended.state.value).inc()
+        self._opened = opened
+
+    def _counters(self, sessions: set[str]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for session in self.coordinator.sessions.values():
+            if session.id in sessions:
+                for mac, member in session.members.items():
+                    yield session.id, mac, tuple(member.counter(kind) for kind in metrics.RingTally.KINDS)
 
     def _forget_manifests(self) -> None:
         for session in list(self._manifests):

@@ -21,16 +21,24 @@ from bootd.session.effects import (
     ContentRecord,
     DefaultLabel,
     ForgottenNode,
+    GroupRecord,
+    HostFileLine,
+    HostFileRecord,
+    KioskRecord,
+    LayoutOrder,
     LockRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
     PartOrder,
     Record,
+    RemovedGroup,
+    RemovedKiosk,
     RemovedLock,
     SessionRecord,
     Verdict,
 )
+from bootd.session.machine import Machine
 from bootd.session.states import ENDED
 from bootd.wire.control import Disk, Join, Lock, Partition, PartTarget, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
@@ -81,6 +89,12 @@ CREATE TABLE notice (
 ) STRICT;
 """
 
+_CREATE_REGISTRY = """
+ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+"""
+
 _CREATE_CONTENT = """
 CREATE TABLE content (
     mac TEXT NOT NULL, disk TEXT NOT NULL, partition INTEGER NOT NULL, body TEXT NOT NULL,
@@ -88,14 +102,15 @@ CREATE TABLE content (
 ) STRICT;
 """
 
+_CREATE_KIOSK = """
+CREATE TABLE kiosk (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+"""
+
+# Steps from an empty file.
 SCHEMA = (
-    _CREATE,
-    _CREATE_OPEN,
-    _CREATE_LOCK,
-    _CREATE_TOKENS,
-    _CREATE_NOTICES,
-    _CREATE_CONTENT,
-)  # steps from an empty file
+    *(_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_NOTICES, _CREATE_REGISTRY),
+    *(_CREATE_CONTENT, _CREATE_KIOSK),
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,9 @@ class Saved:
     members: tuple[MemberRecord, ...]  # of the open ones
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
+    kiosks: tuple[KioskRecord, ...] = ()
+    groups: tuple[GroupRecord, ...] = ()
+    host_files: tuple[HostFileRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,10 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def keep_copy(self) -> None:
+        """Beside the file, once `load` has understood everything in it."""
+        self._file.keep_copy()
 
     def write(self, record: Record) -> None:
         self.batch((record,))
@@ -183,7 +205,7 @@ class Journal:
         """Everything that a restart needs; a record that cannot be read is an `OperatorError`, never skipped."""
         try:
             nodes = self._database.execute(
-                "SELECT mac, name, token, label, once, automatic, parked, attempts, inventory"
+                "SELECT mac, name, token, label, once, automatic, parked, attempts, inventory, more"
                 " FROM node ORDER BY mac"
             ).fetchall()
             label = self._database.execute("SELECT value FROM setting WHERE key = 'default_label'").fetchone()
@@ -203,6 +225,16 @@ class Journal:
                 locks=tuple(
                     _lock(*row)
                     for row in self._database.execute("SELECT mac, place, body FROM lock ORDER BY mac, place")
+                ),
+                kiosks=tuple(
+                    _kiosk(row[0]) for row in self._database.execute("SELECT body FROM kiosk ORDER BY mac")
+                ),
+                groups=tuple(
+                    _group(row[0]) for row in self._database.execute("SELECT body FROM node_group ORDER BY name")
+                ),
+                host_files=tuple(
+                    _host_file(*row)
+                    for row in self._database.execute("SELECT mac, body FROM host_file ORDER BY mac")
                 ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
@@ -235,8 +267,23 @@ class Journal:
             case ForgottenNode(mac):
                 self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
                 self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM host_file WHERE mac = ?", (mac,))
+            case KioskRecord(mac):
+                body = json.dumps(asdict(record))
+                self._database.execute("INSERT OR REPLACE INTO kiosk VALUES (?, ?)", (mac, body))
+            case RemovedKiosk(mac):
+                self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
             case ContentRecord():
                 contents.put(self._database, record, self._clock())
+            case GroupRecord(name, label, macs):
+                body = json.dumps({"name": name, "label": label, "macs": sorted(macs)})
+                self._database.execute("INSERT OR REPLACE INTO node_group VALUES (?, ?)", (name, body))
+            case RemovedGroup(name):
+                self._database.execute("DELETE FROM node_group WHERE name = ?", (name,))
+            case HostFileRecord(mac, lines):
+                body = json.dumps([asdict(line) for line in lines])
+                self._database.execute("INSERT OR REPLACE INTO host_file VALUES (?, ?)", (mac, body))
             case DefaultLabel(label):
                 self._database.execute(
                     "INSERT INTO setting VALUES ('default_label', ?)"
@@ -263,8 +310,15 @@ class Journal:
 
     def _put_node(self, record: NodeRecord) -> None:
         inventory = encode(record.join) if record.join is not None else None
+        more = {
+            "approved": record.approved,
+            "number": record.number,
+            "switch": record.switch,
+            "machine": asdict(record.machine) if record.machine is not None else None,
+            "changed": record.changed,
+        }
         self._database.execute(
-            "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.mac,
                 record.name,
@@ -275,6 +329,7 @@ class Journal:
                 record.parked,
                 record.attempts,
                 inventory,
+                json.dumps(more),
             ),
         )
 
@@ -293,7 +348,9 @@ class Journal:
 
 
 def _node(*row: Any) -> NodeRecord:
-    mac, name, token, label, once, automatic, parked, attempts, inventory = row
+    mac, name, token, label, once, automatic, parked, attempts, inventory, body = row
+    more = json.loads(body)
+    machine = more.get("machine")
     return NodeRecord(
         mac=mac,
         name=name,
@@ -304,15 +361,22 @@ def _node(*row: Any) -> NodeRecord:
         parked=parked,
         attempts=attempts,
         join=decode_as(Join, inventory) if inventory is not None else None,
+        approved=bool(more.get("approved")),
+        number=more.get("number"),
+        switch=more.get("switch", ""),
+        machine=Machine(**{**machine, "disks": tuple(machine["disks"])}) if machine is not None else None,
+        changed=more.get("changed", ""),
     )
 
 
 def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
+    value["without"] = tuple(value.get("without", ()))
     value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
     value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
+    value["layout"] = LayoutOrder(**value["layout"]) if value.get("layout") else None
     return SessionRecord(**value)
 
 
@@ -334,6 +398,20 @@ def _member(body: str) -> MemberRecord:
 def _disk(value: dict[str, Any]) -> Disk:
     partitions = tuple(Partition(**partition) for partition in value.pop("partitions", ()))
     return Disk(**value, partitions=partitions)
+
+
+def _kiosk(body: str) -> KioskRecord:
+    value = json.loads(body)
+    return KioskRecord(**{**value, "parts": tuple(value["parts"])})
+
+
+def _group(body: str) -> GroupRecord:
+    value = json.loads(body)
+    return GroupRecord(value["name"], value["label"], frozenset(value["macs"]))
+
+
+def _host_file(mac: str, body: str) -> HostFileRecord:
+    return HostFileRecord(mac, tuple(HostFileLine(**line) for line in json.loads(body)))
 
 
 def _lock(mac: str, place: str, body: str) -> LockRecord:

@@ -52,10 +52,24 @@ class Sources:
 
     def sector(self, source: str) -> int:
         """Bytes of a sector that a GPT was made for; 0 when there is none."""
+        if source not in self._opened:
+            return sector_of(source)
+        return _sector_in(self.head(source, TABLE_SECTORS[-1] + 8))
+
+    def head(self, source: str, count: int) -> bytes:
+        """The first ``count`` bytes, or all of a shorter one."""
         image = self._opened.get(source)
         if image is None or self._images is None:
-            return sector_of(source)
-        return _sector_in(bytes(self._images().read_chunk(image, 0)[: TABLE_SECTORS[-1] + 8]))
+            try:
+                with Path(source).open("rb") as stream:
+                    return stream.read(count)
+            except OSError as error:
+                raise OperatorError(
+                    f"{source}: {error.strerror}", "name a file on the server", Exit.INPUT
+                ) from None
+        store = self._images()
+        pieces = (store.read_chunk(image, index) for index in range(-(-min(count, image.size) // image.chunk_size)))
+        return b"".join(bytes(piece) for piece in pieces)[:count]
 
     def table(self, source: str) -> dict[str, Any] | None:
         """The partition table of an image, as sfdisk told it; None for a file, which sfdisk can be asked about."""

@@ -6,11 +6,11 @@ Plain values for JSON: sizes in bytes. The choice is `parts.choose_target`, the 
 from collections.abc import Sequence
 from typing import Any
 
-from bootd.session.effects import PartOrder
+from bootd.session.effects import LayoutOrder, PartOrder
 from bootd.session.locks import Held
 from bootd.session.parts import choose_target
 from bootd.session.selector import Refusal, Selector
-from bootd.wire.control import Disk, Join, Partition
+from bootd.wire.control import Disk, Join, Lock, Partition
 from bootd.wire.locks import describe
 from bootd.wire.targets import partition_name
 
@@ -26,11 +26,15 @@ def card(
     sector: int,
     orders: Sequence[PartOrder] = (),
     needs: Sequence[str] = (),
+    layout: LayoutOrder | None = None,
+    inherited: Sequence[Lock] = (),
+    veto: str = "",
 ) -> dict[str, Any]:
     """The card of one node. ``join`` None = not seen yet; ``size``, ``sector``: of the image, in bytes.
 
     ``refusal`` is "" or why nothing would be written; ``disk`` is what would be overwritten, or None: all of it,
     or only ``parts``, in their order.
+    ``inherited``: locks of other nodes that hold here too; ``veto``: why it is refused whatever its disks are.
     """
     disks = join.disks if join is not None else None
     entry: dict[str, Any] = {
@@ -38,17 +42,21 @@ def card(
         "name": name,
         "disk": None,
         "parts": [],
+        "layout": layout.source if layout is not None else None,
         "write": 0,
         "refusal": "",
         "note": "",
         "locks": [view_lock(one) for one in held],
         "disks": [view_disk(disk) for disk in disks or ()],
     }
+    if veto:
+        entry["refusal"], entry["note"] = veto, f"would be refused: {veto}"
+        return entry
     if join is None:
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
-    locks = [one.lock for one in held]
-    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs)
+    locks = [*(one.lock for one in held), *inherited]
+    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:

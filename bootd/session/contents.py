@@ -16,6 +16,8 @@ def content_records(plan: SessionPlan, image: Image | None, member: Member, stat
         (target.partition.number, target.partition.partuuid, order.image or order.source, target.size)
         for target, order in zip(member.parts, plan.parts, strict=False)
     ] or [(0, "", plan.source, image.size)]
+    if plan.layout:
+        places = [(0, "", plan.layout, disk.size), *(place for place in places if place[0])]
     return [
         Persist(
             ContentRecord(

@@ -12,11 +12,12 @@ Longer than 600 lines because all orders and messages change one state: nodes, s
 """
 
 import hmac
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import nodes, policy, restart
+from bootd.session import hosts, nodes, policy, restart
+from bootd.session.admission import Admission, Unknown
 from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
@@ -33,6 +34,8 @@ from bootd.session.effects import (
     Send,
     SessionRecord,
 )
+from bootd.session.groups import ConfiguredGroup
+from bootd.session.kiosk import Kiosks
 from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
@@ -74,11 +77,18 @@ class Coordinator:
         draw: Callable[[int], str],
         limits: Limits | None = None,
         switches: Mapping[str, str] | None = None,
+        groups: Sequence[ConfiguredGroup] = (),
+        numbers: Mapping[str, int] | None = None,
+        addresses: Mapping[str, str] | None = None,
+        prefix: str = "",
+        unknown: Unknown = Unknown.ACCEPT,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
-        self.nodes = Registry(names, draw)
+        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, addresses=addresses, prefix=prefix)
         self.locks = Locks()
+        self.kiosks = Kiosks()
+        self.admission = Admission(self.nodes, self.locks, unknown)
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
@@ -90,6 +100,11 @@ class Coordinator:
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
             self.nodes.add(mac)
 
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that may be booted."""
+        return self._labels
+
     # --- boot --------------------------------------------------------------------------------------------
 
     def boot_choice(self, mac: str, now: float) -> tuple[BootChoice, list[Effect]]:
@@ -98,6 +113,8 @@ class Coordinator:
         A new MAC becomes a node with a token of its own. Using a one-shot label starts the time in which the
         same boot may ask for it again.
         """
+        if not self.admission.may_boot(mac, now):
+            return BootChoice(mac, policy.LOCAL, "not known here: bootd node approve", ""), []
         known, effects = self._admit(mac)
         if known is None:
             return BootChoice(mac, policy.LOCAL, "not a MAC, or too many nodes", ""), []
@@ -121,6 +138,7 @@ class Coordinator:
                 automatic="",
                 default=self.default_label,
                 known=self._labels,
+                group=self.admission.group_label(mac),
             )
         session = next(iter(self._wanting(node, boot=True)), None)
         configured = self._node_labels.get(mac, "")
@@ -131,9 +149,11 @@ class Coordinator:
             once=node.once,
             label=node.label or configured,
             session=(session.plan.label, session.title) if session else None,
+            kiosk=self.kiosks.label(mac),
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
+            group=self.admission.group_label(mac),
         )
 
     def check_token(self, node: str, token: str) -> bool:
@@ -157,6 +177,7 @@ class Coordinator:
         node.join, node.seen, node.heard, node.told = message, now, now, ""
         if node.once:
             effects += self._use_up(node, "one-shot label used")
+        effects += self.admission.recognise(node, message)
         effects += [
             Persist(node.record()),
             Event("joined", node.mac, "", f"{message.address}, {message.firmware}, {len(message.disks)} disks"),
@@ -237,7 +258,7 @@ class Coordinator:
 
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
-        self._check_label(request.label)
+        self.check_label(request.label)
         plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who=who)
         session = Session(
             plan,
@@ -246,16 +267,15 @@ class Coordinator:
             head_host=self._head_host,
             limits=self.limits,
             now=now,
-            switch=self._switch,
-            locks=self.locks.in_force,
+            switch=self.switch_of,
+            locks=self.admission.locks_for,
         )
         self.sessions[session.id] = session
-        for mac in plan.nodes or ():
-            self.nodes.add(mac)
         places = "".join(f" partition {part.number}" for part in plan.parts)
         where = f"{plan.selector.text}{places}"
         detail = f"{session.id} {request.source} to {request.nodes} on {where}, then {plan.after}"
         effects: list[Effect] = [
+            *self.admission.approve(sorted(plan.nodes or ())),
             Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
@@ -325,7 +345,7 @@ class Coordinator:
     # --- operators: nodes and labels ---------------------------------------------------------------------
 
     def set_default_label(self, label: str, who: str) -> list[Effect]:
-        self._check_label(label)
+        self.check_label(label)
         self.default_label = label
         return [
             Persist(DefaultLabel(label)),
@@ -335,7 +355,7 @@ class Coordinator:
 
     def set_label(self, node: str, label: str, once: bool, who: str) -> list[Effect]:
         """Sets the label of the next boot (``once``) or of every boot of a node, given by name or MAC."""
-        self._check_label(label)
+        self.check_label(label)
         known = self._operators_node(node)
         if once:
             known.once, known.once_until = label, 0.0
@@ -419,7 +439,16 @@ class Coordinator:
         goes at the next tick."""
         for record in records:
             until = now + record.expires - wall if record.expires else None
+            self.nodes.add(record.mac)  # nobody must overlook a lock because its machine was never seen
             self.locks.add(record.mac, Held(record.lock, until, record.expires))
+
+    def judge_again(self, node: Node, now: float) -> list[Effect]:
+        """An operator has changed what a node may do: if it is up and free, it hears so now."""
+        effects: list[Effect] = []
+        if not node.session and node.present(now, self.limits.silence):
+            node.told = ""
+            effects = self._place(node, now, joined=True)
+        return self._close(effects)
 
     def _unlock(self, mac: str, held: Held, audit: AuditRecord, now: float) -> list[Effect]:
         """A node that waits because of the lock is judged again."""
@@ -479,8 +508,8 @@ class Coordinator:
                 head_host=self._head_host,
                 limits=self.limits,
                 now=now,
-                switch=self._switch,
-                locks=self.locks.in_force,
+                switch=self.switch_of,
+                locks=self.admission.locks_for,
             )
             self.sessions[session.id] = session
             effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
@@ -494,7 +523,7 @@ class Coordinator:
 
     def _admit(self, mac: str) -> tuple[Node | None, list[Effect]]:
         """The node with ``mac``, made if need be; None when it is no MAC or there is no room for it."""
-        normal = nodes.normal_mac(mac)
+        normal = hosts.normal_mac(mac)
         room, idle = self.nodes.room_for(normal)
         if not normal or not room:
             return None, []
@@ -518,6 +547,8 @@ class Coordinator:
             return []
         if node.session and not joined:
             return []
+        if not self.admission.is_known(node):
+            return self._wait(node, f"not approved here; to let it take part: bootd node approve {node.name}")
         if node.parked:
             return self._wait(node, f"parked: {node.parked}; to try again: bootd node unpark {node.name}")
         wanting = self._wanting(node, boot=False)
@@ -539,12 +570,18 @@ class Coordinator:
         return session.offer(node, now)
 
     def _wanting(self, node: Node, boot: bool) -> list[Session]:
-        """The sessions that want the node: those it names by kaopt=, else those that name it, else ``any``."""
+        """The sessions that want the node: those it names by kaopt=, else those that name it, else ``any``.
+
+        ``any`` means nobody who is not approved, and nobody in a group that boots ``local``.
+        """
+        if not self.admission.is_known(node):
+            return []
         wants = [s for s in self.sessions.values() if (s.wants_boot(node) if boot else s.wants(node))]
         chosen = node.join.session if node.join is not None and not boot else ""
         if chosen:
             return [session for session in wants if chosen in (session.id, session.plan.name)]
-        return [session for session in wants if session.plan.nodes is not None] or wants
+        named = [session for session in wants if session.plan.nodes is not None]
+        return named or ([] if self.admission.group_protects(node.mac) else wants)
 
     def _gather(self, session: Session, now: float) -> list[Effect]:
         """Offers the session to every node that is up and free."""
@@ -614,7 +651,7 @@ class Coordinator:
                 self._settled.add(session.id)
                 effects += self._after(session)
             effects.append(Persist(restart.record(session, self.nodes.name)))
-        effects += self._members_noted(effects)
+        effects += self._members_noted(effects) + self._kiosks_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
@@ -632,8 +669,25 @@ class Coordinator:
                 records.append(Persist(restart.member_record(id_, member)))
         return list(records)
 
-    def _switch(self, mac: str) -> str:
-        return self._switches.get(mac, "")
+    def _kiosks_noted(self, effects: list[Effect]) -> list[Effect]:
+        """A machine with a kiosk policy boots its own disk once after it was cloned, then it is reset again."""
+        noted: list[Effect] = []
+        for mac in {effect.node for effect in effects if isinstance(effect, Event) and effect.kind == "done"}:
+            node = self.nodes.get(mac)
+            if node is None or self.kiosks.get(mac) is None:
+                continue
+            node.once, node.once_until = policy.LOCAL, 0.0
+            record = self.kiosks.succeeded(mac)
+            noted += [Persist(node.record()), *([Persist(record)] if record is not None else [])]
+        return noted
+
+    def switch_of(self, mac: str) -> str:
+        """Where a node is plugged in: by the configuration, else by an operator; "" = not known."""
+        node = self.nodes.get(mac)
+        return self._switches.get(mac, "") or (node.switch if node is not None else "")
+
+    def is_switch_configured(self, mac: str) -> bool:
+        return mac in self._switches
 
     def _after(self, session: Session) -> list[Effect]:
         """Boot policy at the end of a session.
@@ -682,7 +736,8 @@ class Coordinator:
             PolicyChanged(node.mac, label, f"{audit.what} by {audit.who}"),
         ]
 
-    def _check_label(self, label: str) -> None:
+    def check_label(self, label: str) -> None:
+        """`OperatorError` when there is no such label."""
         if label not in self._labels:
             known = ", ".join(sorted(self._labels))
             raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)

@@ -6,6 +6,7 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
+from bootd.session.machine import Machine
 from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
@@ -52,6 +53,19 @@ class PartOrder:
     source: str  # as the head opens it
     size: int  # bytes
     image: str = ""  # what an operator calls it
+    start: int = 0  # bytes; 0 = where the disk's own table has it; else a layout puts it there
+    room: int = 0  # bytes that the layout gives it
+
+
+@dataclass(frozen=True)
+class LayoutOrder:
+    """A partition table that a disk gets first."""
+
+    source: str  # path: a disk image, or what sfdisk --json has printed
+    digest: str  # of the encoded layout (`bootd.wire.layout`), hex
+    sector: int  # bytes
+    least: int  # bytes that the disk must have
+    erase: str  # serial (WWN, name) of the disk that may be erased though it is not empty; "" = none, "*" = any
 
 
 # --- records for the journal -------------------------------------------------------------------------------
@@ -70,11 +84,52 @@ class NodeRecord:
     parked: str  # reason; "" = not parked
     attempts: int  # failed attempts in its last session
     join: Join | None  # the last inventory
+    approved: bool = False
+    number: int | None = None  # host id, by an operator
+    switch: str = ""  # by an operator
+    machine: Machine | None = None  # as it was accepted
+    changed: str = ""  # how another machine differs that answers under this MAC
 
 
 @dataclass(frozen=True)
 class ForgottenNode:
     mac: str
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A group that operators made, or their label for one of the configuration (then without ``macs``)."""
+
+    name: str
+    label: str  # "" = none
+    macs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RemovedGroup:
+    name: str
+
+
+@dataclass(frozen=True)
+class HostFileLine:
+    """What CloneSys knew of one partition of a node (`bootd.session.host_file`)."""
+
+    partition: str  # "sda5"; "sda" is the disk
+    path: str
+    image: str
+    cloned: str  # a day, as it was written
+    user: str
+    locked_by: str  # "" = not locked
+    reason: str
+    place: str = ""  # `locks.place` of the lock that it became; "" = none
+
+
+@dataclass(frozen=True)
+class HostFileRecord:
+    """What a node's CloneSys file said when it was imported."""
+
+    mac: str
+    lines: tuple[HostFileLine, ...]
 
 
 @dataclass(frozen=True)
@@ -120,11 +175,13 @@ class SessionRecord:
     parts: tuple[PartOrder, ...] = ()
     grow: bool = False
     who: str = ""
+    layout: LayoutOrder | None = None
     delay: float = 0.0
     start_at: float = 0.0
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
+    without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
 
 
 @dataclass(frozen=True)
@@ -190,6 +247,25 @@ class ContentRecord:
 
 
 @dataclass(frozen=True)
+class KioskRecord:
+    """A machine that is reset: see `bootd.session.kiosk`."""
+
+    mac: str
+    image: str  # as `deploy` takes it
+    disk: str  # selector; "" = as ``parts`` says
+    parts: tuple[str, ...]  # as --part says it
+    at: str  # time of day, "03:00"; "" = at every boot
+    label: str
+    who: str
+    is_due: bool
+
+
+@dataclass(frozen=True)
+class RemovedKiosk:
+    mac: str
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -201,6 +277,9 @@ class AuditRecord:
 Record = (
     NodeRecord
     | ForgottenNode
+    | GroupRecord
+    | RemovedGroup
+    | HostFileRecord
     | DefaultLabel
     | SessionRecord
     | MemberRecord
@@ -208,6 +287,8 @@ Record = (
     | LockRecord
     | RemovedLock
     | ContentRecord
+    | KioskRecord
+    | RemovedKiosk
     | AuditRecord
 )
 

@@ -27,6 +27,10 @@ def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
     eligible = sum(not other.excluded for other in disks)
     own = Plan(plan.id, member.node.mac, image.root, image.size, image.chunk_size, member.disk, eligible)
     own = replace(own, locks=member.locks, image_sector=plan.source_sector, parts=member.parts)
+    if plan.order_of_layout is not None:
+        order = plan.order_of_layout
+        is_empty = not (order.erase or member.begun)
+        own = replace(own, layout=order.digest, least=order.least, empty=is_empty)
     return Prepare(own, plan.join_token, member.compares, plan.zeros, plan.grow)
 
 

@@ -60,9 +60,10 @@ def add_nodes(coordinator: Coordinator, text: str, hosts: str, who: str, now: fl
             text = f"{coordinator.nodes.name(both[0])} is in the open session {other.title}"
             hint = "wait for it, or eject the node there" if other is not session else "nothing is to be done"
             raise OperatorError(text, hint, Exit.BUSY)
-    for mac in macs:
-        coordinator.nodes.add(mac)
-    audit: list[Effect] = [Persist(AuditRecord(who, "add-nodes", f"{session.id} {' '.join(sorted(macs))}"))]
+    audit: list[Effect] = [
+        *coordinator.admission.approve(sorted(macs)),
+        Persist(AuditRecord(who, "add-nodes", f"{session.id} {' '.join(sorted(macs))}")),
+    ]
     return coordinator.conclude(audit + session.add(macs, now), session, now)
 
 
@@ -156,6 +157,7 @@ def retry(
         bindings=bindings,
         parts=record.parts,
         grow=record.grow,
+        layout=record.layout,
     )
     _refuse_changed(coordinator, request, chosen, now)
     id_, effects = coordinator.create(request, who, now)
@@ -177,12 +179,16 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
             node.join,
             selector,
             request.source_size,
-            coordinator.locks.in_force(mac, now),
+            coordinator.admission.locks_for(mac, now),
             sector=request.source_sector,
             orders=request.parts,
+            layout=request.layout,
             needs=(GROW,) if request.grow else (),
+            is_written=True,
         )
         refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
+        if node.changed:
+            refused = Refusal(coordinator.admission.veto(mac, is_any=False))
         if isinstance(refused, Refusal):
             troubles.append(f"{node.name}: {refused.reason}")
     if troubles:
@@ -194,7 +200,7 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
 
 
 def _named(coordinator: Coordinator, hosts: str) -> frozenset[str]:
-    macs = coordinator.nodes.resolve(hosts)
+    macs = coordinator.nodes.host_set(hosts).macs
     if not macs:
         raise OperatorError("'any' is no node", "name the nodes", Exit.USAGE)
     return macs

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import PartOrder
+from bootd.session.effects import LayoutOrder, PartOrder
 from bootd.session.locks import choose_unlocked
 from bootd.session.selector import Refusal, Selector, choose
-from bootd.wire.control import GROW, LAYOUT, PARTITIONS, Disk, Join, Lock, PartTarget
-from bootd.wire.targets import exclusion, find, partition_name, problem
+from bootd.wire.control import GROW, LAYOUT, PARTITIONS, Disk, Join, Lock, Partition, PartTarget
+from bootd.wire.targets import content, exclusion, find, partition_name, problem
 
+ANY_DISK = "*"  # of `LayoutOrder.erase`: only for a look at what would be erased
 MAX_PARTS = 64  # of one session
 _NAME = re.compile(r"(?:/dev/)?(?:([a-z]*[a-z])|([a-z][a-z0-9]*\d)p)?([1-9]\d{0,2})\Z")
 _HINT = "say sda5, nvme0n1p5, or 5 with --disk; sda6=IMAGE for an image of its own"
@@ -77,17 +78,46 @@ def choose_target(
     sector: int = 0,
     orders: Sequence[PartOrder] = (),
     needs: Sequence[str] = (),
+    layout: LayoutOrder | None = None,
+    is_written: bool = False,
 ) -> Choice | Refusal:
-    """What a session writes on the node that has joined so. ``size``: bytes of the image; ``needs``: what its
-    stage2 must know beside whole disks. There is no second choice."""
-    wanted = [*needs, *([PARTITIONS] if orders else [])]
+    """What a session writes on the node that has joined so. There is no second choice.
+
+    ``size``: bytes of the image; ``needs``: what its stage2 must know beside whole disks; ``layout``: the table
+    that the disk gets first, only if it is empty, named there, or ``is_written`` by this session already.
+    """
+    wanted = [*needs, *([PARTITIONS] if orders else []), *([LAYOUT] if layout else [])]
     missing = [_WORDS.get(need, need) for need in wanted if need not in join.abilities]
     if missing:
         return Refusal(f"its stage2 is older than this bootd and knows no {', '.join(missing)}: bootd stage build")
     if not orders:
         disk = choose_unlocked(join.disks, selector, size, locks, sector)
         return disk if isinstance(disk, Refusal) else Choice(disk)
+    if layout is not None:
+        return _choose_place(join.disks, selector, orders, locks, layout=layout, is_written=is_written)
     return _choose_parts(join.disks, selector, orders, locks)
+
+
+def _choose_place(
+    disks: Sequence[Disk],
+    selector: Selector,
+    orders: Sequence[PartOrder],
+    locks: Sequence[Lock],
+    *,
+    layout: LayoutOrder,
+    is_written: bool,
+) -> Choice | Refusal:
+    """The disk that gets the layout, and the partitions that there will be then."""
+    disk = choose_unlocked(disks, selector, layout.least, locks, layout.sector)
+    if isinstance(disk, Refusal):
+        return disk
+    what = content(disk)
+    may_erase = is_written or layout.erase in (ANY_DISK, disk.serial or disk.wwn or disk.name)
+    if what and not may_erase:
+        return Refusal(f"{disk.name} is not empty: {what}; it is erased only when that is confirmed in words")
+    places = [Partition(order.number, order.room, "", "", "", order.start) for order in orders]
+    targets = zip(places, orders, strict=True)
+    return Choice(disk, tuple(PartTarget(place, order.size) for place, order in targets))
 
 
 def _choose_parts(

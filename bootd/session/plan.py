@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bootd.session.effects import Binding, PartOrder
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
 from bootd.session.selector import Selector
-from bootd.wire.control import GROW
+from bootd.wire.control import GROW, LAYOUT
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class SessionPlan:
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target
     keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
+    without: frozenset[str] = frozenset()  # MACs that ``any`` leaves out
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
     who: str = ""  # who ordered it
     parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk
     grow: bool = False  # the last partition fills a larger disk afterwards
+    order_of_layout: LayoutOrder | None = None  # the table that is written first; None = that of the disk stays
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     parent: str = ""  # id of the session whose plan this one carries out again
@@ -61,4 +63,13 @@ class SessionPlan:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a node's stage2 must know of plans."""
-        return (GROW,) if self.grow else ()
+        return (*((GROW,) if self.grow else ()), *((LAYOUT,) if self.order_of_layout else ()))
+
+    @property
+    def layout(self) -> str:
+        """Path of the layout, "" for none."""
+        return self.order_of_layout.source if self.order_of_layout else ""
+
+    @property
+    def layout_digest(self) -> str:
+        return self.order_of_layout.digest if self.order_of_layout else ""

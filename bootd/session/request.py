@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import nodes, selector
+from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
-from bootd.session.effects import Binding, PartOrder
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
+from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
+from bootd.session.parts import ANY_DISK
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
@@ -38,6 +40,7 @@ class SessionRequest:
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
     parts: tuple[PartOrder, ...] = ()  # only these partitions of the disk
     grow: bool = False
+    layout: LayoutOrder | None = None
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     parent: str = ""  # a session whose plan is carried out again: its id, image and disks
@@ -76,15 +79,18 @@ def checked(
         raise OperatorError(f"delay of {request.delay:g} s", f"say at most {MAX_DELAY:g} s", Exit.USAGE)
     if request.source_size < 1:
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
-    if request.name and not nodes.plain_name(request.name):
+    if request.name and not plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
     if request.parts and sum(part.size for part in request.parts) != request.source_size:
         raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
-    if request.parts and request.grow:
+    if request.layout is not None and request.layout.erase == ANY_DISK:
+        raise OperatorError("erase names no disk", "say the serial of the disk", Exit.USAGE)
+    if request.parts and request.grow and request.layout is None:
         text = "a partition cannot grow: others may lie behind it"
         raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
     chosen = selector.parse(request.disk)
-    wanted = registry.resolve(request.nodes)
+    hosts = registry.host_set(request.nodes)
+    wanted = hosts.macs
     for session in open_sessions:
         if request.name and request.name in (session.plan.name, session.id):
             raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
@@ -104,6 +110,7 @@ def checked(
         source=request.source,
         source_size=request.source_size,
         nodes=wanted,
+        without=hosts.without if wanted is None else frozenset(),
         selector=chosen,
         label=request.label,
         after=request.after,
@@ -119,6 +126,7 @@ def checked(
         parts=request.parts,
         grow=request.grow,
         who=who,
+        order_of_layout=request.layout,
         delay=request.delay,
         start_at=request.start_at,
         parent=request.parent,

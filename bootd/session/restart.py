@@ -54,11 +54,13 @@ def resume(
         parts=kept.parts,
         grow=kept.grow,
         who=kept.who,
+        order_of_layout=kept.layout,
         delay=kept.delay,
         start_at=kept.start_at,
         parent=kept.parent,
         image_root=kept.parent_root,
         bindings=dict(kept.bindings),
+        without=frozenset(kept.without),
     )
     session = Session(
         plan,
@@ -118,12 +120,14 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         parts=plan.parts,
         grow=plan.grow,
         who=plan.who,
+        layout=plan.order_of_layout,
         is_closing=session.is_closing,
         delay=plan.delay,
         start_at=plan.start_at,
         parent=plan.parent,
         parent_root=plan.image_root,
         bindings=tuple(sorted(plan.bindings.items())),
+        without=tuple(sorted(plan.without)),
     )
 
 

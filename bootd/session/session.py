@@ -29,6 +29,7 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.head import Head
+from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.parts import choose_target
@@ -134,6 +135,8 @@ class Session:
             return False
         if self.plan.nodes is not None:
             return node.mac in self.plan.nodes
+        if node.mac in self.plan.without:
+            return False
         return node.cloned is None or node.cloned < self.created
 
     def wants_boot(self, node: Node) -> bool:
@@ -237,9 +240,13 @@ class Session:
             sector=plan.source_sector,
             orders=plan.parts,
             needs=plan.needs,
+            layout=plan.order_of_layout,
+            is_written=member is not None and member.is_written,
         )
         binding = self.plan.bindings.get(node.mac)
-        if not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
+        if node.changed:
+            choice = Refusal(another_machine(node.name, node.changed))
+        elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
             choice = other
         disk = None if isinstance(choice, Refusal) else choice.disk
         if member is not None and member.live:
@@ -265,6 +272,8 @@ class Session:
             member.begun = binding is not None and binding.begun
         member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
         member.disk, member.parts = choice.disk, choice.parts
+        if plan.order_of_layout is not None and member.phases.arranged is not None:
+            member.begun = True  # its table was written, though no byte of the image may have been
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
         member.locks, member.is_saved = locks, False

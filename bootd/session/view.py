@@ -7,6 +7,7 @@ seconds, null where something has not happened yet. Keys are only ever added.
 from collections.abc import Callable
 from typing import Any
 
+from bootd.session.cards import view_lock
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import SessionRecord, Verdict
 from bootd.session.hops import Hop, hops, slowest
@@ -25,7 +26,7 @@ def view(coordinator: Coordinator, now: float) -> dict[str, Any]:
         "default_label": coordinator.default_label,
         "sessions": [view_past(record) for record in coordinator.past.values()]
         + [view_session(session, coordinator.nodes.name, now) for session in coordinator.sessions.values()],
-        "nodes": [_node(coordinator, node, now) for node in coordinator.nodes],
+        "nodes": [view_node(coordinator, node, now) for node in coordinator.nodes],
     }
 
 
@@ -203,7 +204,8 @@ def _done(member: Member) -> bool:
     return member.standing is Standing.DONE
 
 
-def _node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
+def view_node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
+    """One machine, in short; `bootd.session.inventory` has all that it tells."""
     choice = coordinator.choice(node.mac)
     join = node.join
     return {
@@ -217,9 +219,18 @@ def _node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
         "parked": node.parked or None,
         "attempts": node.attempts,
         "present": node.present(now, coordinator.limits.silence),
+        "known": coordinator.admission.is_known(node),
+        "number": coordinator.nodes.number(node.mac),
+        "own_number": coordinator.nodes.own_number(node.mac),
+        "reserved": coordinator.nodes.reserved(node.mac) or None,
+        "switch": coordinator.switch_of(node.mac) or None,
+        "groups": list(coordinator.nodes.groups.of(node.mac)),
+        "warnings": list(coordinator.admission.warnings(node)),
+        "locks": [view_lock(held) for held in coordinator.locks.of(node.mac)],
         "seen_seconds": round(now - node.seen, 1) if node.seen is not None else None,
         "waiting": (node.told or None) if not node.session else None,
         "session": node.session or None,
+        "uuid": (join.uuid or None) if join else None,
         "address": join.address if join else None,
         "firmware": join.firmware if join else None,
         "arch": join.arch if join else None,

@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar, Union
 
+from bootd.wire.commands import Execute, Output, StopCommand
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.logs import Log
 
 MAX_MESSAGE = 1 << 20
 MAX_STRING = 8192
@@ -120,6 +122,43 @@ class Plan:
     empty: bool = False  # only a disk without partitions and file system may be written
 
 
+@dataclass(frozen=True)
+class Nic:
+    """One network card of a node."""
+
+    name: str  # of the kernel, "eno1"
+    mac: str  # lower case, colons
+    driver: str  # "" = not known
+    bus: str  # "pci", "usb", "virtio", ...; "" = not known
+    speed: int  # Mbit/s that the link runs at; 0 = not known
+    link: bool  # the cable has a carrier
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a machine tells of itself: SMBIOS, processor, network cards. Empty strings and 0: not told.
+
+    Strings are as the firmware has them, printable ASCII, cut at 128 characters.
+    """
+
+    vendor: str = ""
+    product: str = ""
+    product_serial: str = ""
+    board_vendor: str = ""
+    board: str = ""
+    board_serial: str = ""
+    chassis_serial: str = ""
+    asset_tag: str = ""
+    bios_vendor: str = ""
+    bios_version: str = ""
+    bios_date: str = ""
+    cpu: str = ""  # model
+    sockets: int = 0
+    cores: int = 0  # of all sockets
+    threads: int = 0  # that the kernel runs on
+    nics: tuple[Nic, ...] = ()
+
+
 # --- up: node to coordinator -------------------------------------------------------------------------------
 
 
@@ -136,6 +175,7 @@ class Join:
     method: str  # "ka", "dolly", "dollyC": the method word of the boot label
     memory: int
     disks: tuple[Disk, ...]
+    hardware: Hardware = Hardware()  # without it: a stage2 older than this message
     abilities: tuple[str, ...] = ()  # what this stage2 knows of plans, beside whole disks: see `ABILITIES`
 
 
@@ -212,7 +252,7 @@ class Cancel:
     reason: str
 
 
-Message = Join | Report | Wait | Prepare | Arrange | Finish | Cancel
+Message = Join | Report | Log | Output | Wait | Prepare | Arrange | Finish | Cancel | Execute | StopCommand
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
 _hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met

@@ -143,6 +143,23 @@ def of_object(table: Mapping[str, Any]) -> PartitionTable:
     return made
 
 
+def as_object(table: PartitionTable) -> dict[str, Any]:
+    """``table`` as the object that `of_object` reads."""
+    partitions = []
+    for entry in table.entries:
+        value: dict[str, Any] = {"node": str(entry.number), "start": entry.start, "size": entry.size}
+        value["type"] = entry.type
+        for key, text in (("uuid", entry.uuid), ("name", entry.name), ("attrs", entry.attributes)):
+            if text:
+                value[key] = text
+        if entry.active:
+            value["bootable"] = True
+        partitions.append(value)
+    made = {"label": table.label, "id": table.id, "sectorsize": table.sector, "partitions": partitions}
+    more = {"firstlba": table.first, "lastlba": table.last, "table-length": table.length}
+    return {**made, **{key: number for key, number in more.items() if number}}
+
+
 def grown(table: PartitionTable, size: int) -> tuple[PartitionTable, Entry]:
     """``table`` with its last partition as large as a disk of ``size`` bytes allows, and that partition.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.disks import MIB, TEN, LoopDisk
+from tests.netns.disks import MIB, TEN, LoopDisk, add_partitions
 from tests.netns.room import Process, Room
+from tests.netns.test_serve import until
 
 SIZE = 40 * MIB
 NODES = ("n1", "n2")
@@ -156,6 +158,95 @@ def test_refusals_leave_the_others_alone(lab: Lab) -> None:
     assert lab.places("n1")[6]["actual"] is None
     text = lab.daemon.command("node", "partitions", "n1", "--colons")
     assert f"{lab.disks['n1'].name}p6:/dev/{lab.disks['n1'].name}p6::::eva:thesis:" in text
+
+
+GROWING = """label: gpt
+label-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001
+1 : size=1M, type=21686148-6449-6E6F-744E-656564454649, attrs="LegacyBIOSBootable"
+2 : size=4M, name="first"
+3 : size=16M, name="root", uuid=6D9F7A52-0000-4F7F-9F42-B007D0000003
+"""
+
+
+def test_init_gives_an_empty_disk_a_table_boot_code_and_partitions_and_grows(lab: Lab) -> None:
+    """Refused while the disk is not empty, and for the words of another disk; then table, gap, contents, growth."""
+    lab.daemon.command("label", "set-default", "kamethod")
+    golden = LoopDisk(lab.folder / "golden.img", 24 * MIB, 9, GROWING)
+    run("mkfs.ext4", "-q", "-F", f"{golden.device}p3")
+    golden.content()
+    golden.close()
+    with golden.path.open("r+b") as stream:
+        stream.write(b"BOOT" * 110)
+        stream.seek(34 * 512)
+        stream.write(b"second stage" * 500)
+    content = golden.path.read_bytes()
+    before = lab.disks["n1"].digest()
+    lab.boot("n1").wait_for("joined")
+    words = ["n1", "--layout", str(golden.path), "--grow", "--name", "one", "--wait"]
+    assert "is not empty" in lab.daemon.command("init", *words, "--yes", expect=Exit.REFUSED)
+    text = lab.daemon.command("init", *words, "--yes", "--erase", "n2", expect=Exit.REFUSED)
+    assert "n2 is not the disk of n1 that would be erased: n1" in text
+    assert lab.disks["n1"].digest() == before
+    lab.daemon.command("init", *words, "--erase", "n1", seconds=90)
+    assert lab.nodes["n1"].wait(20) == 0
+    disk = lab.disks["n1"]
+    after = disk.content()
+    assert after[:440] == content[:440]
+    assert after[34 * 512 : MIB] == content[34 * 512 : MIB]
+    assert after[MIB : 6 * MIB] == content[MIB : 6 * MIB], "two partitions, byte for byte"
+    old, new = (json.loads(run("sfdisk", "--json", path))["partitiontable"] for path in (golden.path, disk.path))
+    for one, other in zip(old["partitions"], new["partitions"], strict=True):
+        same = ("start", "type", "uuid", "name", "attrs")
+        assert [one.get(key) for key in same] == [other.get(key) for key in same]
+    assert new["id"] == old["id"]
+    root = new["partitions"][2]
+    assert (root["start"] + root["size"]) * 512 >= SIZE - 2 * MIB
+    assert "No problems found" in run("sgdisk", "--verify", disk.path)
+    add_partitions(disk.device)
+    run("e2fsck", "-f", "-n", f"{disk.device}p3")
+    blocks = run("dumpe2fs", "-h", f"{disk.device}p3")
+    assert f"Block count:              {root['size'] * 512 // 1024}" in blocks, "its blocks have 1024 bytes"
+    assert {number for number, place in lab.places("n1").items() if place["actual"]} == {0, 1, 2, 3}
+    done = lab.daemon.session("one")
+    assert "ext4 grown" in done["outcome"]["nodes"][0]["reason"]
+
+
+def run(*command: object) -> str:
+    words = [str(word) for word in command]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def test_kiosk_resets_at_every_boot_and_lets_its_own_disk_boot_in_between(lab: Lab) -> None:
+    """Two machines; the second time only what differs is written; afterwards each boots its own disk once."""
+    image = lab.image("system.img", 4 * MIB)
+    lab.daemon.command("kiosk", "set", "n1", "n2", str(image), "--part", "5", "--disk", "size>=1M", "--yes")
+    assert [item["due"] for item in json.loads(lab.daemon.command("kiosk", "list", "--json"))] == [True, True]
+    before = {name: disk.content() for name, disk in lab.disks.items()}
+    for turn in range(2):
+        for name, disk in lab.disks.items():
+            assert next_label(lab, name) == "kamethod", "it is due"
+            if turn:
+                with disk.path.open("r+b") as stream:
+                    stream.seek(9 * MIB)
+                    stream.write(b"students were here")
+            lab.boot(name)
+        for name, disk in lab.disks.items():
+            assert lab.nodes[name].wait(60) == 0, lab.output()
+            expected = bytearray(before[name])
+            put(expected, 8 * MIB, image.read_bytes())
+            assert disk.content() == expected, differences(disk.content(), bytes(expected))
+            until(lambda: next_label(lab, name) == "local", 10, "its own disk boots once")  # noqa: B023 - at once
+            lab.daemon.command("label", "clear", "--node", name)  # as when that boot has been
+    members = [member for session in lab.daemon.state()["sessions"] for member in session["members"]]
+    assert sorted(member["kept"] for member in members) == [0, 0, 3 * MIB, 3 * MIB], "of four"
+    lab.daemon.command("kiosk", "clear", "n1")
+    assert next_label(lab, "n1") == "local"
+    assert "no such policy" in lab.daemon.command("kiosk", "clear", "n1", expect=Exit.USAGE)
+
+
+def next_label(lab: Lab, name: str) -> str:
+    (node,) = [item for item in lab.daemon.state()["nodes"] if item["name"] == name]
+    return str(node["next_label"])
 
 
 NONSENSE: list[tuple[list[str], Exit, str]] = [

@@ -111,6 +111,8 @@ def test_every_route_has_the_scope_of_its_kind() -> None:
     special = {
         ("POST", "/images"): Scope.ADMIN,
         ("POST", "/images/{image}/get"): Scope.ADMIN,
+        ("POST", "/images/{image}/export"): Scope.ADMIN,
+        ("POST", "/image-import"): Scope.ADMIN,
         ("GET", "/images/{image}/manifest"): Scope.EXPORT,
         ("GET", "/chunks/{digest}"): Scope.EXPORT,
         ("POST", "/image-ticket"): Scope.EXPORT,

@@ -233,7 +233,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def join(disks: tuple[Disk, ...]) -> Join:
-    return Join("52:54:00:00:00:01", "", "x86_64", "bios", "10.0.0.1", "", "ka", 1 << 30, disks, ABILITIES)
+    return Join(
+        "52:54:00:00:00:01", "", "x86_64", "bios", "10.0.0.1", "", "ka", 1 << 30, disks, abilities=ABILITIES
+    )
 
 
 def plan_of(disk: Disk, *targets: PartTarget, locks: tuple[Lock, ...] = ()) -> Plan:

@@ -130,6 +130,53 @@ class Notice(Struct):
     text: str
 
 
+class LogLine(Struct):
+    """``up``: milliseconds since the machine's kernel started; ``time``: when it came; ``boot``: which run."""
+
+    number: int
+    time: float
+    boot: str
+    stage: str
+    up: int
+    session: str
+    text: str
+
+
+class CommandTask(Struct):
+    """A command on one machine. ``state``: sent, running, ended, lost, refused; ``code``: exit status."""
+
+    node: str
+    name: str
+    state: str
+    code: int | None
+    reason: str
+    dropped: int
+
+
+class Printed(Struct):
+    """``stream``: out or err."""
+
+    number: int
+    node: str
+    stream: str
+    text: str
+
+
+class Command(Struct):
+    """``code``: 0 on all machines, 3 on some, 4 nobody was asked, 1 on none; null until the end."""
+
+    id: str
+    who: str
+    command: list[str]
+    seconds: int
+    ended: bool
+    code: int | None
+    nodes: list[CommandTask]
+    output: list[Printed]
+    last: int
+    forgotten: int
+
+
 class Disk(Struct):
     name: str
     size: int
@@ -140,8 +187,22 @@ class Disk(Struct):
     excluded: str | None
 
 
+class Lock(Struct):
+    """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
+
+    place: str
+    what: str
+    disk: str
+    partition: int
+    partuuid: str
+    owner: str
+    reason: str
+    expires: float | None
+
+
 class Node(Struct):
-    """A machine that booted from here."""
+    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id, by
+    its name unless it has its ``own_number``; ``reserved``: its address in bootd.toml."""
 
     mac: str
     name: str
@@ -153,14 +214,131 @@ class Node(Struct):
     parked: str | None
     attempts: int
     present: bool
+    known: bool
+    number: int | None
+    own_number: int | None
+    reserved: str | None
+    switch: str | None
+    groups: list[str]
+    warnings: list[str]
+    locks: list[Lock]
     seen_seconds: float | None
     waiting: str | None
     session: str | None
+    uuid: str | None
     address: str | None
     firmware: str | None
     arch: str | None
     memory: int | None
     disks: list[Disk]
+
+
+class Partition(Struct):
+    """``start`` in bytes, null = not known; ``used``: how it is in use, or what of another system it holds."""
+
+    number: int
+    start: int | None
+    size: int
+    type: str
+    partuuid: str
+    filesystem: str
+    label: str
+    used: str | None
+
+
+class PlannedDisk(Struct):
+    """A disk, and what is on it now. Sizes in bytes."""
+
+    name: str
+    size: int
+    sector: int
+    serial: str
+    wwn: str
+    model: str
+    transport: str
+    excluded: str | None
+    filesystem: str
+    partitions: list[Partition]
+
+
+class Nic(Struct):
+    """``speed`` in Mbit/s, 0 = not known."""
+
+    name: str
+    mac: str
+    driver: str
+    bus: str
+    speed: int
+    link: bool
+
+
+class Hardware(Struct):
+    """What a machine tells of itself; "" and 0 = nothing."""
+
+    vendor: str
+    product: str
+    product_serial: str
+    board_vendor: str
+    board: str
+    board_serial: str
+    chassis_serial: str
+    asset_tag: str
+    bios_vendor: str
+    bios_version: str
+    bios_date: str
+    cpu: str
+    sockets: int
+    cores: int
+    threads: int
+    nics: list[Nic]
+
+
+class GroupLabel(Struct):
+    label: str
+    why: str
+
+
+class Machine(Node):
+    """``hardware`` null: it was never in stage2. ``changed``: how it differs from who answers now."""
+
+    disks: list[PlannedDisk]  # type: ignore[assignment]
+    hardware: Hardware | None
+    group_label: GroupLabel | None
+    changed: str | None
+
+
+class Host(Struct):
+    mac: str
+    name: str
+    number: int | None
+
+
+class GroupMember(Struct):
+    """``label``: what it boots next, for whatever reason."""
+
+    mac: str
+    name: str
+    label: str
+
+
+class Group(Struct):
+    """``configured``: it is in bootd.toml; ``missing``: names in it that nobody has."""
+
+    name: str
+    label: str | None
+    configured: bool
+    nodes: list[GroupMember]
+    missing: list[str]
+
+
+class HostFile(Struct):
+    """``text`` is partition:path:image:cloned:user:lockedby:reason: for each partition."""
+
+    text: str
+
+
+class HostFileTaken(Struct):
+    locks: int
 
 
 class State(Struct):
@@ -238,24 +416,13 @@ class Label(Struct):
     append: str
     kernel: str
     initrd: str
+    protected: bool
+    hidden: bool
 
 
 class Labels(Struct):
     default: str
     labels: list[Label]
-
-
-class Partition(Struct):
-    """``start`` in bytes, null = not known; ``used``: how it is in use, or what of another system it holds."""
-
-    number: int
-    start: int | None
-    size: int
-    type: str
-    partuuid: str
-    filesystem: str
-    label: str
-    used: str | None
 
 
 class PlannedPart(Partition):
@@ -284,6 +451,21 @@ class ActualContent(WantedContent):
     state: str
 
 
+class KioskPolicy(Struct):
+    """A machine that is reset to ``image``. ``at``: time of day, null = at every boot."""
+
+    node: str
+    name: str
+    image: str
+    disk: str
+    parts: list[str]
+    at: str | None
+    label: str
+    who: str
+    due: bool
+    failures: int
+
+
 class Place(Struct):
     """A disk (partition 0) or a partition. ``seen``: as the machine has shown it last, null = not any more."""
 
@@ -297,34 +479,6 @@ class Place(Struct):
     locked: str | None
 
 
-class PlannedDisk(Struct):
-    """A disk, and what is on it now. Sizes in bytes."""
-
-    name: str
-    size: int
-    sector: int
-    serial: str
-    wwn: str
-    model: str
-    transport: str
-    excluded: str | None
-    filesystem: str
-    partitions: list[Partition]
-
-
-class Lock(Struct):
-    """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
-
-    place: str
-    what: str
-    disk: str
-    partition: int
-    partuuid: str
-    owner: str
-    reason: str
-    expires: float | None
-
-
 class PlannedNode(Struct):
     """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be."""
 
@@ -332,6 +486,7 @@ class PlannedNode(Struct):
     name: str
     disk: PlannedDisk | None
     parts: list[PlannedPart]
+    layout: str | None
     write: int
     refusal: str
     note: str
@@ -370,6 +525,23 @@ class Preview(Struct):
     disk: str
     any: bool
     nodes: list[PlannedNode]
+
+
+class Health(Struct):
+    """``trouble``: a sentence for each thing that is wrong; none when all is well."""
+
+    ok: bool
+    trouble: list[str]
+
+
+class Switched(Struct):
+    """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
+
+    node: str
+    name: str
+    ok: bool
+    state: str | None
+    text: str
 
 
 class TokenLine(Struct):

@@ -77,7 +77,7 @@ def replaced_last(order: OrderT, engine: Engine) -> OrderT:
     images = [order.source if "=" not in text else text.partition("=")[2] for text in texts]
     if LAST not in images:
         return order
-    macs = engine.coordinator.nodes.resolve(order.nodes)
+    macs = engine.coordinator.nodes.host_set(order.nodes).macs
     if macs is None:
         raise OperatorError("'any' has no last image", "name the nodes", Exit.USAGE)
     found = [

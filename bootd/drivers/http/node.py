@@ -13,18 +13,23 @@ import structlog
 from aiohttp import web
 
 from bootd.config import Settings
+from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.files import IMAGES, send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.image_tickets import Tickets
-from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
+from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
+from bootd.drivers.source import Sources
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
-from bootd.wire import control, saved
+from bootd.wire import control, layout, saved
+from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.logs import MAX_LINES, Log
 from bootd.wire.manifest import MAX_ENCODED
 from bootd.wire.manifest import parse as parse_manifest
 from bootd.wire.saved import SavedTable
@@ -60,6 +65,7 @@ class NodeInterface:
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
         self._bounds = bounds(settings)
+        self._unlock = Unlock(engine, tree, settings.labels)
         self._server: HttpServer | None = None
 
     async def bind(self) -> None:
@@ -84,18 +90,23 @@ class NodeInterface:
             self._server = None
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[guard, _protocol_errors])
+        app = web.Application(middlewares=[counting("nodes"), guard, _protocol_errors])
         app.add_routes(
             [
                 web.post("/node/v1/join", self._join),
                 web.post("/node/v1/report", self._report),
                 web.get("/node/v1/events", self._events, allow_head=False),
                 web.post("/node/v1/saved", self._saved),
+                web.post("/node/v1/log", self._log),
+                web.post("/node/v1/output", self._output),
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
+                web.get("/node/v1/layout", self._get_layout),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
+                web.post("/boot/unlock.ipxe", self._unlock.answer),
+                web.get("/health", self._health),
             ]
         )
         return app
@@ -145,6 +156,34 @@ class NodeInterface:
         self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},"))
         return web.Response(status=204)
 
+    async def _log(self, request: web.Request) -> web.Response:
+        """Lines of the node's console; 204 when they are kept."""
+        _token(request)
+        message = control.decode_as(Log, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        if len(message.lines) > MAX_LINES:
+            return text_error(400, f"{len(message.lines)} lines, at most {MAX_LINES} allowed")
+        if self._engine.logs is None:
+            return text_error(503, "logs are not kept here")
+        try:
+            await asyncio.to_thread(self._engine.logs.add, message)
+        except OperatorError as error:
+            log.error("log not kept", node=message.node, error=error.message, hint=error.hint)  # noqa: TRY400
+            return text_error(507, error.message)
+        return web.Response(status=204)
+
+    async def _output(self, request: web.Request) -> web.Response:
+        """What an operator's command has printed; 410 when nobody wants that any more."""
+        _token(request)
+        message = control.decode_as(Output, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        task = self._engine.commands.output(message, self._engine.now())
+        if task is None:
+            return text_error(410, "nobody waits for this output")
+        if task.is_over:
+            self._engine.note_command(self._engine.commands.find(message.id), task)
+        return web.Response(status=204)
+
     async def _put_manifest(self, request: web.Request) -> web.Response:
         session = request.query.get("session", "")
         self._check(request, HEAD + session)
@@ -163,6 +202,26 @@ class NodeInterface:
             return text_error(404, "no manifest of such a session yet")
         return web.Response(body=data, content_type="application/octet-stream")
 
+    async def _get_layout(self, request: web.Request) -> web.Response:
+        """The partition table that a session's plan is bound to; 409 when its file is not what it was."""
+        coordinator, token = self._engine.coordinator, _token(request)
+        session = coordinator.sessions.get(request.query.get("session", ""))
+        if not any(coordinator.check_token(node.mac, token) for node in coordinator.nodes):
+            raise web.HTTPUnauthorized(text="this token is not that of a node\n")
+        if session is None or session.ended or not session.plan.layout:
+            return text_error(404, "no open session with a layout")
+        try:
+            data = await asyncio.to_thread(self._layout_of, session.plan.layout)
+        except OperatorError as error:
+            return text_error(409, error.message)
+        if layout.digest(data) != session.plan.layout_digest:
+            return text_error(409, f"{session.plan.layout} is not what it was when the session was made")
+        return web.Response(body=data, content_type="application/octet-stream")
+
+    def _layout_of(self, source: str) -> bytes:
+        looked = Sources(self._engine.image_store)
+        return order_sources.layout_of(looked.resolve(source), looked)
+
     async def _stage2(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
         self._check(request, node)
@@ -176,6 +235,10 @@ class NodeInterface:
             return text_error(503, "stage2 is not built here: bootd stage build")
         url = f"{self._bulk}/stage2/stage2.squashfs"
         return web.json_response({"url": url, "size": size, "sha256": sha256})
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """For load balancers and probes: no token, and no reasons either."""
+        return web.Response(text="ok\n") if not self._engine.health() else text_error(503, "not healthy")
 
     async def _images(self, request: web.Request) -> web.Response:
         """Where this node may read images, and with what."""

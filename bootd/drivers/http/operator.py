@@ -15,15 +15,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, order_sources
+from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, contents, openapi, session_orders
+from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http.image_formats import FORMAT_ROUTES
+from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
+from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard
+from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.source import Sources
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
@@ -56,7 +60,9 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_open: float = 0.0
     parts: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # "sda5", "5", "sda6=IMAGE"
     grow: bool = False
-    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    layout: str = ""  # path of a disk image or a table that the disk gets first
+    erase: str = ""  # serial of the disk that may get a layout though it is not empty; "*" in a preview: any
+    notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -113,10 +119,12 @@ class Operators:
         *,
         images: ImageRoutes | None = None,
         notices: Notices | None = None,
+        power: PowerControl | None = None,
     ) -> None:
         self.notices = notices
         self.engine = self._engine = engine
         self._labels, self._leases = labels, leases
+        self._power = PowerDesk(engine, power)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -130,10 +138,11 @@ class Operators:
             request[CALLER] = authenticate(request)
             return await handler(request)
 
-        app = web.Application(middlewares=[guard, _errors, recognise])
+        app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
+        add_routes(app, POWER_ROUTES, self._power)
         if self.images is not None:
-            add_routes(app, IMAGE_ROUTES, self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -142,6 +151,15 @@ class Operators:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """200 when all is well, 503 with the reasons when it is not."""
+        trouble = self._engine.health()
+        return web.json_response({"ok": not trouble, "trouble": trouble}, status=503 if trouble else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = metrics.exposition(self._engine.state(), len(self._leases()), self._engine.health())
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         caller: Caller = request[CALLER]
@@ -194,32 +212,34 @@ class Operators:
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
         chosen = selector.parse(found.disk)
-        macs = coordinator.nodes.resolve(wanted.nodes)
+        is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
-        for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
+        for mac in coordinator.nodes.select(wanted.nodes):
             known = coordinator.nodes.get(mac)
             join = known.join if known is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            nodes.append(
-                cards.card(
-                    mac,
-                    name,
-                    join,
-                    held,
-                    chosen,
-                    size=found.size,
-                    sector=found.sector,
-                    orders=found.parts,
-                    needs=(GROW,) if wanted.grow else (),
-                )
+            card = cards.card(
+                mac,
+                name,
+                join,
+                held,
+                chosen,
+                size=found.size,
+                sector=found.sector,
+                orders=found.parts,
+                needs=(GROW,) if wanted.grow else (),
+                layout=found.layout,
+                inherited=coordinator.admission.inherited_locks(mac, self._engine.now()),
+                veto=coordinator.admission.veto(mac, is_any=is_any),
             )
+            nodes.append(card)
         return web.json_response(
             {
                 "source": found.source,
                 "size": found.size,
                 "sector": found.sector,
                 "disk": found.disk,
-                "any": macs is None,
+                "any": is_any,
                 "nodes": nodes,
             }
         )
@@ -238,6 +258,7 @@ class Operators:
             disk=found.disk,
             parts=found.parts,
             grow=wanted.grow,
+            layout=found.layout,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -259,8 +280,15 @@ class Operators:
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _measure(self, wanted: Deploy) -> order_sources.Measured:
-        looked = Sources(self._engine.image_store)
-        return await asyncio.to_thread(order_sources.measure, wanted.source, wanted.disk, wanted.parts, looked)
+        return await asyncio.to_thread(
+            order_sources.measure,
+            wanted.source,
+            wanted.disk,
+            wanted.parts,
+            wanted.layout,
+            erase=wanted.erase,
+            looked=Sources(self._engine.image_store),
+        )
 
     async def _change(self, request: web.Request) -> web.Response:
         change = await read_as(request, SessionChange)
@@ -279,9 +307,6 @@ class Operators:
         reason = request.query.get("reason", "")[:500]
         self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
         return web.json_response(session_orders.view_of(self._engine, id_))
-
-    async def _nodes(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._engine.state()["nodes"])
 
     async def _timeline(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
@@ -372,6 +397,8 @@ class Operators:
                         "append": label.append,
                         "kernel": label.kernel,
                         "initrd": label.initrd,
+                        "protected": bool(label.password),
+                        "hidden": label.hide,
                     }
                     for label in self._labels.values()
                 ],
@@ -437,6 +464,8 @@ def describe() -> dict[str, Any]:
 
 OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
+    Route("GET", "/health", Operators._health, "Whether all is well; 503 with the reasons if not", answers.Health),
+    Route("GET", "/metrics", Operators._metrics, "Counters, in Prometheus' text format", str, media="text/plain"),
     Route(
         "GET",
         "/events",
@@ -467,7 +496,7 @@ OWN_ROUTES = (
         answers.Session,
         query=(("reason", "One sentence, for the record"),),
     ),
-    Route("GET", "/nodes", Operators._nodes, "All machines that booted from here", list[answers.Node]),
+    *node_routes.ROUTES,
     Route(
         "GET",
         "/timeline",
@@ -535,5 +564,7 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
     *contents.ROUTES,
+    *kiosk.ROUTES,
+    *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *IMAGE_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -24,6 +24,11 @@ TELL_SECONDS = 0.2
 WORK = {
     "image-put": ("bootd.drivers.images.put", "put_file"),
     "image-get": ("bootd.drivers.images.get", "get_file"),
+    "image-import": ("bootd.drivers.formats.importing", "import_image"),
+    "image-export": ("bootd.drivers.formats.exporting", "export_image"),
+    "image-push": ("bootd.drivers.registry.work", "push"),
+    "image-pull": ("bootd.drivers.registry.work", "pull"),
+    "image-fetch": ("bootd.drivers.images.upstream", "fetch"),
     "image-verify": ("bootd.drivers.images.verify", "verify"),
     "image-heal": ("bootd.drivers.images.heal", "heal"),
     "image-gc": ("bootd.drivers.images.removal", "collect"),
