@@ -138,7 +138,7 @@ def test_a_plan_that_does_not_fit_its_layout(tmp_path: Path) -> None:
         ({"parts": (PartTarget(Partition(4, 33 * MIB, "", "", "", 7 * MIB), MIB),)}, "no partition 4"),
         ({"parts": (PartTarget(Partition(5, 4 * MIB, "", "", "", 8 * MIB), 5 * MIB),)}, "no partition 5"),
     ):
-        assert reason in partitioning.misfit(layout, replace(good, **change))  # type: ignore[arg-type]
+        assert reason in partitioning.misfit(layout, replace(good, **change))
 
 
 def test_what_a_layout_makes_of_an_order(tmp_path: Path) -> None:
