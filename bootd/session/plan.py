@@ -46,6 +46,7 @@ class SessionPlan:
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
+    wake: bool = False  # its nodes are switched on at that time
     parent: str = ""  # id of the session whose plan this one carries out again
     image_root: str = ""  # of the parent: the source must still hold this image; "" = any
     bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned

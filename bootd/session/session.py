@@ -26,6 +26,7 @@ from bootd.session.effects import (
     Send,
     StartHead,
     StopHead,
+    SwitchOn,
 )
 from bootd.session.head import Head
 from bootd.session.locks import choose_unlocked
@@ -168,7 +169,10 @@ class Session:
     def open_up(self, now: float) -> list[Effect]:
         """The time of a session that was scheduled has come: it wants nodes from now on."""
         self._enter(SessionState.PREPARING, now)
-        return [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        effects = [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        if self.plan.wake:
+            effects.append(SwitchOn(self.id, tuple(sorted(self.plan.nodes or ()))))
+        return effects
 
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
