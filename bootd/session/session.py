@@ -356,7 +356,7 @@ class Session:
         join = member.node.join
         if not 1 <= report.port <= 65535 or join is None:
             return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
-        if not member.is_saved:
+        if self._limits.saves and not member.is_saved:
             return self._drop(member, Standing.FAILED, messages.unsaved(member), now)
         member.address = Address(join.address, report.port)
         member.standing = Standing.READY
