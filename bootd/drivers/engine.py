@@ -85,6 +85,8 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for kiosk in saved.kiosks:
+            self.coordinator.kiosks.set(kiosk)
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
@@ -136,6 +138,10 @@ class Engine:
     def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
         return self._journal.audit(limit, since=since, who=who)
+
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """See `Journal.contents`; `OperatorError` when it cannot be read."""
+        return self._journal.contents(mac)
 
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""

@@ -51,6 +51,7 @@ class Heads:
                 "join_token": order.join_token,
                 "source": order.source,
                 "host": self._host,
+                **({"sources": order.sources} if order.sources else {}),
                 **self._cache,
             }
         )

@@ -31,6 +31,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
+from bootd.drivers.kiosk import KioskKeeper
 from bootd.drivers.lock import RunLock
 from bootd.drivers.logging_setup import follow_sessions
 from bootd.drivers.logs import LogStore
@@ -164,6 +165,7 @@ class Daemon:
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),
+            KioskKeeper(engine),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:

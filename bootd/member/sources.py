@@ -24,6 +24,7 @@ from bootd.wire.manifest import Manifest, Part
 
 READ_AHEAD = 3  # chunks
 _STDIN = 0
+SLICE = "slice:"  # begins the name of a source that is a piece of a file
 
 Progress = Callable[[int], None]
 
@@ -59,11 +60,16 @@ class Source(Protocol):
 class FileSource:
     """A regular file or a block device. ``cache``: where the digests of a file may be known from an earlier run."""
 
-    def __init__(self, path: str, cache: DigestCache | None = None) -> None:
+    def __init__(
+        self, path: str, cache: DigestCache | None = None, *, start: int = 0, size: int | None = None
+    ) -> None:
+        """``start``, ``size``: only these bytes of it; their digests are not remembered."""
         try:
-            self._store = SourceStore(path)
+            self._store = SourceStore(path, start, size)
         except StoreError as error:
             raise SourceError(str(error)) from None
+        if size is not None:
+            cache = None
         self.name = os.fsencode(os.path.basename(path) or path).decode("utf-8", "replace")
         self._path = path
         self._cache = cache
@@ -97,6 +103,17 @@ class FileSource:
 
     def close(self) -> None:
         self._store.close()
+
+
+def open_source(text: str, cache: DigestCache | None = None) -> FileSource:
+    """A path, or ``slice:START:SIZE:PATH``: some bytes of a file. `SourceError`."""
+    if not text.startswith(SLICE):
+        return FileSource(text, cache)
+    try:
+        start, size, path = text.removeprefix(SLICE).split(":", 2)
+        return FileSource(path, cache, start=int(start), size=int(size))
+    except ValueError:
+        raise SourceError(f"{text[:100]!r} is not {SLICE}START:SIZE:PATH") from None
 
 
 class StreamSource:

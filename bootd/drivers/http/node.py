@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from bootd.config import Settings
+from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
@@ -21,7 +22,7 @@ from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
-from bootd.wire import control, saved
+from bootd.wire import control, layout, saved
 from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
@@ -88,6 +89,7 @@ class NodeInterface:
                 web.post("/node/v1/output", self._output),
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
+                web.get("/node/v1/layout", self._get_layout),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
                 web.post("/boot/unlock.ipxe", self._unlock.answer),
@@ -185,6 +187,22 @@ class NodeInterface:
         data = self._engine.manifest(session)
         if data is None:
             return text_error(404, "no manifest of such a session yet")
+        return web.Response(body=data, content_type="application/octet-stream")
+
+    async def _get_layout(self, request: web.Request) -> web.Response:
+        """The partition table that a session's plan is bound to; 409 when its file is not what it was."""
+        coordinator, token = self._engine.coordinator, _token(request)
+        session = coordinator.sessions.get(request.query.get("session", ""))
+        if not any(coordinator.check_token(node.mac, token) for node in coordinator.nodes):
+            raise web.HTTPUnauthorized(text="this token is not that of a node\n")
+        if session is None or session.ended or not session.plan.layout:
+            return text_error(404, "no open session with a layout")
+        try:
+            data = await asyncio.to_thread(order_sources.layout_of, session.plan.layout)
+        except OperatorError as error:
+            return text_error(409, error.message)
+        if layout.digest(data) != session.plan.layout_digest:
+            return text_error(409, f"{session.plan.layout} is not what it was when the session was made")
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _stage2(self, request: web.Request) -> web.Response:
