@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from bootd.errors import Exit, OperatorError
+
 LAST = "@last"
 
 part_option = click.option(
@@ -20,8 +22,18 @@ grow_option = click.option(
 
 
 def image_of(text: str) -> str:
-    """An image as the daemon is told: a full path, or `@last`. ``IMAGE#5`` is partition 5 of a disk image."""
-    return text if text == LAST or not text else str(Path(text).absolute())
+    """An image as the daemon is told: the full path of a file, an image of the store (no ``/`` in it), or `@last`.
+    ``IMAGE#5`` is partition 5 of a disk image."""
+    if not text or text == LAST or text.startswith("image:"):
+        return text
+    path = Path(text)
+    if "/" in text:
+        return str(path.absolute())
+    if path.exists() or Path(text.partition("#")[0]).exists():
+        raise OperatorError(
+            f"{text} is a file here, and may be an image of the store", f"say ./{text} or image:{text}", Exit.USAGE
+        )
+    return text
 
 
 def check_place(disk: str, parts: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import structlog
 from bootd.drivers import metrics
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
@@ -60,6 +61,7 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.image_store: Callable[[], ImageStore] | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
         self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can

@@ -28,6 +28,7 @@ from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
+from bootd.drivers.source import Sources
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -236,7 +237,7 @@ class Operators:
             nodes.append(card)
         return web.json_response(
             {
-                "source": wanted.source,
+                "source": found.source,
                 "size": found.size,
                 "sector": found.sector,
                 "disk": found.disk,
@@ -252,7 +253,7 @@ class Operators:
             raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         found = await self._measure(wanted)
         order = SessionRequest(
-            source=wanted.source,
+            source=found.source,
             source_size=found.size,
             source_sector=found.sector,
             nodes=wanted.nodes,
@@ -283,7 +284,13 @@ class Operators:
 
     async def _measure(self, wanted: Deploy) -> order_sources.Measured:
         return await asyncio.to_thread(
-            order_sources.measure, wanted.source, wanted.disk, wanted.parts, wanted.layout, erase=wanted.erase
+            order_sources.measure,
+            wanted.source,
+            wanted.disk,
+            wanted.parts,
+            wanted.layout,
+            erase=wanted.erase,
+            looked=Sources(self._engine.image_store),
         )
 
     async def _change(self, request: web.Request) -> web.Response:
