@@ -1,7 +1,8 @@
 """``make bench-registry``: packs of several sizes, and a blob for each chunk, to and from Debian's docker-registry.
 
 For each: push an image, push one in which 1 % of the chunks are new, pull both. One JSON line for each step, on
-standard output and in build/bench/registry.json: seconds, requests, bytes that travelled. BENCH='--chunks 256 --packs 0 32'.
+standard output and in build/bench/registry.json: seconds, requests, bytes that travelled.
+BENCH='--chunks 256 --packs 0 32' shortens it.
 """
 
 import argparse
