@@ -2,6 +2,9 @@
 
 import json
 import socket
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +50,10 @@ class Sites:
         )
         self.main.listen(self.api)
         self.token = folder / "token"
-        self.token.write_text(self._make_token("site", Scope.EXPORT) + "\n")
+        self.token.write_text(self.make_token("site", Scope.EXPORT) + "\n")
         self.told = Told()
 
-    def _make_token(self, name: str, scope: Scope) -> str:
+    def make_token(self, name: str, scope: Scope) -> str:
         async def make() -> None:
             made.append(self.main.tokens.create(name, scope, None, "test"))
 
@@ -164,6 +167,20 @@ def test_without_the_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert ImageStore(tmp_path / "two").resolve("lab") == id_
 
 
+def test_only_an_administrator_says_where_images_go(sites: Sites) -> None:
+    token = sites.make_token("operator", Scope.OPERATE)
+    for path in ("images/lab/push", "image-pull"):
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{sites.api.port}/api/v1/{path}",
+            b"{}",
+            {"Authorization": f"Bearer {token}"},
+            method="POST",
+        )
+        trusted = ssl.create_default_context(cafile=sites.folder / "ca.pem")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, context=trusted)  # noqa: S310 - https
+
+
 # Another site
 
 
@@ -255,7 +272,7 @@ def test_who_may_fetch(sites: Sites, there: ImageStore) -> None:
         sites.fetch(there, "lab")
     assert refused.value.code == Exit.REFUSED
     assert "wrong" not in str(refused.value)
-    sites.token.write_text(sites._make_token("reader", Scope.READ))
+    sites.token.write_text(sites.make_token("reader", Scope.READ))
     with pytest.raises(OperatorError, match="refuses the token"):
         sites.fetch(there, "lab")
 

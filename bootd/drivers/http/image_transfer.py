@@ -151,6 +151,7 @@ TRANSFER_ROUTES = (
         image_answers.Job,
         ImagePush,
         status=202,
+        needs=Scope.ADMIN,  # what is on disks goes wherever the caller says
     ),
     Route(
         "POST",
@@ -160,6 +161,7 @@ TRANSFER_ROUTES = (
         image_answers.Job,
         ImagePull,
         status=202,
+        needs=Scope.ADMIN,  # and comes from there
     ),
     Route(
         "POST",
