@@ -9,6 +9,7 @@ from bootd.config import parse
 from bootd.drivers.boot_context import BootContext
 from bootd.drivers.engine import Engine
 from bootd.drivers.journal import Journal
+from bootd.netboot.diagnosis import DOCTOR_MAC
 from bootd.netboot.offer import NodePolicy
 from bootd.session.admission import Unknown
 from bootd.session.coordinator import Coordinator
@@ -22,6 +23,7 @@ def test_a_machine_that_is_ignored_gets_no_boot_file_and_no_configuration(tmp_pa
     assert "bootd node approve" in boots.policy(MAC).no_boot
     assert boots(MAC) is None
     assert coordinator.nodes.get(MAC) is None
+    assert boots.policy(DOCTOR_MAC).no_boot == "", "bootd doctor asks what those get that are known"
     coordinator.admission.approve([MAC])
     assert boots(MAC) is not None
     assert boots.policy(MAC) == NodePolicy(stage=True)

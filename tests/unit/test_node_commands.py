@@ -81,6 +81,7 @@ def test_show(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
     join(operators, 1)
     run(operators, capsys, "group", "add", "room2", "lab[1-2]")
     run(operators, capsys, "label", "set", "rescue", "--group", "@room2")
+    assert "group room2: rescue" in run(operators, capsys, "label", "list").splitlines()
     run(operators, capsys, "lock", "add", "lab1", "--disk", "--reason", "exam", "--owner", "eva")
     text = run(operators, capsys, "node", "show", "lab1")
     for line in (

@@ -125,6 +125,19 @@ def test_a_changed_machine_is_refused_after_a_restart_too_until_it_is_accepted()
     assert other.standing(1) == "refused", "now the first one is the stranger"
 
 
+def test_what_a_session_left_was_for_the_other_machine() -> None:
+    room = Room(1).start(1)
+    room.verified(1)
+    room.rebooting(1)
+    assert room.coordinator.choice(mac(1)).why == "left by its last session"
+    room.join(1, (disk(serial="OTHER"),), hardware=BOARD2, uuid="4c4c4544-0051-3310-8052-b4c04f4d4e32")
+    room.run(NodeOrders(room.coordinator).accept_change("lab1", "root", room.now))
+    assert room.coordinator.choice(mac(1)).why == "default"
+    room.create("any", expect=1)
+    room.head_ready()
+    assert room.standing(1) == "preparing", "nobody has cloned this one"
+
+
 def test_preview_says_that_the_machine_changed() -> None:
     room = Room(1)
     room.join(1, hardware=BOARD1)
