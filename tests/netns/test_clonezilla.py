@@ -32,40 +32,9 @@ TABLES = {
         ((1, 2048, "vfat"), (2, 34816, "ext4"), (3, 59392, "")),
     ),
 }
-SAVE = [
-    "-batch",
-    "-nogui",
-    "-q2",
-    "-j2",
-    "-z9p",
-    "-i",
-    "1",
-    "-sfsck",
-    "-senc",
-    "-scs",
-    "-luks",
-    "no",
-    "-p",
-    "true",
-    "-l",
-    "en_US.UTF-8",
-]
-RESTORE = [
-    "-batch",
-    "-nogui",
-    "-j2",
-    "-k0",
-    "-scr",
-    "-iefi",
-    "-irhr",
-    "-irvd",
-    "-ius",
-    "-iui",
-    "-p",
-    "true",
-    "-l",
-    "en_US.UTF-8",
-]
+COMMON = ("-batch", "-nogui", "-j2", "-p", "true", "-l", "en_US.UTF-8")
+SAVE = (*COMMON, "-q2", "-sfsck", "-senc", "-scs", "-luks", "no", "-i", "1")
+RESTORE = (*COMMON, "-k0", "-scr", "-iefi", "-irhr", "-irvd", "-ius", "-iui")
 
 
 def build(kind: str, folder: Path) -> tuple[Path, dict[int, bytes]]:
@@ -137,7 +106,7 @@ def test_there_and_back(kind: str, tmp_path: Path) -> None:
     root, store = tmp_path / "partimag", tmp_path / "store"
     root.mkdir()
     with loop(disk) as device:
-        clonezilla(root, *SAVE, "savedisk", "golden", device)
+        clonezilla(root, *SAVE, "-z9p", "savedisk", "golden", device)
     result = import_image(
         Told(), store=str(store), path=str(root / "golden"), name="golden", user="ann", comment="c"
     )
@@ -180,7 +149,7 @@ def test_one_partition_that_clonezilla_saved(tmp_path: Path) -> None:
     root, store = tmp_path / "partimag", tmp_path / "store"
     root.mkdir()
     with loop(disk) as device:
-        clonezilla(root, *SAVE[:3], "-z1p", *SAVE[5:], "saveparts", "root", f"{device}p2")
+        clonezilla(root, *SAVE, "-z1p", "saveparts", "root", f"{device}p2")
     import_image(Told(), store=str(store), path=str(root / "root"), name="root", user="ann", comment="c")
     found, manifest = whole(store, "root")
     assert (manifest.kind, manifest.size, manifest.table) == ("partition", 12 * MIB, None)
