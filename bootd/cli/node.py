@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
+from bootd.cli.contents import partitions
 from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration, size
 from bootd.cli.hosts import selected
@@ -213,3 +214,6 @@ def unpark(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
 def wake(context: Context, nodes: tuple[str, ...], as_json: bool) -> int:
     """Send NODES a magic packet (wake-on-LAN). Whether one woke is seen when it boots: bootd node boots NODE."""
     return switch(context, nodes, "wake", as_json=as_json)
+
+
+node.add_command(partitions)

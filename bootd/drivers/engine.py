@@ -15,6 +15,7 @@ import structlog
 from bootd.drivers import metrics
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
@@ -59,6 +60,7 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.image_store: Callable[[], ImageStore] | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
         self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
@@ -83,6 +85,8 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for kiosk in saved.kiosks:
+            self.coordinator.kiosks.set(kiosk)
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
@@ -134,6 +138,10 @@ class Engine:
     def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
         return self._journal.audit(limit, since=since, who=who)
+
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """See `Journal.contents`; `OperatorError` when it cannot be read."""
+        return self._journal.contents(mac)
 
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""

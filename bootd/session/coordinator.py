@@ -35,6 +35,7 @@ from bootd.session.effects import (
     SessionRecord,
 )
 from bootd.session.groups import ConfiguredGroup
+from bootd.session.kiosk import Kiosks
 from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
@@ -86,6 +87,7 @@ class Coordinator:
         self.default_label = default_label
         self.nodes = Registry(names, draw, groups=groups, numbers=numbers, addresses=addresses, prefix=prefix)
         self.locks = Locks()
+        self.kiosks = Kiosks()
         self.admission = Admission(self.nodes, self.locks, unknown)
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
@@ -97,6 +99,11 @@ class Coordinator:
         self._draw = draw
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
             self.nodes.add(mac)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that may be booted."""
+        return self._labels
 
     # --- boot --------------------------------------------------------------------------------------------
 
@@ -142,6 +149,7 @@ class Coordinator:
             once=node.once,
             label=node.label or configured,
             session=(session.plan.label, session.title) if session else None,
+            kiosk=self.kiosks.label(mac),
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
@@ -251,7 +259,7 @@ class Coordinator:
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
         self.check_label(request.label)
-        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw)
+        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who=who)
         session = Session(
             plan,
             expect=expect,
@@ -263,7 +271,9 @@ class Coordinator:
             locks=self.admission.locks_for,
         )
         self.sessions[session.id] = session
-        detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
+        places = "".join(f" partition {part.number}" for part in plan.parts)
+        where = f"{plan.selector.text}{places}"
+        detail = f"{session.id} {request.source} to {request.nodes} on {where}, then {plan.after}"
         effects: list[Effect] = [
             *self.admission.approve(sorted(plan.nodes or ())),
             Persist(restart.record(session, self.nodes.name)),
@@ -641,7 +651,7 @@ class Coordinator:
                 self._settled.add(session.id)
                 effects += self._after(session)
             effects.append(Persist(restart.record(session, self.nodes.name)))
-        effects += self._members_noted(effects)
+        effects += self._members_noted(effects) + self._kiosks_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
@@ -658,6 +668,18 @@ class Coordinator:
             if member is not None:
                 records.append(Persist(restart.member_record(id_, member)))
         return list(records)
+
+    def _kiosks_noted(self, effects: list[Effect]) -> list[Effect]:
+        """A machine with a kiosk policy boots its own disk once after it was cloned, then it is reset again."""
+        noted: list[Effect] = []
+        for mac in {effect.node for effect in effects if isinstance(effect, Event) and effect.kind == "done"}:
+            node = self.nodes.get(mac)
+            if node is None or self.kiosks.get(mac) is None:
+                continue
+            node.once, node.once_until = policy.LOCAL, 0.0
+            record = self.kiosks.succeeded(mac)
+            noted += [Persist(node.record()), *([Persist(record)] if record is not None else [])]
+        return noted
 
     def switch_of(self, mac: str) -> str:
         """Where a node is plugged in: by the configuration, else by an operator; "" = not known."""

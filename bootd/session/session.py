@@ -16,6 +16,7 @@ from dataclasses import replace
 from bootd.session import messages, outcome, release
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.bindings import bound
+from bootd.session.contents import content_records
 from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
     Effect,
@@ -28,10 +29,10 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.head import Head
-from bootd.session.locks import choose_unlocked
 from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
+from bootd.session.parts import choose_target
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.policy import LOCAL, RESCUE
 from bootd.session.selector import Refusal
@@ -173,7 +174,8 @@ class Session:
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
         self.head.start(now)
-        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token)]
+        sources = plan.sources if plan.parts else ()
+        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token, sources)]
 
     def manifest(self, image: Image, now: float) -> list[Effect]:
         """The head has digested its source. A second, different manifest ends the session."""
@@ -229,9 +231,24 @@ class Session:
         effects: list[Effect] = []
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
-        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        plan = self.plan
+        choice = choose_target(
+            join,
+            plan.selector,
+            self.image.size,
+            locks,
+            sector=plan.source_sector,
+            orders=plan.parts,
+            needs=plan.needs,
+            layout=plan.order_of_layout,
+            is_written=member is not None and member.is_written,
+        )
         binding = self.plan.bindings.get(node.mac)
-        disk = Refusal(another_machine(node.name, node.changed)) if node.changed else bound(disk, binding)
+        if node.changed:
+            choice = Refusal(another_machine(node.name, node.changed))
+        elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
+            choice = other
+        disk = None if isinstance(choice, Refusal) else choice.disk
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
@@ -245,15 +262,18 @@ class Session:
         if not self.open:
             text = f"session {self.title} is {self.state.value}"
             return [*effects, *self._tell(node, text), *self._settle(now)]
-        if isinstance(disk, Refusal):
-            return [*effects, *self._refuse_by_selector(node, member, disk.reason, now)]
+        if isinstance(choice, Refusal):
+            return [*effects, *self._refuse_by_selector(node, member, choice.reason, now)]
         if member is not None and member.standing is Standing.REFUSED and member.disk == disk:
             member.refusals += 1
             return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
             member.begun = binding is not None and binding.begun
-        member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
+        member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
+        member.disk, member.parts = choice.disk, choice.parts
+        if plan.order_of_layout is not None and member.phases.arranged is not None:
+            member.begun = True  # its table was written, though no byte of the image may have been
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
         member.locks, member.is_saved = locks, False
@@ -264,7 +284,8 @@ class Session:
         node.session, node.told = self.id, ""
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
-        text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
+        text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts)}"
+        effects += content_records(self.plan, self.image, member, "wanted")
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
     def reported(self, report: Report, now: float) -> list[Effect]:
@@ -382,6 +403,7 @@ class Session:
         member.phases.ended = now
         member.node.session, member.node.attempts, member.node.cloned = "", 0, now
         effects: list[Effect] = [self._event("done", member.node.mac, reason), Persist(member.node.record())]
+        effects += content_records(self.plan, self.image, member, "installed")
         return [*effects, *self._end_if_complete(now)]
 
     # --- trouble -----------------------------------------------------------------------------------------
@@ -645,8 +667,12 @@ class Session:
     def _arrange(self, why: str, now: float) -> list[Effect]:
         if self.head.address is None or not len(self.arrangement):
             return []
+        new = [member for member in self.arrangement if member.phases.arranged is None]
         places = self.arrangement.arrange(self.id, self.head.node, self.head.address, now, self.phase)
-        effects: list[Effect] = [Send(node, place) for node, place in places]
+        effects: list[Effect] = []
+        for member in new:
+            effects += content_records(self.plan, self.image, member, "writing")
+        effects += [Send(node, place) for node, place in places]
         return [self._event("arranged", "", f"epoch {self.arrangement.epoch}: {why}"), *effects]
 
     def _open_next_phase(self, now: float) -> list[Effect]:
