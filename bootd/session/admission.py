@@ -7,7 +7,7 @@ from enum import Enum
 from bootd.session.effects import Effect, Event, Persist
 from bootd.session.groups import LOCAL
 from bootd.session.hosts import normal_mac
-from bootd.session.locks import Locks
+from bootd.session.locks import Held, Locks
 from bootd.session.machine import another_machine, difference, machine_of, merged
 from bootd.session.nodes import Node, Registry
 from bootd.wire.control import Join, Lock
@@ -64,10 +64,10 @@ class Admission:
         """The locks that hold for a node now: its own; those of a node that is the same machine under another MAC;
         and those that name a disk of its by WWN, wherever that disk was when it was locked."""
         own = self._locks.in_force(mac, now)
-        return own + tuple(lock for lock in self.inherited_locks(mac, now) if lock not in own)
+        return own + tuple(held.lock for _, held in self.inherited_locks(mac, now) if held.lock not in own)
 
-    def inherited_locks(self, mac: str, now: float) -> tuple[Lock, ...]:
-        """Of these, the ones of other nodes."""
+    def inherited_locks(self, mac: str, now: float) -> tuple[tuple[str, Held], ...]:
+        """Of these, the ones of other nodes, with the MAC of each."""
         node = self._nodes.get(mac)
         same = set(self._nodes.twins.same(mac))
         wwns = {disk.wwn for disk in node.join.disks if disk.wwn} if node is not None and node.join else set()

@@ -8,7 +8,7 @@ from typing import Any
 
 from bootd.session.locks import Held, choose_unlocked
 from bootd.session.selector import Refusal, Selector
-from bootd.wire.control import Disk, Lock
+from bootd.wire.control import Disk
 from bootd.wire.locks import describe
 
 
@@ -21,7 +21,7 @@ def card(
     *,
     size: int,
     sector: int,
-    inherited: Sequence[Lock] = (),
+    inherited: Sequence[Held] = (),
     veto: str = "",
 ) -> dict[str, Any]:
     """The card of one node. ``disks`` None = it has not shown them; ``size``, ``sector``: of the image, in bytes.
@@ -36,7 +36,7 @@ def card(
         "write": 0,
         "refusal": "",
         "note": "",
-        "locks": [view_lock(one) for one in held],
+        "locks": [view_lock(one) for one in (*held, *inherited)],
         "disks": [view_disk(disk) for disk in disks or ()],
     }
     if veto:
@@ -45,7 +45,7 @@ def card(
     if disks is None:
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
-    locks = [*(one.lock for one in held), *inherited]
+    locks = [one.lock for one in (*held, *inherited)]
     choice = choose_unlocked(disks, selector, size, locks, sector)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"

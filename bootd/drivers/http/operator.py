@@ -214,7 +214,7 @@ class Operators:
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
             veto = coordinator.admission.veto(mac, is_any=is_any)
-            inherited = coordinator.admission.inherited_locks(mac, self._engine.now())
+            inherited = [one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())]
             card = cards.card(
                 mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
             )
