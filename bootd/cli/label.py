@@ -7,7 +7,7 @@ import sys
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.hosts import HELP, selected
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.passwords import MAX_PASSWORD, SALT_BYTES, make_grub_hash
@@ -51,11 +51,12 @@ def list_labels(context: Context, as_json: bool) -> None:
 
 @label.command("set-default")
 @click.argument("name")
+@json_option
 @pass_context
-def set_default(context: Context, name: str) -> None:
+def set_default(context: Context, name: str, as_json: bool) -> None:
     """Nodes without a label of their own boot NAME."""
     context.client.request("PUT", "labels", "default", body={"label": name})
-    click.echo(f"default label: {name}")
+    tell(as_json, {"default": name}, f"default label: {name}")
 
 
 @label.command("set")
@@ -63,8 +64,11 @@ def set_default(context: Context, name: str) -> None:
 @click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
 @click.option("--group", "groups", multiple=True, help="What its machines boot by default; may be repeated.")
 @click.option("--once", is_flag=True, help="For the next boot only.")
+@json_option
 @pass_context
-def set_label(context: Context, name: str, nodes: tuple[str, ...], groups: tuple[str, ...], once: bool) -> None:
+def set_label(
+    context: Context, *, name: str, nodes: tuple[str, ...], groups: tuple[str, ...], once: bool, as_json: bool
+) -> None:
     """A node boots NAME, until `clear` or for one boot; or: the machines of a group boot NAME by default.
 
     --node @room2 gives each machine that is in room2 now a label of its own; --group room2 is for all that are in
@@ -74,27 +78,34 @@ def set_label(context: Context, name: str, nodes: tuple[str, ...], groups: tuple
     _check(nodes, groups)
     if groups and once:
         raise OperatorError("a group's label is for every boot", "say --once with --node", Exit.USAGE)
-    for host in selected(context.client, nodes) if nodes else []:
+    hosts = selected(context.client, nodes) if nodes else []
+    for host in hosts:
         context.client.request("PUT", "nodes", host["mac"], "label", body={"label": name, "once": once})
-        click.echo(f"{host['name']}: {name}{' for the next boot' if once else ''}")
-    for group in groups:
-        item = context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": name})
-        click.echo(f"group {item['name']}: {name} for {len(item['nodes'])} nodes")
+    changed = [
+        context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": name}) for group in groups
+    ]
+    lines = [f"{host['name']}: {name}{' for the next boot' if once else ''}" for host in hosts]
+    lines += [f"group {item['name']}: {name} for {len(item['nodes'])} nodes" for item in changed]
+    tell(as_json, {"label": name, "once": once, "nodes": hosts, "groups": changed}, *lines)
 
 
 @label.command("clear")
 @click.option("--node", "nodes", multiple=True, help=f"{HELP} May be repeated.")
 @click.option("--group", "groups", multiple=True, help="Back to its label in bootd.toml, or none; may be repeated.")
+@json_option
 @pass_context
-def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:
+def clear(context: Context, nodes: tuple[str, ...], groups: tuple[str, ...], as_json: bool) -> None:
     """A node boots what its session, its group or the default says; a group has no label by operators any more."""
     _check(nodes, groups)
-    for host in selected(context.client, nodes) if nodes else []:
+    hosts = selected(context.client, nodes) if nodes else []
+    for host in hosts:
         context.client.request("DELETE", "nodes", host["mac"], "label")
-        click.echo(f"{host['name']}: cleared")
-    for group in groups:
-        item = context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": ""})
-        click.echo(f"group {item['name']}: {item['label'] or 'no label'}")
+    changed = [
+        context.client.request("PUT", "groups", group.removeprefix("@"), body={"label": ""}) for group in groups
+    ]
+    lines = [f"{host['name']}: cleared" for host in hosts]
+    lines += [f"group {item['name']}: {item['label'] or 'no label'}" for item in changed]
+    tell(as_json, {"nodes": hosts, "groups": changed}, *lines)
 
 
 def _check(nodes: tuple[str, ...], groups: tuple[str, ...]) -> None:

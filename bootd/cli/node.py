@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration, size
 from bootd.cli.hosts import selected
 from bootd.cli.machine import machine_lines
@@ -110,8 +110,9 @@ def approve(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
 @node.command("forget")
 @click.argument("nodes", nargs=-1, required=True)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
 @pass_context
-def forget(context: Context, nodes: tuple[str, ...], yes: bool) -> None:
+def forget(context: Context, nodes: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Forget name, label, groups and inventory of machines that are gone. Those with locks stay."""
     hosts = selected(context.client, nodes)
     names = ", ".join(host["name"] for host in hosts)
@@ -121,17 +122,19 @@ def forget(context: Context, nodes: tuple[str, ...], yes: bool) -> None:
         click.confirm(f"Forget {names}?", abort=True, err=True)
     for host in hosts:
         context.client.request("DELETE", "nodes", host["mac"])
-        click.echo(f"{host['name']} ({host['mac']}): forgotten")
+    tell(as_json, {"nodes": hosts}, *(f"{host['name']} ({host['mac']}): forgotten" for host in hosts))
 
 
 @node.command("accept-change")
 @click.argument("nodes", nargs=-1, required=True)
+@json_option
 @pass_context
-def accept_change(context: Context, nodes: tuple[str, ...]) -> None:
+def accept_change(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
     """The machine that answers under this MAC now is the right one, though it was another before."""
-    for host in selected(context.client, nodes):
+    hosts = selected(context.client, nodes)
+    for host in hosts:
         context.client.request("PUT", "nodes", host["mac"], "machine")
-        click.echo(f"{host['name']}: accepted")
+    tell(as_json, {"nodes": hosts}, *(f"{host['name']}: accepted" for host in hosts))
 
 
 @node.command("timeline")
@@ -178,17 +181,19 @@ def boots(context: Context, node: str, last: int, as_json: bool) -> None:
 @node.command("name")
 @click.argument("mac")
 @click.argument("name")
+@json_option
 @pass_context
-def name_node(context: Context, mac: str, name: str) -> None:
+def name_node(context: Context, mac: str, name: str, as_json: bool) -> None:
     """Call the machine with MAC NAME."""
     context.client.request("PUT", "nodes", mac, "name", body={"name": name})
-    click.echo(f"{mac}: {name}")
+    tell(as_json, {"node": mac, "name": name}, f"{mac}: {name}")
 
 
 @node.command("unpark")
 @click.argument("nodes", nargs=-1, required=True)
+@json_option
 @pass_context
-def unpark(context: Context, nodes: tuple[str, ...]) -> None:
+def unpark(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
     """Let machines that gave up be tried again; of several NODES, such as @room2, those that are parked."""
     hosts = selected(context.client, nodes)
     if len(hosts) > 1:
@@ -197,9 +202,8 @@ def unpark(context: Context, nodes: tuple[str, ...]) -> None:
         hosts = [host for host in hosts if host["mac"] in parked]
     for host in hosts:
         context.client.request("DELETE", "nodes", host["mac"], "parked")
-        click.echo(f"{host['name']}: may be tried again")
-    if not hosts:
-        click.echo("none of them is parked")
+    lines = [f"{host['name']}: may be tried again" for host in hosts]
+    tell(as_json, {"nodes": hosts}, *(lines or ["none of them is parked"]))
 
 
 @node.command("wake")

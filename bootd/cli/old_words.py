@@ -50,21 +50,14 @@ def _number(device: str) -> str:
 
 
 def _hosts(names: Words, room: Room) -> Words:
-    """Host ids are numbers behind a prefix; names are names."""
+    """Host ids are numbers behind a prefix: the one that is said, or the daemon's."""
     if not names:
         raise OperatorError("no host is named", "name them: lab3 lab4, or lab[3-4]", Exit.USAGE)
     made = []
     for name in names:
         if name.startswith("-"):  # it would become an option of another command
             raise OperatorError(f"{name!r} is no host", "name them: lab3 lab4, or lab[3-4]", Exit.USAGE)
-        if not name.isdigit():
-            made.append(name)
-        elif room.prefix:
-            made.append(f"{room.prefix}{name}")
-        else:
-            raise OperatorError(
-                f"{name} is a host id: of which machines?", "say --prefix lab, or BOOTD_PREFIX=lab", Exit.USAGE
-            )
+        made.append(f"{room.prefix}{name}" if name.isdigit() else name)
     return made
 
 

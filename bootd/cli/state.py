@@ -1,5 +1,6 @@
 """``bootd state`` and ``bootd watch``: sessions and nodes, once or live."""
 
+import json
 import time
 from typing import Any
 
@@ -42,9 +43,19 @@ def state(context: Context, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@json_option
 @pass_context
-def watch(context: Context, name: str | None) -> None:
-    """Sessions live, until Ctrl-C; with NAME until that session has ended."""
+def watch(context: Context, name: str | None, as_json: bool) -> None:
+    """Sessions live, until Ctrl-C; with NAME until that session has ended.
+
+    With --json the events as they come, one JSON object in a line: {"event": "state" or "line", "value": …}.
+    """
+    if as_json:
+        for kind, value in context.client.events():
+            click.echo(json.dumps({"event": kind, "value": value}, ensure_ascii=False))
+            if name and kind == "state" and _has_ended(value, name):
+                return
+        return
     output = Console()
     lines: list[str] = []
     trouble = ""

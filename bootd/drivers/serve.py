@@ -155,7 +155,7 @@ class Daemon:
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         power = PowerControl(settings, names)
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
-        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs, settings.registry)
         operators = Operators(
             engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power
         )

@@ -104,6 +104,34 @@ class SimNode:
             self._join()
 
     def _take_up(self, prepare: Prepare) -> None:
+        """Have the old table saved, as `stage2.way_back` does, then become a member."""
+        self.situation = flow.Situation(self.mac, flow.Step.ENDED, prepare)
+        session = prepare.plan.session
+        self.own = Report(self.mac, session, MemberState.PREPARING)
+
+        def save(tries: int) -> None:
+            def saved(is_heard: bool) -> None:
+                if not self.is_up or self.situation.prepare is not prepare or self.member is not None:
+                    return
+                if is_heard:
+                    self._become_member(prepare)
+                elif tries:
+                    self.host.after(way_back.PAUSE, save, tries - 1)
+                else:
+                    self._end_failed("the server does not keep the old partition table")
+
+            self.run.up(lambda c, _: c.table_saved(self.mac, session, "vda"), self.host, saved)
+
+        save(way_back.TRIES - 1)
+
+    def _end_failed(self, reason: str) -> None:
+        self.own = Report(self.mac, self.own.session, MemberState.FAILED, reason=reason)
+        self._say()
+        if self.returns < agent.MAX_RETURNS:
+            self.host.after(agent.AFTER_FAILURE * (1 << self.returns), self._come_back)
+            self.returns += 1
+
+    def _become_member(self, prepare: Prepare) -> None:
         self.situation = flow.Situation(self.mac, flow.Step.MEMBER, prepare)
         self._save(prepare)
 

@@ -124,13 +124,13 @@ def test_words_that_do_not_fit_are_refused(old: str) -> None:
     assert caught.value.hint
 
 
-def test_ids_need_a_prefix_and_ka_an_image() -> None:
-    for old, room in (("rclone sda5 default anna 3", Room()), ("ka-d.sh -n 3", Room("x"))):
-        name, *words = old.split(" ")
-        translate = OLD_WORDS[name].translate
-        assert translate is not None
-        with pytest.raises(OperatorError):
-            translate(words, room)
+def test_ids_without_a_prefix_are_the_daemons_and_ka_needs_an_image() -> None:
+    rclone, ka = OLD_WORDS["rclone"].translate, OLD_WORDS["ka-d.sh"].translate
+    assert rclone is not None
+    assert ka is not None
+    assert rclone(["sda5", "default", "anna", "3"], Room())[0][-1] == "3"
+    with pytest.raises(OperatorError, match="bootd clones images"):
+        ka(["-n", "3"], Room("x"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -156,9 +156,9 @@ def test_by_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_link_with_the_old_name(tmp_path: Path) -> None:
     link = tmp_path / "lockimage"
     link.symlink_to(Path(sys.executable).parent / "bootd")
-    done = subprocess.run([link, "sda5", "3", "anna", "exam"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([link, "sda", "3", "anna", "exam"], capture_output=True, text=True, timeout=30)
     assert done.returncode == Exit.USAGE
-    assert "3 is a host id" in done.stderr
+    assert "'sda' is no partition" in done.stderr
     other = tmp_path / "something"
     other.symlink_to(Path(sys.executable).parent / "bootd")
     done = subprocess.run([other, "--version"], capture_output=True, text=True, timeout=30)

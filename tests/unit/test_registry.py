@@ -1,7 +1,6 @@
 """Images to and from Debian's docker-registry: what travels, what is refused, what breaks in the middle."""
 
 import asyncio
-import base64
 import functools
 import hashlib
 import json
@@ -27,7 +26,8 @@ from bootd.images.manifest import ImageError, ImageManifest
 from bootd.images.oci import answers, artefact
 from bootd.images.oci.reference import parse_reference
 from bootd.wire.digest import digest
-from tests.unit.docker_registry import DockerRegistry
+from tests.unit.certificates import certified
+from tests.unit.docker_registry import DockerRegistry, config_json, htpasswd
 from tests.unit.registry_faults import Front, Line, Passing, Redirecting, TokenServer, answer
 
 MIB = 1 << 20
@@ -170,8 +170,10 @@ def test_round_trip_and_only_what_is_new_travels(
     assert one_chunk < more.sent_bytes < one_chunk + 12_000  # and the two documents
     assert pull(there, f"{repository}:v2").fetched_chunks == 1
     assert content(there, second) == b"".join(disk(frozenset({7})))
-    assert there.resolve("lab") == second
+    assert there.resolve("lab:v2") == second
     assert there.resolve("lab:v1") == first
+    with pytest.raises(ImageError, match="there is no image lab"):
+        there.resolve("lab")  # neither is said to be the latest
 
 
 def test_by_digest_and_under_another_name(here: ImageStore, there: ImageStore, registry: DockerRegistry) -> None:
@@ -179,8 +181,9 @@ def test_by_digest_and_under_another_name(here: ImageStore, there: ImageStore, r
     id_ = keep(here, disk())
     sent = push(here, repository)
     got = pull(there, f"{repository}@{sent.digest}", "room7:spring")
-    assert got.tags == ["lab:latest", "room7:spring"]
+    assert got.tags == ["room7:spring"]
     assert there.resolve("room7:spring") == id_
+    assert pull(there, repository).tags == ["lab:latest"]
 
 
 def test_a_reader_without_bootd(here: ImageStore, registry: DockerRegistry, tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def test_another_tool_copies_it(
         words = [f"docker://{registry.host}/lab:v1", f"docker://{second.host}/copies/lab:v1"]
         subprocess.run(["skopeo", "--insecure-policy", "copy", *plain, *words], check=True, capture_output=True)
         assert pull(there, f"http://{second.host}/copies/lab:v1").image == id_
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 def test_another_repository_of_the_registry_lends_its_packs(
@@ -245,7 +248,7 @@ def test_another_repository_of_the_registry_lends_its_packs(
         == sent.sent_packs
     )
     pull(there, f"http://{registry.host}/site/lab:v1")
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 def test_packs_that_are_gone_are_sent_again(here: ImageStore, there: ImageStore, registry: DockerRegistry) -> None:
@@ -261,42 +264,18 @@ def test_packs_that_are_gone_are_sent_again(here: ImageStore, there: ImageStore,
     again = push(here, f"{repository}:v2")
     assert (again.sent_packs, again.reused_packs) == (1, sent.sent_packs - 1)
     pull(there, f"{repository}:v2")
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 # Who may
 
 
-def htpasswd(folder: Path) -> str:
-    path = folder / "htpasswd"
-    words = ["htpasswd", "-Bbn", LOGIN.user, LOGIN.password]
-    path.write_text(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    return f"  htpasswd: {{realm: tests, path: {path}}}"
-
-
-def config_json(folder: Path, host: str, login: Login) -> Path:
-    path = folder / "config.json"
-    auth = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-    path.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    path.chmod(0o600)
-    return path
-
-
 def test_password_and_certificate(here: ImageStore, there: ImageStore, tmp_path: Path) -> None:
     """The whole way of a job: credentials from docker's config.json, TLS with an authority of our own."""
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    words += ["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    words = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=registry"]
-    words += ["-keyout", "registry.key", "-out", "registry.csr"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    words = ["x509", "-req", "-in", "registry.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    words += ["-days", "2", "-extfile", "names", "-out", "registry.pem"]
-    subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-    tls = f"{{certificate: {tmp_path}/registry.pem, key: {tmp_path}/registry.key}}"
+    certified(tmp_path)
+    tls = f"{{certificate: {tmp_path}/server.pem, key: {tmp_path}/server.key}}"
     id_ = keep(here, disk())
-    with DockerRegistry(tmp_path / "registry", auth=htpasswd(tmp_path), tls=tls) as registry:
+    with DockerRegistry(tmp_path / "registry", auth=htpasswd(tmp_path, LOGIN), tls=tls) as registry:
         target = f"{registry.host}/rooms/lab:v1"
         good = str(config_json(tmp_path, registry.host, LOGIN))
         told = Told()
@@ -421,7 +400,7 @@ def test_a_broken_line_is_picked_up_where_it_broke(
     assert any("http.response.status=206" in line or '" 206 ' in line for line in registry.log)
     sizes = [here.chunk_path(name).stat().st_size for name in here.open("lab").chunks if name]
     assert got.fetched_bytes == sum(sizes)  # nothing came twice
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 class Killer:
@@ -449,7 +428,7 @@ def test_registry_killed_in_the_middle_of_a_push(
     assert killer.killed
     assert any("does not answer" in wait for wait in waits)
     pull(there, target)
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 def test_registry_killed_in_the_middle_of_a_pull(
@@ -461,7 +440,7 @@ def test_registry_killed_in_the_middle_of_a_pull(
     killer = Killer(registry, 4 * MIB, revive=True)
     pull(there, target, on=killer)
     assert killer.killed
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 def test_what_travelled_before_the_end_does_not_travel_again(
@@ -488,7 +467,7 @@ def test_what_travelled_before_the_end_does_not_travel_again(
     got = pull(there, target)
     assert 0 < got.fetched_chunks < CHUNKS - 1
     assert got.fetched_chunks + got.present_chunks == CHUNKS - 1
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 # What is wrong
@@ -514,7 +493,7 @@ def test_a_flipped_bit_is_refused_and_named(here: ImageStore, there: ImageStore,
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert pull(there, target).present_chunks > 0
-    assert content(there, "lab") == b"".join(disk())
+    assert content(there, there.ids()[0]) == b"".join(disk())
 
 
 @pytest.mark.parametrize("change", [-1, -300_000, 1])

@@ -19,6 +19,7 @@ from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, node_routes, openapi, remote_routes, session_orders
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
+from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
 from bootd.drivers.http.requests import read_as, who_asks
@@ -136,7 +137,7 @@ class Operators:
         add_routes(app, OWN_ROUTES, self)
         add_routes(app, POWER_ROUTES, self._power)
         if self.images is not None:
-            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -530,4 +531,4 @@ OWN_ROUTES = (
     *session_orders.ROUTES,
     *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
