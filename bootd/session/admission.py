@@ -130,12 +130,22 @@ class Admission:
         node.warned = warnings
         return effects
 
+    def _are_together(self, one: str, other: str) -> bool:
+        """Whether a machine has shown network cards with both MACs at a time."""
+        nodes = (self._nodes.get(one), self._nodes.get(other))
+        joins = [node.join for node in nodes if node is not None and node.join is not None]
+        return any({one, other} <= {nic.mac for nic in join.hardware.nics} for join in joins)
+
     def warnings(self, node: Node) -> tuple[str, ...]:
         """What an operator should know of a node's identity."""
         texts = [f"another machine answers under this MAC: {node.changed}"] if node.changed else []
-        same = [self._nodes.name(mac) for mac in self._nodes.twins.same(node.mac)]
-        if same:
-            texts.append(f"same machine as {', '.join(same)} (serial, disks): a new network card, or two of them?")
+        for mac in self._nodes.twins.same(node.mac):
+            how = (
+                "by another of its network cards"
+                if self._are_together(node.mac, mac)
+                else "a changed network card?"
+            )
+            texts.append(f"same machine as {self._nodes.name(mac)} (serial, disks): {how}")
         others = [self._nodes.name(mac) for mac in self._nodes.twins.sharing_uuid(node.mac)]
         if others:
             who = ", ".join(sorted(others)) if len(others) <= MAX_NAMED else f"{len(others)} or more others"
