@@ -91,6 +91,8 @@ class Engine:
             self.coordinator.kiosks.set(kiosk)
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
+            if group.macs and self.coordinator.nodes.groups.is_configured(group.name):
+                log.warning("a group of operators is in bootd.toml now, which counts", group=group.name)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)

@@ -558,7 +558,9 @@ class Coordinator:
             named = f"named {node.join.session} is open" if node.join.session else "wants this node"
             if not joined and any(node.mac in session.members for session in self.sessions.values()):
                 return []
-            return self._wait(node, f"no session {named}")
+            for_any = any(session.open and session.plan.nodes is None for session in self.sessions.values())
+            why = self.admission.veto(node.mac, is_any=True) if for_any else ""
+            return self._wait(node, f"no session {named}{': ' if why else ''}{why}")
         if len(wanting) > 1:
             titles = ", ".join(session.title for session in wanting)
             return self._wait(node, f"{len(wanting)} sessions want this node: {titles}; choose with kaopt=")

@@ -298,12 +298,21 @@ class GroupLabel(Struct):
     why: str
 
 
+class InheritedLock(Struct):
+    """A lock of another node that holds here too: it is the same machine, or had this very disk."""
+
+    node: str
+    name: str
+    lock: Lock
+
+
 class Machine(Node):
     """``hardware`` null: it was never in stage2. ``changed``: how it differs from who answers now."""
 
     disks: list[PlannedDisk]  # type: ignore[assignment]
     hardware: Hardware | None
     group_label: GroupLabel | None
+    inherited_locks: list[InheritedLock]
     changed: str | None
 
 

@@ -231,7 +231,7 @@ class Operators:
                 orders=found.parts,
                 needs=(GROW,) if wanted.grow else (),
                 layout=found.layout,
-                inherited=coordinator.admission.inherited_locks(mac, self._engine.now()),
+                inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
             )
             nodes.append(card)
