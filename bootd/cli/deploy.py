@@ -58,7 +58,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
-@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, when the session opens.")
 @click.option(
     "--delay",
     type=click.FloatRange(0, MAX_DELAY),
@@ -108,6 +108,7 @@ def deploy(
         "expect": expect or 0,
         "start_now": start_now or bool(at and not expect),
         "at": start_at,
+        "wake": bool(wake and start_at),
         "label": label,
         "name": name,
         "after": after,
@@ -122,7 +123,7 @@ def deploy(
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
-    if wake:  # now that they boot into it
+    if wake and not start_at:  # now that they boot into it
         print_switched(ask_power(context, nodes, "on"), stderr=True)
     if not is_waiting:
         if as_json:

@@ -151,6 +151,7 @@ class SessionRecord:
     source_sector: int = 0
     delay: float = 0.0
     start_at: float = 0.0
+    wake: bool = False
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
@@ -257,6 +258,14 @@ class StopHead:
 
 
 @dataclass(frozen=True)
+class SwitchOn:
+    """Switch these nodes on: the time of ``session`` has come."""
+
+    session: str
+    nodes: tuple[str, ...]  # MACs
+
+
+@dataclass(frozen=True)
 class PolicyChanged:
     """A boot policy changed. ``node`` is a MAC, or "" for the default label; ``label`` "" = back to default."""
 
@@ -282,4 +291,4 @@ class Event:
     text: str
 
 
-Effect = Send | StartHead | StopHead | PolicyChanged | Persist | Event
+Effect = Send | StartHead | StopHead | SwitchOn | PolicyChanged | Persist | Event
