@@ -116,6 +116,7 @@ def test_every_route_has_the_scope_of_its_kind() -> None:
         ("GET", "/images/{image}/manifest"): Scope.EXPORT,
         ("GET", "/chunks/{digest}"): Scope.EXPORT,
         ("POST", "/image-ticket"): Scope.EXPORT,
+        ("POST", "/chunks"): Scope.EXPORT,
     }
     for route in ROUTES:
         if route.path.startswith("/tokens"):
