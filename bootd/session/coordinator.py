@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import hosts, nodes, policy, restart
+from bootd.session import aftermath, hosts, nodes, policy, restart
 from bootd.session.admission import Admission, Unknown
 from bootd.session.effects import (
     AuditRecord,
@@ -651,25 +651,15 @@ class Coordinator:
         for session in [self.sessions[id_] for id_ in sorted(moved) if id_ in self.sessions]:
             if session.ended and session.id not in self._settled:
                 self._settled.add(session.id)
-                effects += self._after(session)
+                self.default_label, after = aftermath.policy_after(session, self.default_label)
+                effects += after
             effects.append(Persist(restart.record(session, self.nodes.name)))
-        effects += self._members_noted(effects) + self._kiosks_noted(effects)
+        effects += aftermath.members_noted(effects, self.sessions) + self._kiosks_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
             self._settled.discard(id_)
         return sorted(effects, key=lambda effect: not isinstance(effect, Persist))
-
-    def _members_noted(self, effects: list[Effect]) -> list[Effect]:
-        """Records of the members that ``effects`` tell something of."""
-        noted = {(effect.session, effect.node) for effect in effects if isinstance(effect, Event) and effect.node}
-        records = []
-        for id_, mac in sorted(noted):
-            session = self.sessions.get(id_)
-            member = session.members.get(mac) if session is not None and not session.ended else None
-            if member is not None:
-                records.append(Persist(restart.member_record(id_, member)))
-        return list(records)
 
     def _kiosks_noted(self, effects: list[Effect]) -> list[Effect]:
         """A machine with a kiosk policy boots its own disk once after it was cloned, then it is reset again."""
@@ -690,28 +680,6 @@ class Coordinator:
 
     def is_switch_configured(self, mac: str) -> bool:
         return mac in self._switches
-
-    def _after(self, session: Session) -> list[Effect]:
-        """Boot policy at the end of a session.
-
-        When it cloned at least one node and the default label still is its own, the default becomes ``local``.
-        A node whose disk it may have left half written does not follow: it keeps coming up in stage2, where it
-        waits and shows why, until it is cloned or an operator decides.
-        """
-        done = any(member.standing is Standing.DONE for member in session.members.values())
-        effects: list[Effect] = []
-        for member in session.members.values():
-            if member.is_written and member.standing not in (Standing.DONE, Standing.REFUSED):
-                member.node.automatic = session.plan.label
-                effects += [
-                    PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),
-                    Persist(member.node.record()),
-                ]
-        if done and session.plan.flip_default and self.default_label == session.plan.label:
-            self.default_label = policy.LOCAL
-            why = f"session {session.title} has ended"
-            effects += [Persist(DefaultLabel(policy.LOCAL)), PolicyChanged("", policy.LOCAL, why)]
-        return effects
 
     def _new_id(self) -> str:
         for _ in range(16):
