@@ -1,6 +1,7 @@
 """Blocking TCP sockets that carry frames: deadlines, stalls, and a way to be woken from another thread.
 
-Time-outs are set in the kernel (SO_RCVTIMEO, SO_SNDTIMEO), so one system call can take in a whole chunk.
+A reader sleeps until there is something worth waking for: half a mebibyte, or the rest of the frame (SO_RCVLOWAT).
+Woken by every packet, a member at the rate of a wire spends most of its time on waking.
 """
 
 import errno
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Decoder, Frame
 
+_GULP = 512 << 10  # bytes; the kernel raises its buffer to hold them
 _TICK = 0.1  # seconds; how soon a dial notices that it is no longer wanted
+_ONE_SECOND = struct.pack("ll", 1, 0)
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -59,13 +62,15 @@ class FrameSocket:
     def __init__(self, connection: socket.socket, decoder: Decoder) -> None:
         self._connection = connection
         self._decoder = decoder
-        self._silence = 0.0
+        self._least = 1  # bytes that wake the reader
+        self._poller = select.poll()
+        self._poller.register(connection, select.POLLIN)
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        _set_timeout(connection, socket.SO_SNDTIMEO, 1.0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _ONE_SECOND)
 
     def handshake(self, seconds: float) -> None:
         """What comes before the first frame: nothing, unless the connection is secured (see `bootd.member.tls`)."""
@@ -75,15 +80,8 @@ class FrameSocket:
 
         `PeerSilentError` after ``silence`` seconds without a byte, or at ``deadline`` (monotonic) whatever comes.
         """
-        if silence != self._silence:
-            _set_timeout(self._connection, socket.SO_RCVTIMEO, silence)
-            self._silence = silence
         while True:
-            buffer = self._decoder.buffer()
-            try:
-                count = self._connection.recv_into(buffer, len(buffer), socket.MSG_WAITALL)
-            except BlockingIOError:
-                raise PeerSilentError(f"silent for {silence:g} s") from None
+            count = self.take(self._decoder.buffer(), silence)
             if count == 0:
                 if self._decoder.inside_frame:
                     raise PeerProtocolError("connection closed inside a frame")
@@ -93,6 +91,19 @@ class FrameSocket:
                 return frame
             if deadline is not None and time.monotonic() > deadline:
                 raise PeerSilentError("too slow to say who it is")
+
+    def take(self, buffer: memoryview, silence: float) -> int:
+        """Bytes taken into ``buffer``, 0 at the end; `PeerSilentError` after ``silence`` seconds without one."""
+        # Never more than this read still lacks: a peer that has sent all and waits would not be heard.
+        least = min(len(buffer), _GULP)
+        if least != self._least:
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self._least = least
+        self._poller.poll(silence * 1000)
+        try:
+            return self._connection.recv_into(buffer, len(buffer), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise PeerSilentError(f"silent for {silence:g} s") from None
 
     def send(self, data: bytes, payload: bytes | memoryview = b"", *, patience: float) -> None:
         """All of ``data`` and ``payload``; `PeerSilentError` when none is taken for ``patience`` seconds."""
@@ -120,8 +131,3 @@ class FrameSocket:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
-    whole = int(seconds)
-    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from bootd.member.sockets import FrameSocket, PeerSilentError
 from bootd.wire import frames
-from bootd.wire.errors import PeerProtocolError
-from bootd.wire.frames import Decoder, Frame
+from bootd.wire.frames import Decoder
 
 HELLO_SECONDS = 2.0  # a side that dials speaks first in TLS; one that says nothing for so long does not speak it
 _CERTIFICATE = re.compile(f"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", re.DOTALL)
@@ -117,25 +116,14 @@ class TlsFrameSocket(FrameSocket):
         except ssl.SSLError as error:
             raise ConnectionError(_explain(error)) from None
 
-    def receive(self, silence: float, deadline: float | None = None) -> Frame | None:
+    def take(self, buffer: memoryview, silence: float) -> int:
         self._limit(silence)
-        while True:
-            buffer = self._decoder.buffer()
-            try:
-                count = self._connection.recv_into(buffer, len(buffer))
-            except TimeoutError:
-                raise PeerSilentError(f"silent for {silence:g} s") from None
-            except ssl.SSLError as error:
-                raise ConnectionError(_explain(error)) from None
-            if count == 0:
-                if self._decoder.inside_frame:
-                    raise PeerProtocolError("connection closed inside a frame")
-                return None
-            frame = self._decoder.advance(count)
-            if frame is not None:
-                return frame
-            if deadline is not None and time.monotonic() > deadline:
-                raise PeerSilentError("too slow to say who it is")
+        try:
+            return self._connection.recv_into(buffer, len(buffer))
+        except TimeoutError:
+            raise PeerSilentError(f"silent for {silence:g} s") from None
+        except ssl.SSLError as error:
+            raise ConnectionError(_explain(error)) from None
 
     def send(self, data: bytes, payload: bytes | memoryview = b"", *, patience: float) -> None:
         self._limit(patience)

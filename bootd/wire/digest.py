@@ -61,3 +61,13 @@ class Decompressor:
         if len(raw) != length:
             raise PeerProtocolError(f"compressed chunk holds {len(raw)} bytes, its frame says {length}")
         return raw
+
+    def expand(self, data: Buffer, limit: int) -> bytes:
+        """As many bytes as the frame states, at most ``limit``, or `PeerProtocolError`."""
+        try:
+            stated = zstandard.frame_content_size(data)
+        except zstandard.ZstdError as error:
+            raise PeerProtocolError(f"chunk does not decompress: {error}") from None
+        if not 0 <= stated <= limit:
+            raise PeerProtocolError(f"compressed chunk states {stated} bytes, at most {limit} are allowed")
+        return self.decompress(data, stated)

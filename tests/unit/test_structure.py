@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "bootd.member": {"bootd.wire"},
     "bootd.netboot": {"bootd.wire"},
     "bootd.session": {"bootd.wire", "bootd.errors"},
+    "bootd.images": {"bootd.wire", "bootd.errors"},
     "bootd.build": {"bootd.errors"},
     "bootd.drivers": {
         "bootd.errors",
@@ -26,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         "bootd.member",
         "bootd.netboot",
         "bootd.session",
+        "bootd.images",
         "bootd.build",
     },
     "bootd.cli": {
@@ -34,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "bootd.wire",
         "bootd.netboot",
         "bootd.session",
+        "bootd.images",
         "bootd.build",
         "bootd.drivers",
         "stage1.recipe",
@@ -44,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "stage1.recipe": {"bootd.build", "bootd.errors"},
     "stage2.recipe": {"bootd.build", "bootd.errors"},
 }
-SANS_IO = ("bootd.wire", "bootd.netboot", "bootd.session")
+SANS_IO = ("bootd.wire", "bootd.netboot", "bootd.session", "bootd.images")
 # What would let a sans-IO module see the world: clocks, randomness, sockets, files, processes, the environment.
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors",

@@ -61,7 +61,6 @@ class Channel:
 
     def __init__(self, connection: socket.socket, frames_of: FrameSocket, key: bytes, role: int) -> None:
         self.local: str = connection.getsockname()[0]
-        self._connection = connection
         self._frames = frames_of
         self._key = key
         self._role = role
@@ -84,12 +83,6 @@ class Channel:
 
     def receive(self, silence: float) -> tuple[Kind, bytes]:
         """The next message; `ChannelError` at the end, after ``silence`` seconds, or on a forgery."""
-        whole = int(silence)
-        timeout = struct.pack("ll", whole, int((silence - whole) * 1e6))
-        try:
-            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        except OSError as error:
-            raise ChannelError(describe(error)) from None
         head = self._read(_HEADER.size + _PROOF_SIZE, silence)
         number, length = _HEADER.unpack_from(head)
         try:
@@ -123,9 +116,9 @@ class Channel:
         view, done = memoryview(buffer), 0
         while done < count:
             try:
-                taken = self._connection.recv_into(view[done:], count - done, socket.MSG_WAITALL)
-            except BlockingIOError:
-                raise ChannelError(f"silent for {silence:g} s") from None
+                taken = self._frames.take(view[done:], silence)
+            except PeerSilentError as error:
+                raise ChannelError(str(error)) from None
             except OSError as error:
                 raise ChannelError(describe(error)) from None
             if taken == 0:
