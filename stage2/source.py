@@ -1,7 +1,7 @@
 """The disk or partition that is read into an image: found again, opened for reading and for nobody else, described.
 
-While it is open, nothing can mount it or take it into a pool. Whoever writes to it regardless is noticed at the end:
-the kernel counts the writes.
+While it is open, nothing can mount it or take it into a pool. Whoever writes to it regardless is noticed at the
+end: the kernel counts the writes.
 """
 
 import fcntl
@@ -129,7 +129,7 @@ class Source:
         (found,) = struct.unpack("Q", fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8)))
         if found != size:
             raise RefusedError(f"{self.name} has {found} bytes, {size} by its partition table")
-        # What was written through another device (a partition, a pool) may be newer than what is cached for this one.
+        # What was written through another device (a partition, a pool) may be newer than what this one has cached.
         fcntl.ioctl(self._descriptor, _BLKFLSBUF)
 
     def _count_writes(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What of a disk or partition is in use: asks sfdisk, blkid and partclone, and judges what they say.
 
-A file system that was not left cleanly, or is encrypted, is refused unless it is asked for; then all of it counts as
-in use, as everything does that no tool knows. Nothing is written.
+A file system that was not left cleanly, or is encrypted, is refused unless it is asked for; then all of it counts
+as in use, as everything does that no tool knows. Nothing is written.
 """
 
 import json
@@ -81,7 +81,7 @@ def examine(
 ) -> tuple[tuple[Volume, ...], tuple[Range, ...], list[str]]:
     """What lies in ``places`` of the ``size`` bytes behind ``path``, which bytes are in use, and notes for people.
 
-    What is in no place (boot loaders, the table and its copy) is in use. `RefusedError`; OSError when reading fails.
+    What is in no place (boot loaders, the table and its copy) is in use. `RefusedError`; OSError while reading.
     """
     found, notes = [], []
     ranges = list(used.outside(((place.start, place.size) for place in places), size))

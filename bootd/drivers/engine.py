@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.journal import AuditLine, Journal
@@ -53,6 +54,7 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.captures: CaptureStore | None = None
         self.journal_trouble = ""
         self._journal = journal
         self._clock = clock
@@ -72,6 +74,7 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        self.coordinator.captures.restore(saved.captures, self.now())
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bootd.drivers.database import Database
+from bootd.session.captures import OPEN as OPEN_CAPTURES
 from bootd.session.effects import (
     AuditRecord,
+    CaptureRecord,
     DefaultLabel,
     ForgottenNode,
     LockRecord,
@@ -72,7 +74,14 @@ CREATE TABLE token (
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS)  # steps from an empty file
+_CREATE_CAPTURES = """
+CREATE TABLE capture (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, is_open INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+"""
+
+
+SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_CAPTURES)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Saved:
     members: tuple[MemberRecord, ...]  # of the open ones
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
+    captures: tuple[CaptureRecord, ...] = ()  # every open one, and the latest that have ended
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,14 @@ class Journal:
                     _lock(*row)
                     for row in self._database.execute("SELECT mac, place, body FROM lock ORDER BY mac, place")
                 ),
+                captures=tuple(
+                    CaptureRecord(**json.loads(row[0]))
+                    for row in self._database.execute(
+                        "SELECT body FROM capture WHERE is_open = 1 OR number IN (SELECT number FROM capture"
+                        " WHERE is_open = 0 ORDER BY number DESC LIMIT ?) ORDER BY number",
+                        (ended_sessions,),
+                    )
+                ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._file.unusable(error) from None
@@ -207,6 +225,13 @@ class Journal:
                 self._database.execute("INSERT OR REPLACE INTO lock VALUES (?, ?, ?)", (mac, place, body))
             case RemovedLock(mac, place):
                 self._database.execute("DELETE FROM lock WHERE mac = ? AND place = ?", (mac, place))
+            case CaptureRecord(id_):
+                is_open = int(record.state in {state.value for state in OPEN_CAPTURES})
+                self._database.execute(
+                    "INSERT INTO capture (id, is_open, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " is_open = excluded.is_open, body = excluded.body",
+                    (id_, is_open, json.dumps(asdict(record))),
+                )
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",

@@ -13,6 +13,7 @@ import structlog
 
 from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.dhcp.leases import addressing
 from bootd.drivers.dhcp.router_advertisement import RouterAdvertisement
 from bootd.drivers.dhcp.service import DhcpServer
@@ -90,6 +91,7 @@ class Daemon:
         heads = Heads(server, interface.address, engine.head_ended, cache=cache)
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
+        engine.captures = CaptureStore(Path(self._settings.server.state_dir) / "images")
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         self._services = self._compose(engine, context, interfaces, TokenStore(journal))
         try:
@@ -101,6 +103,7 @@ class Daemon:
             if not self.reload_wanted:
                 self._notifier.stopping()
             await self._close(heads)
+            await asyncio.to_thread(engine.captures.close)
 
     def _compose(
         self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore

@@ -151,12 +151,39 @@ class Node(Struct):
     disks: list[Disk]
 
 
+class Backup(Struct):
+    """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+
+    id: str
+    node: str
+    name: str
+    image: str
+    comment: str
+    user: str
+    source: str
+    state: str
+    ended: bool
+    reason: str
+    image_id: str | None
+    total: int
+    done: int
+    sent: int
+    wire: int
+    rate: int
+    remaining_seconds: float | None
+    seconds: float | None
+    notes: list[str]
+    attempts: int
+
+
 class State(Struct):
     """Everything. ``journal`` is "ok", or why state cannot be written."""
 
     default_label: str
     sessions: list[Session]
     nodes: list[Node]
+    backups: list[Backup]
     journal: str
 
 

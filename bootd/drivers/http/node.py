@@ -13,6 +13,7 @@ from aiohttp import web
 
 from bootd.config import Settings
 from bootd.drivers.engine import Engine
+from bootd.drivers.http.capture import CaptureRequests
 from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
@@ -83,6 +84,7 @@ class NodeInterface:
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
+                *CaptureRequests(self._engine, self._check).routes(),
             ]
         )
         return app

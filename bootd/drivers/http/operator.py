@@ -18,6 +18,7 @@ from aiohttp import web
 from bootd.drivers import boot_history, source
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, openapi
+from bootd.drivers.http.backups import BackupOrder, Backups
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, guard, read_body
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
@@ -107,6 +108,7 @@ class Operators:
         leases: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._engine, self._labels, self._leases = engine, labels, leases
+        self._backups = Backups(engine)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -315,6 +317,18 @@ class Operators:
         content = base64.b64encode(kept.table.content).decode() if kept.table is not None else ""
         return web.json_response({**view_kept(kept), "content": content})
 
+    async def _list_backups(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._backups.all())
+
+    async def _backup(self, request: web.Request) -> web.Response:
+        return web.json_response(self._backups.one(request.match_info["id"]))
+
+    async def _order_backup(self, request: web.Request) -> web.Response:
+        return web.json_response(self._backups.order(await _body(request, BackupOrder), request), status=201)
+
+    async def _cancel_backup(self, request: web.Request) -> web.Response:
+        return web.json_response(self._backups.cancel(request.match_info["id"], request))
+
     async def _list_labels(self, _request: web.Request) -> web.Response:
         return web.json_response(
             {
@@ -496,6 +510,18 @@ ROUTES = (
         "One old partition table, with both ends of the disk",
         answers.WholeTable,
     ),
+    Route("GET", "/backups", Operators._list_backups, "Disks that are read into images", list[answers.Backup]),
+    Route(
+        "POST",
+        "/backups",
+        Operators._order_backup,
+        "Read a disk or a partition of a machine into an image",
+        answers.Backup,
+        BackupOrder,
+        status=201,
+    ),
+    Route("GET", "/backups/{id}", Operators._backup, "One backup", answers.Backup),
+    Route("DELETE", "/backups/{id}", Operators._cancel_backup, "Cancel a backup", answers.Backup),
     Route("GET", "/leases", Operators._list_leases, "Addresses that bootd has given", list[answers.Lease]),
     Route("PUT", "/nodes/{node}/name", Operators._name, "Name a machine", body=NameChange),
     Route("PUT", "/nodes/{node}/label", Operators._set_label, "What a machine boots", body=LabelChange),
