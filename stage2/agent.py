@@ -322,8 +322,8 @@ class Agent:
     def _abandon(self, reason: str) -> None:
         """Cancelled, or ended too early: nothing of this disk is promised."""
         if self._capture is not None:
-            self._console.say(f"cancelled: {reason}")
-            self._capture.stop()  # it ends soon, and `_captured` goes on from there
+            if self._capture.stop():  # it ends soon, and `_captured` goes on from there
+                self._console.say(f"cancelled: {reason}")
             return
         self._stop_member()
         self._console.say(f"cancelled: {reason}")

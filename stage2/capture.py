@@ -1,8 +1,8 @@
 """Reads a disk or a partition into an image on the server: only what is in use, only what the server lacks.
 
 One thread reads and digests, two compress and send; a batch is read while the one before it is sent, so three
-batches are in memory at most. The digests of a run are kept, so that a daemon that restarts is told them again without
-a second reading.
+batches are in memory at most. The digests of a run are kept, so that a daemon that restarts is told them again
+without a second reading.
 """
 
 import threading
@@ -67,8 +67,11 @@ class CaptureJob:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Give it up; False when that was said before."""
+        was_running = not self._stopping.is_set()
         self._stopping.set()
+        return was_running
 
     def join(self, seconds: float) -> None:
         """Wait for its end."""
@@ -85,7 +88,10 @@ class CaptureJob:
         except RefusedError as error:
             self._end(CaptureState.REFUSED, str(error))
         except (UploadError, InventoryError, PeerProtocolError, OSError) as error:
-            self._end(CaptureState.FAILED, str(error) or type(error).__name__)
+            if self._stopping.is_set():  # the server has known it before
+                self.ended = "cancelled"
+            else:
+                self._end(CaptureState.FAILED, str(error) or type(error).__name__)
         finally:
             self._uploader.close()
 
@@ -145,7 +151,7 @@ class CaptureJob:
             missing = self._uploader.ask(batch.first, batch.digests)
             self._digests += batch.digests
             self._send({batch.digests[number]: batch.data[batch.first + number] for number in missing}, pool)
-            self._done += sum(source.in_use(index) for index in batch.data)
+            self._done += sum(source.in_use(batch.first + number) for number in range(len(batch.digests)))
             self._report_sometimes()
 
     def _batches(self, source: Source, first: int) -> Iterator[Batch]:

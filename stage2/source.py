@@ -71,6 +71,8 @@ class Source:
             places = [Place(disk.name, 0, size, path)]
         self._descriptor = open_alone(path, self.name)
         try:
+            for place in places:
+                flush(place.device)
             self._check(size)
             self._counter = counter
             self._writes = self._count_writes()
@@ -129,17 +131,17 @@ class Source:
         (found,) = struct.unpack("Q", fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8)))
         if found != size:
             raise RefusedError(f"{self.name} has {found} bytes, {size} by its partition table")
-        # What was written through another device (a partition, a pool) may be newer than what this one has cached.
         fcntl.ioctl(self._descriptor, _BLKFLSBUF)
 
     def _count_writes(self) -> tuple[str, ...]:
-        """Writes and discards, finished and sectors: Documentation/block/stat.rst. () where the kernel has none."""
+        """Sectors written, sectors discarded: Documentation/block/stat.rst. () where the kernel has no counters.
+        Not the number of requests: a flush is one."""
         try:
             with open(self._counter) as stream:
                 words = stream.read().split()
         except OSError:
             return ()
-        return (words[4], words[6], *words[11:14:2])
+        return (words[6], *words[13:14])
 
 
 def _chosen(order: Capture, places: Sequence[Place], disk: Disk) -> Place:
@@ -162,6 +164,19 @@ def open_alone(path: str, name: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise RefusedError(f"{name} cannot be opened alone ({error.strerror}): {_IDLE}") from None
+
+
+def flush(path: str) -> None:
+    """Bring to the disk what was written through the device, and forget what is cached of it: the device that is
+    read next (the disk, a partition) has a cache of its own, which may be older or newer. OSError."""
+    if not path:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        fcntl.ioctl(descriptor, _BLKFLSBUF)
+    finally:
+        os.close(descriptor)
 
 
 def partition_name(folder: str, number: int) -> str:

@@ -1,8 +1,8 @@
 """What the nodes send of captures, on its way into the image store.
 
 A run is what a node has told since it last described its source: digests in their order, and which of their chunks
-are to come. It is forgotten when the daemon ends; the chunks are in the store by then, and the node tells the digests
-again. The store's work is done by threads: digesting, decompressing and writing give up the interpreter's lock.
+are to come. It is forgotten when the daemon ends; the chunks are in the store by then, and the node tells the
+digests again. The store's work is done by threads: digests, compression and files give up the interpreter's lock.
 """
 
 import asyncio

@@ -68,6 +68,17 @@ def loop(path: Path, *options: str) -> Iterator[str]:
 
 
 @contextmanager
+def disk(path: Path) -> Iterator[str]:
+    """A loop device with devices for its partitions, also where the kernel itself reads no tables."""
+    with loop(path) as device:
+        subprocess.run(["partx", "--add", device], capture_output=True, check=False)  # fails for those there are
+        try:
+            yield device
+        finally:
+            subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
+
+
+@contextmanager
 def mounted(kind: str, device: str, folder: Path) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     run(*(["ntfs-3g"] if kind == "ntfs-3g" else ["mount", "-t", kind]), device, folder)
