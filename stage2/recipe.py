@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 SUITE = "bookworm"
 PACKAGES = (
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
-    *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode"),
+    *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),

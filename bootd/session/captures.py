@@ -72,6 +72,7 @@ class Task:
     ended: float | None = None
     heard: float = 0.0
     rate: float = 0.0  # bytes in use that are done with, a second
+    is_completing: bool = False  # the store makes the image of it: too late to cancel
     mark: tuple[float, int] = field(default=(0.0, 0), repr=False)
 
     @property
@@ -150,6 +151,8 @@ class Captures:
         task = self.find(id_)
         if not task.open:
             raise OperatorError(f"backup {id_} is {task.state.value}", "only an open backup can be cancelled")
+        if task.is_completing:
+            raise OperatorError(f"backup {id_} is being completed", "remove the image afterwards", Exit.BUSY)
         audit = Persist(AuditRecord(who, "backup-cancel", id_))
         effects = [audit, *self._end(task, TaskState.CANCELLED, f"cancelled by {who}", now)]
         return [*effects, Send(task.mac, Cancel(task.id, task.reason))]

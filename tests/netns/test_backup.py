@@ -218,7 +218,7 @@ def reason(bench: Bench) -> str:
 
 @pytest.mark.parametrize("death", [killed_node, killed_daemon, lost_network])
 def test_it_goes_on_after_a_death(bench: Bench, death: Callable[[Bench], None]) -> None:
-    bench.room.limit("n1", 80)
+    bench.room.limit("server", 80)  # of what the node sends
     id_ = bench.order("golden", "--after", "stay")
     bench.start_node()
     until(lambda: bench.show(id_)["sent"] > 20 * MIB, 60, "something is sent")
@@ -231,7 +231,7 @@ def test_it_goes_on_after_a_death(bench: Bench, death: Callable[[Bench], None]) 
 
 
 def test_cancelled_and_refused(bench: Bench) -> None:
-    bench.room.limit("n1", 80)
+    bench.room.limit("server", 80)  # of what the node sends
     id_ = bench.order("golden", "--after", "stay")
     node = bench.start_node()
     until(lambda: bench.show(id_)["sent"] > 4 * MIB, 60, "something is sent")
@@ -241,7 +241,7 @@ def test_cancelled_and_refused(bench: Bench) -> None:
     assert not ImageStore(bench.folder / "state" / "images").images()
     with volumes.mounted("ext4", f"{bench.device}p7", bench.folder / "mount"):
         text = bench.daemon.command("backup", MAC, "golden", "-m", "test", expect=Exit.REFUSED)
-        assert "mounted" in text
+        assert "unmount it" in text
         text = bench.daemon.command("backup", MAC, "golden", "-m", "test", "--part", "9", expect=Exit.REFUSED)
         assert "no partition 9" in text
     volumes.run("ntfsfix", f"{bench.device}p6")
@@ -251,7 +251,7 @@ def test_cancelled_and_refused(bench: Bench) -> None:
 
 
 def test_a_source_that_is_written_to_meanwhile_is_no_image(bench: Bench) -> None:
-    bench.room.limit("n1", 80)
+    bench.room.limit("server", 80)  # of what the node sends
     id_ = bench.order("golden", "--after", "stay")
     bench.start_node()
     until(lambda: bench.show(id_)["sent"] > 4 * MIB, 60, "it is being read")

@@ -4,6 +4,7 @@ A node speaks only for tasks of its own that are open, and sends only chunks tha
 knows nothing of this run (any more), so the node describes its source again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -69,11 +70,22 @@ class CaptureRequests:
         return web.Response(status=204)
 
     async def _commit(self, request: web.Request, task: Task) -> web.Response:
+        if task.is_completing:
+            return text_error(503, "the image is being made")
+        task.is_completing = True
+        # Once begun it is carried to its end, also when the node loses its connection meanwhile.
+        completing = asyncio.create_task(self._complete(task, _number(request, "count")))
+        return web.Response(text=f"{await asyncio.shield(completing)}\n")
+
+    async def _complete(self, task: Task, count: int) -> str:
         coordinator = self._engine.coordinator
-        origin = f"{coordinator.nodes.name(task.mac)} ({task.mac}), {task.source}"
-        image = await self._store.commit(task, origin, _number(request, "count"))
-        self._engine.run(coordinator.captures.committed(task.id, image, self._engine.now()))
-        return web.Response(text=f"{image}\n")
+        try:
+            origin = f"{coordinator.nodes.name(task.mac)} ({task.mac}), {task.source}"
+            image = await self._store.commit(task, origin, count)
+            self._engine.run(coordinator.captures.committed(task.id, image, self._engine.now()))
+        finally:
+            task.is_completing = False
+        return image
 
     @property
     def _store(self) -> CaptureStore:
