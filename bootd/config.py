@@ -16,7 +16,11 @@ from bootd.netboot.loaders import LOADERS
 from bootd.netboot.menu import DISCOVERY_GROUP, Menu, MenuItem
 from bootd.netboot.menu import problem as menu_problem
 from bootd.netboot.names.zone import problem as zone_problem
+from bootd.netboot.power import power_problem
 from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
+from bootd.session.admission import Unknown
+from bootd.session.groups import ConfiguredGroup
+from bootd.session.groups import problem as group_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -194,6 +198,40 @@ class Session(_Table, frozen=True):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5  # failed attempts of a node before it is parked
 
 
+class Power(_Table, frozen=True):
+    """Switching nodes on and off. Passwords are in files, or credentials of systemd: "credential:NAME"."""
+
+    secret: str = ""  # file with the password of the controllers, where a [[node]] has no power_secret
+    authority: str = ""  # PEM: who signed the certificates of the controllers; "" = the system's authorities
+    seconds: Annotated[float, msgspec.Meta(ge=1, le=45)] = 20.0  # for one controller
+    wake_addresses: tuple[str, ...] = ()  # broadcast addresses of subnets behind routers, for magic packets
+
+
+class Notify(_Table, frozen=True):
+    """How word of a session's end goes out as mail. Webhooks need nothing here but the time-out."""
+
+    smtp: Annotated[str, msgspec.Meta(max_length=255)] = ""  # "mail.example.org" or with :PORT; "" = sendmail
+    tls: Literal["off", "starttls", "on"] = "off"
+    user: str = ""
+    password_file: str = ""
+    sender: str = ""  # "" = bootd@ this machine
+    sendmail: str = "/usr/sbin/sendmail"
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 15.0
+
+    @property
+    def server(self) -> tuple[str, int]:
+        """Host and port of the SMTP server. `ValueError` when that is none."""
+        default = 465 if self.tls == "on" else 25
+        if self.smtp.count(":") > 1 and not self.smtp.startswith("["):
+            return self.smtp, default  # an IPv6 address
+        host, colon, port = self.smtp.rpartition(":") if not self.smtp.endswith("]") else (self.smtp, "", "")
+        if not colon:
+            host, port = self.smtp, str(default)
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{self.smtp!r} is not HOST or HOST:PORT")
+        return host.strip("[]"), int(port)
+
+
 class LabelTable(_Table, frozen=True):
     name: str
     kind: LabelKind = LabelKind.STAGE
@@ -211,6 +249,40 @@ class NodeTable(_Table, frozen=True):
     ignore: bool = False  # its firmware and DHCP client get no answer
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None  # in its alias; None = at its name's end
     switch: Annotated[str, msgspec.Meta(max_length=63)] = ""  # where it is plugged in, for --order switch
+    power: str = ""  # its controller: redfish://USER@HOST/Systems/ID or ipmi://USER@HOST
+    power_secret: str = ""  # file with its password
+    power_fingerprint: str = ""  # SHA-256 of its certificate, which is then trusted without any authority
+    wake_secret: str = ""  # file with the SecureOn password of its network card
+
+
+class ImageRule(_Table, frozen=True):
+    """What `bootd image gc` keeps of a name: an image that one of the two keeps stays; both 0: all stay."""
+
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # so many, the newest
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0  # those that are no older
+
+
+class Images(_Table, frozen=True):
+    directory: str = ""  # "" = state_dir/images
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # as in a rule, for names without one
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    rule: dict[str, ImageRule] = {}  # [images.rule.NAME]
+
+    @property
+    def keep(self) -> dict[str, tuple[int, float]]:
+        """(keep_last, keep_days) by name, "" for all others."""
+        rules = {name: (rule.keep_last, rule.keep_days) for name, rule in self.rule.items()}
+        return {"": (self.keep_last, self.keep_days), **rules}
+
+
+class Nodes(_Table, frozen=True):
+    unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
+
+
+class GroupTable(_Table, frozen=True):
+    name: str
+    hosts: str | tuple[str, ...]  # host sets: "lab[1-30]", "@other", "!lab7"
+    label: str = ""  # what its machines boot by default
 
 
 class Settings(_Table, frozen=True):
@@ -223,13 +295,28 @@ class Settings(_Table, frozen=True):
     pxe: Pxe = Pxe()
     session: Session = Session()
     api: Api = Api()
+    power: Power = Power()
+    images: Images = Images()
+    notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
+    nodes: Nodes = Nodes()
     node: tuple[NodeTable, ...] = ()
+    group: tuple[GroupTable, ...] = ()
+
+    @property
+    def groups(self) -> tuple[ConfiguredGroup, ...]:
+        """The [[group]] tables."""
+        return tuple(ConfiguredGroup(one.name, ",".join(_several(one.hosts)), one.label) for one in self.group)
 
     @property
     def boot_dir(self) -> Path:
         """Where the boot artefacts are."""
         return Path(self.server.boot_dir or Path(self.server.state_dir) / "boot")
+
+    @property
+    def image_dir(self) -> Path:
+        """Where the image store is."""
+        return Path(self.images.directory or Path(self.server.state_dir) / "images")
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -303,12 +390,18 @@ def _check(settings: Settings, source: str) -> None:
     _check_menu(settings, source)
     _check_dns(settings, source)
     _check_api(settings, source)
+    _check_power(settings, source)
+    _check_notify(settings.notify, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
         if wrong:
             raise OperatorError(f"{source}: label {own.name}: {wrong}", "mend this [[label]]", Exit.CONFIG)
+    wrong = group_problem(settings.groups)
+    if wrong:
+        raise OperatorError(f"{source}: {wrong}", "mend this [[group]]", Exit.CONFIG)
     wanted = {settings.boot.default, *(node.label for node in settings.node if node.label)}
+    wanted |= {group.label for group in settings.group if group.label}
     for name in sorted(wanted - labels.keys()):
         raise OperatorError(
             f"{source}: label {name!r} is not defined", f"known labels: {', '.join(labels)}", Exit.CONFIG
@@ -355,6 +448,27 @@ def _check_dns(settings: Settings, source: str) -> None:
             raise OperatorError(f"{source}: dns.clients: {error}", "write 192.0.2.0/24", Exit.CONFIG) from None
 
 
+def _check_notify(notify: Notify, source: str) -> None:
+    if notify.smtp:
+        try:
+            _ = notify.server
+        except ValueError as error:
+            hint = "write mail.example.org, or mail.example.org:587"
+            raise OperatorError(f"{source}: notify.smtp: {error}", hint, Exit.CONFIG) from None
+    if bool(notify.user) != bool(notify.password_file) or (notify.user and notify.tls == "off"):
+        raise OperatorError(
+            f"{source}: notify.user needs a password_file, and tls that it is not sent in the clear",
+            'set password_file, and tls = "starttls" or "on", under [notify]',
+            Exit.CONFIG,
+        )
+    for key in ("sendmail", "password_file"):
+        value = getattr(notify, key)
+        if (value or key == "sendmail") and not Path(value).is_absolute():
+            raise OperatorError(
+                f"{source}: notify.{key} {value!r} is not an absolute path", "begin it with /", Exit.CONFIG
+            )
+
+
 def _check_api(settings: Settings, source: str) -> None:
     api, server = settings.api, settings.server
     try:
@@ -386,6 +500,20 @@ def _check_api(settings: Settings, source: str) -> None:
             "give each a port of its own",
             Exit.CONFIG,
         )
+
+
+def _check_power(settings: Settings, source: str) -> None:
+    for node in settings.node:
+        wrong = power_problem(node.power, node.power_fingerprint)
+        if wrong:
+            raise OperatorError(f"{source}: node {node.name}: power: {wrong}", "mend this [[node]]", Exit.CONFIG)
+    for text in settings.power.wake_addresses:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise OperatorError(
+                f"{source}: power.wake_addresses: {error}", "write it as 192.0.2.255", Exit.CONFIG
+            ) from None
 
 
 def _check_server(settings: Settings, source: str) -> None:

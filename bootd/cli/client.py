@@ -30,13 +30,30 @@ class Client:
 
     def request(self, method: str, *parts: str, body: Any = None, query: str = "") -> Any:
         """One request; the decoded answer, None when it has no body. ``parts`` are escaped."""
+        return _answer(*self._exchange(method, parts, body, query))
+
+    def text(self, *parts: str) -> str:
+        """What is no JSON."""
+        status, text = self._exchange("GET", parts, None, "")
+        if status >= 400:
+            _answer(status, text)
+        return text.decode(errors="replace")
+
+    def health(self) -> Any:
+        """What the daemon says of itself: also when its status is 503."""
+        status, text = self._exchange("GET", ("health",), None, "")
+        if status == 503 and b'"trouble"' in text:
+            status = 200
+        return _answer(status, text)
+
+    def _exchange(self, method: str, parts: tuple[str, ...], body: Any, query: str) -> tuple[int, bytes]:
+        """Status and body of the answer."""
         connection = self._connect(REQUEST_SECONDS)
         try:
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, _target(parts, query), data, self._headers())
             response = connection.getresponse()
-            text = response.read(MAX_ANSWER)
-            return _answer(response.status, text)
+            return response.status, response.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
         finally:

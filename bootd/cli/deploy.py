@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.plan import print_cards
+from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
+from bootd.cli.times import clock, parse_time
 from bootd.errors import Exit, OperatorError
 from bootd.session.arrangement import ORDERS
-from bootd.session.request import MAX_KEEP_OPEN
+from bootd.session.hosts import ANY
+from bootd.session.request import MAX_DELAY, MAX_KEEP_OPEN
 
 _POLL_SECONDS = 0.5
+notify_option = click.option(
+    "--notify", multiple=True, help="Have mailto:ADDRESS or an https:// webhook told of the end; may be repeated."
+)
 
 
 @click.command()
@@ -28,6 +35,7 @@ _POLL_SECONDS = 0.5
 )
 @click.option("--expect", type=click.IntRange(min=1), help="Start when so many are ready [default: all named].")
 @click.option("--start-now", is_flag=True, help="Start with the first that is ready; later ones join behind.")
+@click.option("--at", default="", help="Begin at 02:00 or 2026-01-31T02:00:00+01:00, with who is there then.")
 @click.option("--label", default="kamethod", show_default=True, help="What these nodes boot meanwhile.")
 @click.option("--name", default="", help="Name of the session, also for kaopt=NAME.")
 @click.option(
@@ -49,6 +57,14 @@ _POLL_SECONDS = 0.5
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
+@click.option(
+    "--delay",
+    type=click.FloatRange(0, MAX_DELAY),
+    default=0.0,
+    help="Seconds between two nodes that are let go at the end.",
+)
+@notify_option
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -61,6 +77,7 @@ def deploy(
     disk: str,
     expect: int | None,
     start_now: bool,
+    at: str,
     label: str,
     name: str,
     after: str,
@@ -69,6 +86,9 @@ def deploy(
     delta: bool,
     zeros: str,
     keep_open: float,
+    wake: bool,
+    delay: float,
+    notify: tuple[str, ...],
     is_waiting: bool,
     yes: bool,
     as_json: bool,
@@ -77,12 +97,16 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`.
     """
+    if wake and ANY in (node.lower() for node in nodes):
+        raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
+    start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {
         "source": str(image.absolute()),
         "nodes": ",".join(nodes),
         "disk": disk,
         "expect": expect or 0,
-        "start_now": start_now,
+        "start_now": start_now or bool(at and not expect),
+        "at": start_at,
         "label": label,
         "name": name,
         "after": after,
@@ -91,15 +115,20 @@ def deploy(
         "compare": delta,
         "zeros": zeros,
         "keep_open": keep_open,
+        "delay": delay,
+        "notify": notify,
     }
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
+    if wake:  # now that they boot into it
+        print_switched(ask_power(context, nodes, "on"), stderr=True)
     if not is_waiting:
         if as_json:
             print_json(session)
         else:
-            click.echo(f"session {session['name'] or session['id']} ({session['id']}) is open")
+            what = f"begins at {clock(start_at)}" if start_at else "is open"
+            click.echo(f"session {session['name'] or session['id']} ({session['id']}) {what}")
             click.echo(f"follow it: bootd watch {session['name'] or session['id']}")
         return Exit.OK
     return _wait_for(context.client, session["id"], None, as_json)
@@ -108,10 +137,16 @@ def deploy(
 @click.command()
 @click.argument("session")
 @click.option("--timeout", type=float, help="Seconds; then exit code 1.")
+@notify_option
 @json_option
 @pass_context
-def wait(context: Context, session: str, timeout: float | None, as_json: bool) -> int:
-    """Wait for the end of SESSION: 0 all cloned, 3 some, 4 all refused, 1 none."""
+def wait(context: Context, *, session: str, timeout: float | None, notify: tuple[str, ...], as_json: bool) -> int:
+    """Wait for the end of SESSION: 0 all cloned, 3 some, 4 all refused, 1 none.
+
+    With --notify the daemon tells of the end, also when this command is interrupted.
+    """
+    for target in notify:
+        context.client.request("POST", "sessions", session, "notices", body={"target": target})
     return _wait_for(context.client, session, timeout, as_json)
 
 
@@ -121,6 +156,8 @@ def _ask(client: Client, order: dict[str, Any]) -> None:
     output = Console(stderr=True)
     print_cards(output, plan, order["disk"])
     output.print(f"after   {order['after']}")
+    if order["at"]:
+        output.print(f"at      {clock(order['at'])}")
     if not sys.stdin.isatty():
         raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
     click.confirm("Everything on these disks is lost. Go on?", abort=True, err=True)

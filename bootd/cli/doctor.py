@@ -14,7 +14,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.netboot import diagnosis
 from bootd.netboot.clients.air import Ending
 from bootd.netboot.diagnosis import Journey, Severity
-from bootd.session.nodes import normal_mac
+from bootd.session.hosts import normal_mac
 
 _STYLES = {Severity.PROBLEM: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 

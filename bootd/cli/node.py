@@ -8,6 +8,7 @@ from rich.table import Table
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, size
+from bootd.cli.power import switch
 
 
 @click.group()
@@ -101,3 +102,12 @@ def unpark(context: Context, nodes: tuple[str, ...]) -> None:
     for item in nodes:
         context.client.request("DELETE", "nodes", item, "parked")
         click.echo(f"{item}: may be tried again")
+
+
+@node.command("wake")
+@click.argument("nodes", nargs=-1, required=True)
+@json_option
+@pass_context
+def wake(context: Context, nodes: tuple[str, ...], as_json: bool) -> int:
+    """Send NODES a magic packet (wake-on-LAN). Whether one woke is seen when it boots: bootd node boots NODE."""
+    return switch(context, nodes, "wake", as_json=as_json)

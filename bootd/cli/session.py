@@ -1,14 +1,18 @@
 """``bootd session``: change a session that is there."""
 
+import sys
+from urllib.parse import urlencode
+
 import click
 
 from bootd.cli.context import Context, json_option, pass_context, print_json
 from bootd.cli.state import print_session
+from bootd.errors import Exit, OperatorError
 
 
 @click.group()
 def session() -> None:
-    """Sessions: start one early, change how many nodes it waits for, close or cancel it."""
+    """Sessions: start one early, take nodes in or out, close or cancel it, try again what failed."""
 
 
 @session.command("start-now")
@@ -28,6 +32,69 @@ def start_now(context: Context, name: str, as_json: bool) -> None:
 def expect(context: Context, name: str, number: int, as_json: bool) -> None:
     """Wait for NUMBER nodes."""
     _show(context.client.request("PATCH", "sessions", name, body={"expect": number}), as_json)
+
+
+@session.command("add")
+@click.argument("name")
+@click.argument("nodes", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, although their disks are erased.")
+@json_option
+@pass_context
+def add(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Take NODES into a session that waits or runs; also those that were taken out."""
+    if not yes:
+        found = context.client.get("sessions", name)
+        _confirm(f"{found['source']} is written over disk {found['selector']} of {', '.join(nodes)}. Go on?")
+    _show(context.client.request("POST", "sessions", name, "nodes", body={"nodes": ",".join(nodes)}), as_json)
+
+
+@session.command("eject")
+@click.argument("name")
+@click.argument("nodes", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, although disks may be left half written.")
+@json_option
+@pass_context
+def eject(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Take NODES out of a session; the others go on. What is being written there is left incomplete."""
+    if not yes and context.client.get("sessions", name)["state"] == "running":
+        _confirm(f"The disks of {', '.join(nodes)} may be left incomplete. Go on?")
+    query = urlencode({"nodes": ",".join(nodes)})
+    _show(context.client.request("DELETE", "sessions", name, "nodes", query=query), as_json)
+
+
+@session.command("retry")
+@click.argument("name")
+@click.argument("nodes", nargs=-1)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, although disks are erased.")
+@json_option
+@pass_context
+def retry(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Clone those nodes of an ended session that are not cloned [default: all], in a session of their own.
+
+    Under the same plan: same image, same options, same disks. Exit code 4 when the plan does not hold any more.
+    """
+    if not yes:
+        found = context.client.get("sessions", name)
+        failed = [item for item in found["outcome"]["nodes"] if not item["ok"]]
+        for item in failed:
+            click.echo(f"{item['name']}: {item['state']}: {item['reason']}", err=True)
+        _confirm(f"{found['source']} is written over disk {found['selector']} of these. Go on?")
+    body = {"nodes": ",".join(nodes)}
+    _show(context.client.request("POST", "sessions", name, "retry", body=body), as_json)
+
+
+@session.command("notices")
+@click.argument("name")
+@json_option
+@pass_context
+def notices(context: Context, name: str, as_json: bool) -> None:
+    """Who is told of the end of a session, and how that went."""
+    found = context.client.get("sessions", name, "notices")
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        click.echo(f"{item['target']}: {item['state']}{': ' + item['text'] if item['text'] else ''}")
 
 
 @session.command("close")
@@ -50,6 +117,12 @@ def cancel(context: Context, name: str, yes: bool, as_json: bool) -> None:
     if not yes and found["state"] == "running":
         click.confirm("Its nodes are being written; their disks will be incomplete. Cancel?", abort=True)
     _show(context.client.request("DELETE", "sessions", name), as_json)
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
+    click.confirm(question, abort=True, err=True)
 
 
 def _show(value: dict[str, object], as_json: bool) -> None:

@@ -12,11 +12,12 @@ from rich.text import Text
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, megabytes, remaining, size
+from bootd.cli.times import clock
 from bootd.errors import Exit, OperatorError
 
 _COLOURS = {
     **dict.fromkeys(("done", "verified"), "green"),
-    **dict.fromkeys(("failed", "lost", "evicted", "parked", "refused", "cancelled", "partly"), "red"),
+    **dict.fromkeys(("failed", "lost", "evicted", "ejected", "parked", "refused", "cancelled", "partly"), "red"),
     **dict.fromkeys(("receiving", "verifying", "running", "finishing", "reading"), "cyan"),
 }
 _RETRY_SECONDS = 1.0
@@ -137,6 +138,8 @@ def _title(session: dict[str, Any]) -> Text:
         details.append(f"digested {100 * head['digested'] // max(1, session['source_size'])} %")
     if session["state"] == "waiting":
         details.append(f"{session['ready']} of {session['expect']} nodes ready")
+    if session["state"] == "scheduled":
+        details.append(f"begins at {clock(session['start_at'])}")
     details += _options(session)
     total = session.get("seconds", {}).get("total")
     if total is not None:
@@ -160,6 +163,10 @@ def _options(session: dict[str, Any]) -> list[str]:
         words.append("zeros discarded")
     if session.get("keep_open"):
         words.append(f"open {session['keep_open']:g} s longer")
+    if session.get("delay"):
+        words.append(f"{session['delay']:g} s between two ends")
+    if session.get("parent"):
+        words.append(f"retry of {session['parent']}")
     if (session.get("phases") or 1) > 1:
         words.append(f"phase {session['phase'] + 1} of {session['phases']}")
     return words

@@ -35,8 +35,8 @@ def token() -> None:
 @click.option(
     "--scope",
     required=True,
-    type=click.Choice(["read", "operate", "admin"]),
-    help="read: look; operate: sessions, labels, nodes too; admin: tokens too.",
+    type=click.Choice(["read", "export", "operate", "admin"]),
+    help="read: look; export: what images hold, too; operate: sessions, labels, nodes too; admin: tokens too.",
 )
 @click.option(
     "--expires",

@@ -43,6 +43,8 @@ class BootContext:
         """What the offer decision needs to know of ``mac``. Changes nothing: who only asks for an address is no
         boot yet."""
         coordinator = self._engine.coordinator
+        if not coordinator.admission.may_boot(mac, self._engine.now()):
+            return NodePolicy(no_boot="not known here, and [nodes] unknown is ignore: bootd node approve")
         kind = self._settings.labels[coordinator.choice(mac).label].kind
         node = coordinator.nodes.get(mac)
         expired = node is not None and 0 < node.once_until < self._engine.now()

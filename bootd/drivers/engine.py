@@ -7,11 +7,12 @@ decisions interleave.
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import structlog
 
+from bootd.drivers import metrics
 from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
@@ -32,6 +33,8 @@ from bootd.session.effects import (
     StopHead,
 )
 from bootd.session.member import Image
+from bootd.session.node_orders import NodeOrders
+from bootd.session.orders import open_due
 from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
@@ -49,13 +52,17 @@ class Engine:
         self, coordinator: Coordinator, journal: Journal, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.coordinator = coordinator
+        self.node_orders = NodeOrders(coordinator)
         self.streams = Streams()
         self.watchers = Streams(limit=64)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
         self.captures: CaptureStore | None = None
+        self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""
+        self._tally = metrics.RingTally()
+        self._opened: set[str] = set()  # ids of sessions
         self._journal = journal
         self._clock = clock
         self._heads: Heads | None = None
@@ -75,8 +82,12 @@ class Engine:
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         self.coordinator.captures.restore(saved.captures, self.now())
+        for group in saved.groups:
+            self.coordinator.nodes.groups.restore(group)
+        self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
+        self._journal.keep_copy()
 
     def run(self, effects: Iterable[Effect]) -> None:
         """Carry ``effects`` out, in order. A journal that fails is logged; the rest is carried out."""
@@ -89,10 +100,13 @@ class Engine:
             records = []
             self._carry_out(effect)
         self._write(records)
+        self._count_ended()
 
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        self._tally.update(self._counters(self._opened))
+        self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(self.state()).encode(), "state"))
@@ -108,6 +122,11 @@ class Engine:
         if self.history is not None:
             return self.history.of(node)
         return [line for line in self.timeline if not node or line["node"] == node]
+
+    def session_of(self, mac: str) -> str:
+        """Id of the open session that a node is a live member of, or ""."""
+        node = self.coordinator.nodes.get(mac)
+        return node.session if node is not None else ""
 
     def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
@@ -138,6 +157,7 @@ class Engine:
 
     def note(self, kind: str, node: str, session: str, text: str, *, logged: bool = False) -> None:
         """One line of the timeline: kept for a while, told to those who watch, logged unless it has been."""
+        metrics.count_event(kind)
         line = {"time": time.time(), "kind": kind, "node": node, "session": session, "text": text}
         self.timeline.append(line)
         if self.history is not None:
@@ -176,6 +196,23 @@ class Engine:
             if error.message != self.journal_trouble:
                 log.error("journal cannot be written", error=error.message, hint=error.hint)  # noqa: TRY400
             self.journal_trouble = error.message
+
+    def _count_ended(self) -> None:
+        opened = {session.id for session in self.coordinator.sessions.values() if not session.ended}
+        ended_now = self._opened - opened
+        if ended_now:  # their last bytes may have come since the last tick
+            self._tally.update(self._counters(opened | ended_now))
+        for id_ in ended_now:
+            ended = self.coordinator.sessions.get(id_)
+            if ended is not None:
+                metrics.SESSIONS_ENDED.labels(ended.state.value).inc()
+        self._opened = opened
+
+    def _counters(self, sessions: set[str]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for session in self.coordinator.sessions.values():
+            if session.id in sessions:
+                for mac, member in session.members.items():
+                    yield session.id, mac, tuple(member.counter(kind) for kind in metrics.RingTally.KINDS)
 
     def _forget_manifests(self) -> None:
         for session in list(self._manifests):

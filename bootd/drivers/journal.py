@@ -17,18 +17,24 @@ from bootd.drivers.database import Database
 from bootd.session.captures import OPEN as OPEN_CAPTURES
 from bootd.session.effects import (
     AuditRecord,
+    Binding,
     CaptureRecord,
     DefaultLabel,
     ForgottenNode,
+    GroupRecord,
+    HostFileLine,
+    HostFileRecord,
     LockRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
     Record,
+    RemovedGroup,
     RemovedLock,
     SessionRecord,
     Verdict,
 )
+from bootd.session.machine import Machine
 from bootd.session.states import ENDED
 from bootd.wire.control import Disk, Join, Lock, Partition, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
@@ -73,6 +79,11 @@ CREATE TABLE token (
 ) STRICT;
 """
 
+_CREATE_NOTICES = """
+CREATE TABLE notice (
+    number INTEGER PRIMARY KEY, session TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+"""
 
 _CREATE_CAPTURES = """
 CREATE TABLE capture (
@@ -81,7 +92,22 @@ CREATE TABLE capture (
 """
 
 
-SCHEMA = (_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_CAPTURES)  # steps from an empty file
+_CREATE_REGISTRY = """
+ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+"""
+
+
+SCHEMA = (
+    _CREATE,
+    _CREATE_OPEN,
+    _CREATE_LOCK,
+    _CREATE_TOKENS,
+    _CREATE_NOTICES,
+    _CREATE_REGISTRY,
+    _CREATE_CAPTURES,
+)  # steps from an empty file
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,8 @@ class Saved:
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
     captures: tuple[CaptureRecord, ...] = ()  # every open one, and the latest that have ended
+    groups: tuple[GroupRecord, ...] = ()
+    host_files: tuple[HostFileRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,10 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def keep_copy(self) -> None:
+        """Beside the file, once `load` has understood everything in it."""
+        self._file.keep_copy()
 
     def write(self, record: Record) -> None:
         self.batch((record,))
@@ -151,11 +183,26 @@ class Journal:
         except sqlite3.Error as error:
             raise self._file.unusable(error) from None
 
+    def notices(self) -> list[tuple[int, str, str, str, str]]:
+        """Number, session, target, state and text of each notice, oldest first."""
+        try:
+            rows = self._database.execute("SELECT number, session, target, state, text FROM notice ORDER BY number")
+            return rows.fetchall()
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
+    def forget_notice(self, number: int) -> None:
+        try:
+            with self._file.transaction() as database:
+                database.execute("DELETE FROM notice WHERE number = ?", (number,))
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
     def load(self, ended_sessions: int = 50) -> Saved:
         """Everything that a restart needs; a record that cannot be read is an `OperatorError`, never skipped."""
         try:
             nodes = self._database.execute(
-                "SELECT mac, name, token, label, once, automatic, parked, attempts, inventory"
+                "SELECT mac, name, token, label, once, automatic, parked, attempts, inventory, more"
                 " FROM node ORDER BY mac"
             ).fetchall()
             label = self._database.execute("SELECT value FROM setting WHERE key = 'default_label'").fetchone()
@@ -184,6 +231,13 @@ class Journal:
                         (ended_sessions,),
                     )
                 ),
+                groups=tuple(
+                    _group(row[0]) for row in self._database.execute("SELECT body FROM node_group ORDER BY name")
+                ),
+                host_files=tuple(
+                    _host_file(*row)
+                    for row in self._database.execute("SELECT mac, body FROM host_file ORDER BY mac")
+                ),
             )
         except (sqlite3.Error, PeerProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._file.unusable(error) from None
@@ -207,6 +261,15 @@ class Journal:
                 self._put_node(record)
             case ForgottenNode(mac):
                 self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM host_file WHERE mac = ?", (mac,))
+            case GroupRecord(name, label, macs):
+                body = json.dumps({"name": name, "label": label, "macs": sorted(macs)})
+                self._database.execute("INSERT OR REPLACE INTO node_group VALUES (?, ?)", (name, body))
+            case RemovedGroup(name):
+                self._database.execute("DELETE FROM node_group WHERE name = ?", (name,))
+            case HostFileRecord(mac, lines):
+                body = json.dumps([asdict(line) for line in lines])
+                self._database.execute("INSERT OR REPLACE INTO host_file VALUES (?, ?)", (mac, body))
             case DefaultLabel(label):
                 self._database.execute(
                     "INSERT INTO setting VALUES ('default_label', ?)"
@@ -240,8 +303,15 @@ class Journal:
 
     def _put_node(self, record: NodeRecord) -> None:
         inventory = encode(record.join) if record.join is not None else None
+        more = {
+            "approved": record.approved,
+            "number": record.number,
+            "switch": record.switch,
+            "machine": asdict(record.machine) if record.machine is not None else None,
+            "changed": record.changed,
+        }
         self._database.execute(
-            "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.mac,
                 record.name,
@@ -252,6 +322,7 @@ class Journal:
                 record.parked,
                 record.attempts,
                 inventory,
+                json.dumps(more),
             ),
         )
 
@@ -270,7 +341,9 @@ class Journal:
 
 
 def _node(*row: Any) -> NodeRecord:
-    mac, name, token, label, once, automatic, parked, attempts, inventory = row
+    mac, name, token, label, once, automatic, parked, attempts, inventory, body = row
+    more = json.loads(body)
+    machine = more.get("machine")
     return NodeRecord(
         mac=mac,
         name=name,
@@ -281,14 +354,26 @@ def _node(*row: Any) -> NodeRecord:
         parked=parked,
         attempts=attempts,
         join=decode_as(Join, inventory) if inventory is not None else None,
+        approved=bool(more.get("approved")),
+        number=more.get("number"),
+        switch=more.get("switch", ""),
+        machine=Machine(**{**machine, "disks": tuple(machine["disks"])}) if machine is not None else None,
+        changed=more.get("changed", ""),
     )
 
 
 def _session(body: str) -> SessionRecord:
     value = json.loads(body)
     value["nodes"] = tuple(value["nodes"])
-    value["verdicts"] = tuple(Verdict(**verdict) for verdict in value["verdicts"])
+    value["without"] = tuple(value.get("without", ()))
+    value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
+    value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     return SessionRecord(**value)
+
+
+def _verdict(value: dict[str, Any]) -> Verdict:
+    binding = value.pop("binding", None)
+    return Verdict(**value, binding=Binding(**binding) if binding is not None else None)
 
 
 def _member(body: str) -> MemberRecord:
@@ -301,6 +386,15 @@ def _member(body: str) -> MemberRecord:
 def _disk(value: dict[str, Any]) -> Disk:
     partitions = tuple(Partition(**partition) for partition in value.pop("partitions", ()))
     return Disk(**value, partitions=partitions)
+
+
+def _group(body: str) -> GroupRecord:
+    value = json.loads(body)
+    return GroupRecord(value["name"], value["label"], frozenset(value["macs"]))
+
+
+def _host_file(mac: str, body: str) -> HostFileRecord:
+    return HostFileRecord(mac, tuple(HostFileLine(**line) for line in json.loads(body)))
 
 
 def _lock(mac: str, place: str, body: str) -> LockRecord:

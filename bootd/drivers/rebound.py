@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from bootd.drivers.health import troubles_of
 from bootd.drivers.interfaces import Interface
 from bootd.drivers.links import Link, Links
 from bootd.drivers.service import Service
@@ -27,6 +28,13 @@ class Rebound:
         self._services: Sequence[Service] = ()
         self._changed = asyncio.Event()
         self._links = Links((interface.name,), self._on_change)
+
+    @property
+    def trouble(self) -> str:
+        """For `Health`."""
+        if not self._services:
+            return f"no files are served on {self._interface}: see the log"
+        return "; ".join(troubles_of(self._services))
 
     async def bind(self) -> None:
         self._services = self._build(self._address)

@@ -6,6 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,21 @@ from bootd.drivers.dns.names import NodeNames
 from bootd.drivers.dns.service import DnsServer
 from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
+from bootd.drivers.health import Health, free_space
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
 from bootd.drivers.http.operator import Operators
 from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
+from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
+from bootd.drivers.logging_setup import follow_sessions
+from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
 from bootd.drivers.tables import TableStore
@@ -91,9 +98,12 @@ class Daemon:
         heads = Heads(server, interface.address, engine.head_ended, cache=cache)
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
-        engine.captures = CaptureStore(Path(self._settings.server.state_dir) / "images")
+        engine.captures = CaptureStore(self._settings.image_dir)
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
-        self._services = self._compose(engine, context, interfaces, TokenStore(journal))
+        engine.health = self._health(engine, context)
+        follow_sessions(engine.session_of)
+        notices = Notices(engine, journal, self._settings.notify)
+        self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
                 await service.bind()
@@ -106,7 +116,12 @@ class Daemon:
             await asyncio.to_thread(engine.captures.close)
 
     def _compose(
-        self, engine: Engine, context: BootContext, interfaces: Sequence[Interface], tokens: TokenStore
+        self,
+        engine: Engine,
+        context: BootContext,
+        interfaces: Sequence[Interface],
+        tokens: TokenStore,
+        notices: Notices,
     ) -> list[Service]:
         settings = self._settings
 
@@ -138,8 +153,14 @@ class Daemon:
 
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
-        operators = Operators(engine, settings.labels, tokens, dhcp.list_leases)
+        power = PowerControl(settings, names)
+        jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
+        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        operators = Operators(
+            engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power
+        )
         services: list[Service] = [
+            jobs,
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),
@@ -151,6 +172,17 @@ class Daemon:
         if ours and settings.dhcp.router_advertisement:
             services.append(RouterAdvertisement(ours))
         return services
+
+    def _health(self, engine: Engine, context: BootContext) -> Health:
+        def journal() -> str:
+            return f"the journal cannot be written: {engine.journal_trouble}" if engine.journal_trouble else ""
+
+        def boot_files() -> str:
+            missing = context.missing_artefacts()
+            return f"boot files are missing: {', '.join(missing)}: bootd stage build" if missing else ""
+
+        state = partial(free_space, Path(self._settings.server.state_dir))
+        return Health((journal, boot_files, state), lambda: self._services)
 
     async def _until_stopped(self, engine: Engine, context: BootContext, interface: Interface) -> None:
         missing = context.missing_artefacts()
@@ -220,6 +252,10 @@ def _coordinator(settings: Settings, address: str) -> Coordinator:
         names={node.mac.lower(): node.name for node in settings.node},
         node_labels={node.mac.lower(): node.label for node in settings.node if node.label},
         switches={node.mac.lower(): node.switch for node in settings.node if node.switch},
+        groups=settings.groups,
+        numbers={node.mac.lower(): node.number for node in settings.node if node.number is not None},
+        prefix=settings.dns.prefix,
+        unknown=settings.nodes.unknown,
         head_host=address,
         draw=secrets.token_hex,
         limits=Limits(silence=session.silence_seconds, ready=session.ready_seconds, attempts=session.attempts),

@@ -42,6 +42,13 @@ class ImageError(OperatorError):
         super().__init__(message, hint, code)
 
 
+class NoImageError(ImageError):
+    """There is none of that name or id."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"there is no image {what}", "bootd image list shows those that there are")
+
+
 class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What blkid found. ``start`` and ``size`` in bytes from the begin of the image."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bootd.session.locks import Held, choose_unlocked
 from bootd.session.selector import Refusal, Selector
-from bootd.wire.control import Disk
+from bootd.wire.control import Disk, Lock
 from bootd.wire.locks import describe
 
 
@@ -21,10 +21,13 @@ def card(
     *,
     size: int,
     sector: int,
+    inherited: Sequence[Lock] = (),
+    veto: str = "",
 ) -> dict[str, Any]:
     """The card of one node. ``disks`` None = it has not shown them; ``size``, ``sector``: of the image, in bytes.
 
     ``refusal`` is "" or why nothing would be written; ``disk`` is what would be overwritten, or None.
+    ``inherited``: locks of other nodes that hold here too; ``veto``: why it is refused whatever its disks are.
     """
     entry: dict[str, Any] = {
         "node": mac,
@@ -36,10 +39,14 @@ def card(
         "locks": [view_lock(one) for one in held],
         "disks": [view_disk(disk) for disk in disks or ()],
     }
+    if veto:
+        entry["refusal"], entry["note"] = veto, f"would be refused: {veto}"
+        return entry
     if disks is None:
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
-    choice = choose_unlocked(disks, selector, size, [one.lock for one in held], sector)
+    locks = [*(one.lock for one in held), *inherited]
+    choice = choose_unlocked(disks, selector, size, locks, sector)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:

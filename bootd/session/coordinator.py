@@ -12,11 +12,12 @@ Longer than 600 lines because all orders and messages change one state: nodes, s
 """
 
 import hmac
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import captures, nodes, policy, restart
+from bootd.session import captures, hosts, nodes, policy, restart
+from bootd.session.admission import Admission, Unknown
 from bootd.session.captures import Captures
 from bootd.session.effects import (
     AuditRecord,
@@ -34,6 +35,7 @@ from bootd.session.effects import (
     Send,
     SessionRecord,
 )
+from bootd.session.groups import ConfiguredGroup
 from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
@@ -75,10 +77,15 @@ class Coordinator:
         draw: Callable[[int], str],
         limits: Limits | None = None,
         switches: Mapping[str, str] | None = None,
+        groups: Sequence[ConfiguredGroup] = (),
+        numbers: Mapping[str, int] | None = None,
+        prefix: str = "",
+        unknown: Unknown = Unknown.ACCEPT,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
-        self.nodes = Registry(names, draw)
+        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, prefix=prefix)
+        self.admission = Admission(self.nodes, unknown)
         self.locks = Locks()
         self.captures = Captures(self.nodes, self.limits.silence)
         self.sessions: dict[str, Session] = {}
@@ -100,6 +107,8 @@ class Coordinator:
         A new MAC becomes a node with a token of its own. Using a one-shot label starts the time in which the
         same boot may ask for it again.
         """
+        if not self.admission.may_boot(mac, now):
+            return BootChoice(mac, policy.LOCAL, "not known here: bootd node approve", ""), []
         known, effects = self._admit(mac)
         if known is None:
             return BootChoice(mac, policy.LOCAL, "not a MAC, or too many nodes", ""), []
@@ -123,6 +132,7 @@ class Coordinator:
                 automatic="",
                 default=self.default_label,
                 known=self._labels,
+                group=self._group_label(mac),
             )
         session = next(iter(self._wanting(node, boot=True)), None)
         wanted = (session.plan.label, session.title) if session else None
@@ -139,6 +149,7 @@ class Coordinator:
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
+            group=self._group_label(mac),
         )
 
     def check_token(self, node: str, token: str) -> bool:
@@ -162,11 +173,13 @@ class Coordinator:
         node.join, node.seen, node.heard, node.told = message, now, now, ""
         if node.once:
             effects += self._use_up(node, "one-shot label used")
+        effects += self.admission.recognise(node, message)
         effects += [
             Persist(node.record()),
             Event("joined", node.mac, "", f"{message.address}, {message.firmware}, {len(message.disks)} disks"),
         ]
-        effects += self.captures.joined(node, now)
+        if self.admission.is_known(node):
+            effects += self.captures.joined(node, now)
         return self._close(effects + self._place(node, now, joined=True))
 
     def report(self, message: Report, now: float) -> list[Effect]:
@@ -193,6 +206,11 @@ class Coordinator:
         known = self.sessions.get(session)
         member = known.members.get(mac) if known is not None and not known.ended else None
         return member.disk if member is not None and member.live else None
+
+    def table_saved(self, mac: str, session: str, name: str) -> list[Effect]:
+        """The old table of the disk ``name``, which ``mac`` was told to write, is on the server's disk."""
+        known = self.sessions.get(session)
+        return self._close(known.table_saved(mac, name)) if known is not None else []
 
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
@@ -241,7 +259,7 @@ class Coordinator:
 
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
-        self._check_label(request.label)
+        self.check_label(request.label)
         plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw)
         session = Session(
             plan,
@@ -250,18 +268,17 @@ class Coordinator:
             head_host=self._head_host,
             limits=self.limits,
             now=now,
-            switch=self._switch,
-            locks=self.locks.in_force,
+            switch=self.switch_of,
+            locks=self.locks_for,
         )
         self.sessions[session.id] = session
-        for mac in plan.nodes or ():
-            self.nodes.add(mac)
         detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
         effects: list[Effect] = [
+            *self.admission.approve(sorted(plan.nodes or ())),
             Persist(restart.record(session, self.nodes.name)),
             Persist(AuditRecord(who, "deploy", detail)),
             Event("created", "", session.id, detail),
-            *session.start_head(now),
+            *([] if plan.start_at else session.start_head(now)),
         ]
         return session.id, effects + self._gather(session, now)
 
@@ -279,11 +296,11 @@ class Coordinator:
         """Starts as soon as at least one node is ready and none is being prepared."""
         known = self._waiting(session)
         audit: list[Effect] = [Persist(AuditRecord(who, "start-now", known.id))]
-        return self._close(audit + known.set_start_now(now), known)
+        return self.conclude(audit + known.set_start_now(now), known, now)
 
     def cancel(self, session: str, reason: str, who: str, now: float) -> list[Effect]:
         known = self.find_session(session)
-        if known.state not in OPEN:
+        if known.state not in OPEN | {SessionState.SCHEDULED}:
             raise OperatorError(
                 f"session {known.title} is {known.state.value}", "only an open session can be cancelled"
             )
@@ -299,6 +316,10 @@ class Coordinator:
             )
         audit: list[Effect] = [Persist(AuditRecord(who, "close", known.id))]
         return self._close(audit + known.close(now), known)
+
+    def conclude(self, effects: list[Effect], session: Session, now: float) -> list[Effect]:
+        """``effects`` of an order to ``session``, with what follows from it: nodes that it wants now are asked."""
+        return self._close(effects + self._gather(session, now), session)
 
     def find_session(self, text: str) -> Session:
         """The session with this id or name (the latest of that name); `OperatorError` when there is none."""
@@ -322,14 +343,14 @@ class Coordinator:
 
     def order_capture(self, request: captures.CaptureRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new task for a node's disk; its id, and what is to be done. `OperatorError`."""
-        self._check_label(captures.LABEL)
+        self.check_label(captures.LABEL)
         id_ = self._new_id()
         return id_, self._close(self.captures.order(request, id_, who, now))
 
     # --- operators: nodes and labels ---------------------------------------------------------------------
 
     def set_default_label(self, label: str, who: str) -> list[Effect]:
-        self._check_label(label)
+        self.check_label(label)
         self.default_label = label
         return [
             Persist(DefaultLabel(label)),
@@ -339,7 +360,7 @@ class Coordinator:
 
     def set_label(self, node: str, label: str, once: bool, who: str) -> list[Effect]:
         """Sets the label of the next boot (``once``) or of every boot of a node, given by name or MAC."""
-        self._check_label(label)
+        self.check_label(label)
         known = self._operators_node(node)
         if once:
             known.once, known.once_until = label, 0.0
@@ -425,6 +446,27 @@ class Coordinator:
             until = now + record.expires - wall if record.expires else None
             self.locks.add(record.mac, Held(record.lock, until, record.expires))
 
+    def locks_for(self, mac: str, now: float) -> tuple[Lock, ...]:
+        """The locks that hold for a node now: its own; those of a node that is the same machine under another MAC;
+        and those that name a disk of its by WWN, wherever that disk was when it was locked."""
+        own = self.locks.in_force(mac, now)
+        return own + tuple(lock for lock in self.inherited_locks(mac, now) if lock not in own)
+
+    def inherited_locks(self, mac: str, now: float) -> tuple[Lock, ...]:
+        """Of these, the ones of other nodes."""
+        node = self.nodes.get(mac)
+        same = {twin.mac for twin in self.nodes.twins.of(mac) if twin.is_same}
+        wwns = {disk.wwn for disk in node.join.disks if disk.wwn} if node is not None and node.join else set()
+        return self.locks.of_others(mac, same, wwns, now)
+
+    def judge_again(self, node: Node, now: float) -> list[Effect]:
+        """An operator has changed what a node may do: if it is up and free, it hears so now."""
+        effects: list[Effect] = []
+        if not node.session and node.present(now, self.limits.silence):
+            node.told = ""
+            effects = self._place(node, now, joined=True)
+        return self._close(effects)
+
     def _unlock(self, mac: str, held: Held, audit: AuditRecord, now: float) -> list[Effect]:
         """A node that waits because of the lock is judged again."""
         self.locks.remove(mac, held.place)
@@ -483,12 +525,12 @@ class Coordinator:
                 head_host=self._head_host,
                 limits=self.limits,
                 now=now,
-                switch=self._switch,
-                locks=self.locks.in_force,
+                switch=self.switch_of,
+                locks=self.locks_for,
             )
             self.sessions[session.id] = session
             effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
-            if session.state is not SessionState.FINISHING:
+            if session.state not in (SessionState.FINISHING, SessionState.SCHEDULED):
                 effects += session.start_head(now)
         while len(self.past) > MAX_ENDED_SESSIONS:
             del self.past[next(iter(self.past))]
@@ -498,7 +540,7 @@ class Coordinator:
 
     def _admit(self, mac: str) -> tuple[Node | None, list[Effect]]:
         """The node with ``mac``, made if need be; None when it is no MAC or there is no room for it."""
-        normal = nodes.normal_mac(mac)
+        normal = hosts.normal_mac(mac)
         room, idle = self.nodes.room_for(normal)
         if not normal or not room:
             return None, []
@@ -522,6 +564,8 @@ class Coordinator:
             return []
         if node.session and not joined:
             return []
+        if not self.admission.is_known(node):
+            return self._wait(node, f"not approved here; to let it take part: bootd node approve {node.name}")
         if node.parked:
             return self._wait(node, f"parked: {node.parked}; to try again: bootd node unpark {node.name}")
         task = self.captures.wanting(node.mac)
@@ -546,12 +590,22 @@ class Coordinator:
         return session.offer(node, now)
 
     def _wanting(self, node: Node, boot: bool) -> list[Session]:
-        """The sessions that want the node: those it names by kaopt=, else those that name it, else ``any``."""
+        """The sessions that want the node: those it names by kaopt=, else those that name it, else ``any``.
+
+        ``any`` means nobody who is not approved, and nobody in a group that boots ``local``.
+        """
+        if not self.admission.is_known(node):
+            return []
         wants = [s for s in self.sessions.values() if (s.wants_boot(node) if boot else s.wants(node))]
         chosen = node.join.session if node.join is not None and not boot else ""
         if chosen:
             return [session for session in wants if chosen in (session.id, session.plan.name)]
-        return [session for session in wants if session.plan.nodes is not None] or wants
+        named = [session for session in wants if session.plan.nodes is not None]
+        return named or ([] if self.admission.group_protects(node.mac) else wants)
+
+    def _group_label(self, mac: str) -> tuple[str, str] | None:
+        group = self.nodes.groups.choose_label(mac)
+        return (group.label, group.why) if group is not None else None
 
     def _gather(self, session: Session, now: float) -> list[Effect]:
         """Offers the session to every node that is up and free."""
@@ -639,8 +693,13 @@ class Coordinator:
                 records.append(Persist(restart.member_record(id_, member)))
         return list(records)
 
-    def _switch(self, mac: str) -> str:
-        return self._switches.get(mac, "")
+    def switch_of(self, mac: str) -> str:
+        """Where a node is plugged in: by the configuration, else by an operator; "" = not known."""
+        node = self.nodes.get(mac)
+        return self._switches.get(mac, "") or (node.switch if node is not None else "")
+
+    def is_switch_configured(self, mac: str) -> bool:
+        return mac in self._switches
 
     def _after(self, session: Session) -> list[Effect]:
         """Boot policy at the end of a session.
@@ -652,8 +711,7 @@ class Coordinator:
         done = any(member.standing is Standing.DONE for member in session.members.values())
         effects: list[Effect] = []
         for member in session.members.values():
-            written = member.begun or member.phases.arranged is not None
-            if written and member.standing not in (Standing.DONE, Standing.REFUSED):
+            if member.is_written and member.standing not in (Standing.DONE, Standing.REFUSED):
                 member.node.automatic = session.plan.label
                 effects += [
                     PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),
@@ -674,7 +732,7 @@ class Coordinator:
 
     def _waiting(self, text: str) -> Session:
         session = self.find_session(text)
-        if session.state not in (SessionState.PREPARING, SessionState.WAITING):
+        if session.state not in (SessionState.SCHEDULED, SessionState.PREPARING, SessionState.WAITING):
             raise OperatorError(
                 f"session {session.title} is {session.state.value}", "this can be changed only while it waits"
             )
@@ -690,7 +748,8 @@ class Coordinator:
             PolicyChanged(node.mac, label, f"{audit.what} by {audit.who}"),
         ]
 
-    def _check_label(self, label: str) -> None:
+    def check_label(self, label: str) -> None:
+        """`OperatorError` when there is no such label."""
         if label not in self._labels:
             known = ", ".join(sorted(self._labels))
             raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)

@@ -42,6 +42,8 @@ def find_late(member: Member, limits: Limits, now: float) -> Late | None:
             reason = "verified and finished; its reboot was not reported"
             return Late(member, Remedy.CONFIRM, Standing.DONE, reason)
         return Late(member, Remedy.DROP, Standing.LOST, "verified, but it never confirmed the end")
+    if member.release_at is not None:
+        return None  # verified, and its turn to finish has not come: then it has a deadline
     if now - member.heard > limits.silence:
         before = "verified, then " if member.standing is Standing.VERIFIED else ""
         return Late(member, Remedy.DROP, Standing.LOST, f"{before}silent for {limits.silence:g} s")

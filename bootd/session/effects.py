@@ -6,7 +6,20 @@ Times are monotonic seconds, given by the caller; wall-clock time is added by th
 from dataclasses import dataclass
 
 from bootd.errors import Exit
+from bootd.session.machine import Machine
 from bootd.wire.control import Disk, Join, Lock, Message
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The disk that a session has planned for a node. Sizes in bytes."""
+
+    name: str
+    serial: str
+    wwn: str
+    size: int
+    sector: int
+    begun: bool  # bytes may have been written
 
 
 @dataclass(frozen=True)
@@ -18,6 +31,7 @@ class Verdict:
     ok: bool
     standing: str  # value of `states.Standing`
     reason: str  # one sentence, never empty
+    binding: Binding | None = None  # None: no disk was ever planned
 
 
 @dataclass(frozen=True)
@@ -47,11 +61,52 @@ class NodeRecord:
     parked: str  # reason; "" = not parked
     attempts: int  # failed attempts in its last session
     join: Join | None  # the last inventory
+    approved: bool = False
+    number: int | None = None  # host id, by an operator
+    switch: str = ""  # by an operator
+    machine: Machine | None = None  # as it was accepted
+    changed: str = ""  # how another machine differs that answers under this MAC
 
 
 @dataclass(frozen=True)
 class ForgottenNode:
     mac: str
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A group that operators made, or their label for one of the configuration (then without ``macs``)."""
+
+    name: str
+    label: str  # "" = none
+    macs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RemovedGroup:
+    name: str
+
+
+@dataclass(frozen=True)
+class HostFileLine:
+    """What CloneSys knew of one partition of a node (`bootd.session.host_file`)."""
+
+    partition: str  # "sda5"; "sda" is the disk
+    path: str
+    image: str
+    cloned: str  # a day, as it was written
+    user: str
+    locked_by: str  # "" = not locked
+    reason: str
+    place: str = ""  # `locks.place` of the lock that it became; "" = none
+
+
+@dataclass(frozen=True)
+class HostFileRecord:
+    """What a node's CloneSys file said when it was imported."""
+
+    mac: str
+    lines: tuple[HostFileLine, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +149,12 @@ class SessionRecord:
     flip_default: bool = True
     is_closing: bool = False
     source_sector: int = 0
+    delay: float = 0.0
+    start_at: float = 0.0
+    parent: str = ""
+    parent_root: str = ""  # the image that the source must hold; "" = any
+    bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
+    without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
 
 
 @dataclass(frozen=True)
@@ -110,6 +171,8 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    is_released: bool = True  # was told to finish, in a session that finishes; an older bootd told all at once
+    is_saved: bool = True  # the old table of ``disk`` is kept; of an older bootd: its agents saw to it
 
 
 @dataclass(frozen=True)
@@ -170,6 +233,9 @@ class AuditRecord:
 Record = (
     NodeRecord
     | ForgottenNode
+    | GroupRecord
+    | RemovedGroup
+    | HostFileRecord
     | DefaultLabel
     | SessionRecord
     | MemberRecord

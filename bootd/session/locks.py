@@ -4,7 +4,7 @@ Decisions use monotonic time (``until``); the wall-clock time (``expires``) is f
 a lock outlives the daemon. Which disk a lock holds is `bootd.wire.locks.holding`, the same rule as on the node.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
@@ -56,6 +56,17 @@ class Locks:
 
     def in_force(self, mac: str, now: float) -> tuple[Lock, ...]:
         return tuple(held.lock for held in self.of(mac) if held.until is None or now < held.until)
+
+    def of_others(self, mac: str, same: Collection[str], wwns: Collection[str], now: float) -> tuple[Lock, ...]:
+        """Locks in force of other nodes that hold for ``mac`` too: all of those in ``same``, and those that name
+        one of ``wwns``."""
+        return tuple(
+            held.lock
+            for other, held in self
+            if other != mac
+            and (held.until is None or now < held.until)
+            and (other in same or (held.lock.disk in wwns))
+        )
 
     def __iter__(self) -> Iterator[tuple[str, Held]]:
         return iter([(mac, held) for mac in sorted(self._nodes) for held in self.of(mac)])

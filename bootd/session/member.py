@@ -50,7 +50,9 @@ class Member:
     is_slow: bool = False  # it held up others and was moved to the end
     moved: float = 0.0  # when its bytes last grew, or its place changed
     compares: bool = False  # its plan says to digest the target first
+    is_saved: bool = False  # the server holds the old table and both ends of ``disk``, taken in this attempt
     begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
+    release_at: float | None = None  # when it is its turn to be told to finish
     is_restored: bool = False  # known from the journal only: not heard of since the daemon started
     slow_since: float | None = None  # since when it holds others up
     troubles: set[str] = field(default_factory=set)  # what it has said about neighbours, each told once
@@ -60,6 +62,16 @@ class Member:
     @property
     def live(self) -> bool:
         return self.standing in LIVE
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its disk may hold bytes of this session."""
+        return self.begun or self.phases.arranged is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the session has to answer for it: not for one that was taken out before anything was written."""
+        return self.is_written or self.standing is not Standing.EJECTED
 
     def counter(self, name: str) -> int:
         """A number of the last report, by the name of its field; 0 before the first."""

@@ -47,6 +47,12 @@ def in_force(plan: SessionPlan, image: Image | None, member: Member, *, is_open:
     return messages
 
 
+def unsaved(member: Member) -> str:
+    """Why a node that calls itself ready is not taken in."""
+    disk = member.disk.name if member.disk is not None else "its disk"
+    return f"it is ready, but the server holds no old partition table of {disk} from this attempt"
+
+
 def answer_stranger(plan: SessionPlan, reason: str, report: Report, member: Member | None) -> list[Effect]:
     """A node that works for the session though it has no place in it is told to stop. ``reason``: the session's."""
     if report.state not in _WORKING or (member is not None and member.standing is Standing.DONE):

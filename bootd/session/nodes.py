@@ -1,32 +1,22 @@
-"""The node registry: machines that may be deployed, keyed by boot MAC, their names and sets of names."""
+"""The node registry: machines that may be deployed, keyed by boot MAC, their names, numbers and groups."""
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import NodeRecord
+from bootd.session.groups import ConfiguredGroup, Groups
+from bootd.session.hosts import ANY, HostSet, normal_mac, parse, plain_name
+from bootd.session.machine import Machine, Twins, machine_of
 from bootd.wire.control import Join
 from bootd.wire.errors import PeerProtocolError
 
 MAX_NODES = 10_000
-MAX_HOSTS = 4096  # in one host set
-ANY = "any"
+MAX_NUMBER = 999_999
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
-_HEX = re.compile(r"[0-9a-f]{12}\Z")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
-_RANGE = re.compile(r"([A-Za-z0-9-]*)\[([^\[\]]*)\]([A-Za-z0-9-]*)\Z")
-_SPAN = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?\Z")
-
-
-def normal_mac(text: str) -> str:
-    """``text`` as a MAC in lower case with colons; "" when it is none. Dashes and bare hex are accepted."""
-    mac = text.strip().lower().replace("-", ":")
-    if _HEX.match(mac):
-        mac = ":".join(mac[index : index + 2] for index in range(0, 12, 2))
-    return mac if _MAC.match(mac) else ""
+_TRAILING = re.compile(r"(\d{1,6})\Z")
 
 
 @dataclass
@@ -49,6 +39,12 @@ class Node:
     cloned: float | None = None  # when a session last ended well for it
     session: str = ""  # id of the open session that it is a live member of
     told: str = ""  # the reason it was last told to wait
+    approved: bool = False  # an operator has said that it belongs here, or policy has
+    number: int | None = None  # by an operator: host id
+    switch: str = ""  # by an operator: where it is plugged in
+    machine: Machine | None = None  # that is behind this MAC, as it was accepted
+    changed: str = ""  # how the machine differs that answers now; "" = it does not
+    warned: tuple[str, ...] = ()  # warnings that were told
 
     def present(self, now: float, silence: float) -> bool:
         """Whether it is up in stage2: has joined, and was heard of within ``silence`` seconds."""
@@ -65,16 +61,37 @@ class Node:
             parked=self.parked,
             attempts=self.attempts,
             join=self.join,
+            approved=self.approved,
+            number=self.number,
+            switch=self.switch,
+            machine=self.machine,
+            changed=self.changed,
         )
 
 
 class Registry:
-    """All nodes known, by MAC. Names come from the configuration, then from operators, else from the MAC."""
+    """All nodes known, by MAC. Names come from the configuration, then from operators, else from the MAC.
 
-    def __init__(self, names: Mapping[str, str], draw: Callable[[int], str]) -> None:
+    ``numbers``: host ids by MAC, from the configuration; ``prefix`` and a number is an alias.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        draw: Callable[[int], str],
+        *,
+        groups: Sequence[ConfiguredGroup] = (),
+        numbers: Mapping[str, int] | None = None,
+        prefix: str = "",
+    ) -> None:
         self._configured = {mac.lower(): name for mac, name in names.items()}
+        self._numbers = {mac.lower(): number for mac, number in (numbers or {}).items()}
+        self._prefix = prefix
         self._draw = draw
         self._nodes: dict[str, Node] = {}
+        self._renamed = 0
+        self.twins = Twins()
+        self.groups = Groups(groups, self.find, lambda: self._renamed)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(sorted(self._nodes.values(), key=lambda node: node.mac))
@@ -106,8 +123,17 @@ class Registry:
             parked=record.parked,
             attempts=record.attempts,
             join=record.join,
+            approved=record.approved,
+            number=record.number,
+            switch=record.switch,
+            machine=record.machine,
+            changed=record.changed,
         )
+        if node.machine is None and node.join is not None:  # a record of an older bootd
+            node.machine = machine_of(node.join)
         self._nodes[node.mac] = node
+        self.twins.put(node.mac, node.machine)
+        self._renamed += 1
         return node
 
     def room_for(self, mac: str) -> tuple[bool, Node | None]:
@@ -121,7 +147,7 @@ class Registry:
             node
             for node in self._nodes.values()
             if node.join is None
-            and not (node.label or node.once or node.parked or node.given_name)
+            and not (node.label or node.once or node.parked or node.given_name or node.approved)
             and node.mac not in self._configured
         ]
         if not idle:
@@ -130,9 +156,32 @@ class Registry:
 
     def forget(self, mac: str) -> None:
         self._nodes.pop(mac, None)
+        self.twins.put(mac, None)
+        self._renamed += 1
+
+    def is_configured(self, mac: str) -> bool:
+        return mac in self._configured
+
+    def own_number(self, mac: str) -> int | None:
+        """A node's host id by the configuration, else by an operator; None = nobody has given it one."""
+        node = self._nodes.get(mac)
+        return self._numbers.get(mac, node.number if node is not None else None)
+
+    def number(self, mac: str) -> int | None:
+        """The same, else the number that its name ends in."""
+        own, node = self.own_number(mac), self._nodes.get(mac)
+        if own is not None:
+            return own
+        if mac not in self._configured and (node is None or not node.given_name):
+            return None
+        match = _TRAILING.search(self.name(mac))
+        return int(match.group(1)) if match else None
 
     def find(self, text: str) -> str:
-        """The MAC that a name, a MAC or ``node-HEX`` means; `OperatorError` when there is no such name."""
+        """The MAC that a name, a MAC, ``node-HEX``, or a host id with or without the prefix of the aliases means.
+
+        `OperatorError` when it means nobody, or several.
+        """
         mac = normal_mac(text.strip().lower().removeprefix("node-")) or normal_mac(text)
         if mac:
             return mac
@@ -143,6 +192,14 @@ class Registry:
         for node in self._nodes.values():
             if node.name.lower() == wanted:
                 return node.mac
+        bare = wanted.removeprefix(self._prefix.lower())
+        if bare.isascii() and bare.isdigit() and len(bare) <= 6:
+            found = [one for one in {*self._configured, *self._nodes} if self.number(one) == int(bare)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(sorted(self.name(one) for one in found))
+                raise OperatorError(f"{text.strip()!r} is the number of {names}", "say its name", Exit.USAGE)
         raise OperatorError(
             f"no node is called {text.strip()!r}",
             "say a MAC, or name it: bootd node name MAC NAME",
@@ -155,7 +212,7 @@ class Registry:
 
     def rename(self, mac: str, name: str) -> Node:
         """Gives the node a name; `OperatorError` when it is malformed, taken, or set by the configuration."""
-        if not _NAME.match(name) or normal_mac(name) or name.lower() == ANY:
+        if not plain_name(name) or normal_mac(name) or name.lower() == ANY:
             raise OperatorError(f"{name!r} is not a host name", "use letters, digits and '-'", Exit.USAGE)
         if mac in self._configured:
             raise OperatorError(f"{mac} is named by the configuration", "change its [[node]] there", Exit.USAGE)
@@ -165,67 +222,52 @@ class Registry:
             raise OperatorError(f"{name!r} is the name of {taken[0]}", "choose another", Exit.USAGE)
         node = self.add(mac)
         node.name = node.given_name = name
+        self._renamed += 1
         return node
 
-    def resolve(self, text: str) -> frozenset[str] | None:
-        """The MACs of a host set, or None for ``any``; `OperatorError` for what is malformed or unknown."""
-        names = parse_hosts(text)
-        return None if names is None else frozenset(self.find(name) for name in names)
+    def host_set(self, text: str) -> HostSet:
+        """The machines that ``text`` names (`hosts.parse`); `OperatorError` for what is wrong or unknown."""
+        written = parse(text)
+        without = self._macs(written.without)
+        if written.names is None:
+            return HostSet(None, without)
+        macs = self._macs(written.names) - without
+        if not macs:
+            raise OperatorError(f"{text.strip()!r} names nobody", "see bootd group list", Exit.USAGE)
+        return HostSet(macs, without)
+
+    def select(self, text: str) -> list[str]:
+        """The MACs of a host set, in order; ``any`` is all that are known."""
+        wanted = self.host_set(text)
+        return sorted(wanted.macs if wanted.macs is not None else self._nodes.keys() - wanted.without)
+
+    def may_number(self, mac: str, number: int) -> bool:
+        """Whether an operator may give a node this host id: the configuration goes before."""
+        return self._numbers.get(mac, number) == number
+
+    def set_number(self, node: Node, number: int | None) -> None:
+        """Its host id, by an operator; None = the number that its name ends in."""
+        if number is not None and not 0 <= number <= MAX_NUMBER:
+            raise OperatorError(f"number {number}", f"say 0 to {MAX_NUMBER}", Exit.USAGE)
+        if node.mac in self._numbers:
+            raise OperatorError(f"{node.mac} has its number in bootd.toml", "change its [[node]] there", Exit.USAGE)
+        node.number = number
+        self._renamed += 1
+
+    def accept_machine(self, node: Node, machine: Machine) -> None:
+        """``machine`` is behind this MAC from now on."""
+        node.machine, node.changed = machine, ""
+        self.twins.put(node.mac, machine)
+
+    def _macs(self, names: tuple[str, ...]) -> frozenset[str]:
+        macs: set[str] = set()
+        for name in names:
+            macs |= self.groups.members(name[1:]) if name.startswith("@") else {self.find(name)}
+        return frozenset(macs)
 
 
 def default_name(mac: str) -> str:
     return "node-" + mac.replace(":", "")
-
-
-def plain_name(text: str) -> bool:
-    """Whether ``text`` may name a node or a session: letters, digits and inner dashes, at most 63."""
-    return _NAME.match(text) is not None
-
-
-def parse_hosts(text: str) -> tuple[str, ...] | None:
-    """The names and MACs of a host set, or None for ``any``. No name twice, in the order written.
-
-    Grammar: items joined by commas or blanks; an item is a name, a MAC, or PREFIX[3-5,7]SUFFIX, where leading
-    zeros set the width: ``lab[08-11]`` is lab08, lab09, lab10, lab11. `OperatorError` (USAGE) otherwise.
-    """
-    items = [item for item in re.split(r"[,\s]+(?![^\[]*\])", text.strip()) if item]
-    if not items:
-        raise OperatorError("no nodes are named", "say any, or names such as lab[3-5],lab9", Exit.USAGE)
-    if ANY in (item.lower() for item in items):
-        if len(items) > 1:
-            raise OperatorError("'any' does not go with other nodes", "say any alone", Exit.USAGE)
-        return None
-    names: dict[str, None] = {}
-    for item in items:
-        for name in _expand(item):
-            names[name] = None
-            if len(names) > MAX_HOSTS:
-                raise OperatorError(f"more than {MAX_HOSTS} nodes in one set", "use a smaller range", Exit.USAGE)
-    return tuple(names)
-
-
-def _expand(item: str) -> list[str]:
-    if normal_mac(item) or _NAME.match(item):
-        return [item]
-    match = _RANGE.match(item)
-    if match is None:
-        raise OperatorError(
-            f"{item!r} is neither a node name nor a MAC nor a range", "say lab3, lab[3-5]", Exit.USAGE
-        )
-    prefix, spans, suffix = match.groups()
-    names: list[str] = []
-    for span in spans.split(","):
-        bounds = _SPAN.match(span.strip())
-        first = int(bounds.group(1)) if bounds else 0
-        last = int(bounds.group(2) or bounds.group(1)) if bounds else -1
-        if bounds is None or last < first or last - first >= MAX_HOSTS:
-            raise OperatorError(f"{item!r}: {span!r} is not a range", "say lab[3-5] or lab[3,7-9]", Exit.USAGE)
-        width = len(bounds.group(1)) if bounds.group(1).startswith("0") else 0
-        names += [f"{prefix}{number:0{width}d}{suffix}" for number in range(first, last + 1)]
-    for name in names:
-        if not _NAME.match(name):
-            raise OperatorError(f"{name!r} is not a node name", "use letters, digits and '-'", Exit.USAGE)
-    return names
 
 
 def checked_join(message: Join) -> Join:

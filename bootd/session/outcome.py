@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bootd.errors import Exit
+from bootd.session import bindings
 from bootd.session.effects import Outcome, Verdict
 from bootd.session.member import Member
 from bootd.session.states import SessionState, Standing
@@ -18,7 +19,7 @@ def judge(
     name: Callable[[str], str],
 ) -> Outcome:
     """How the session stands for every node that joined it or was named for it, in the order of their names."""
-    verdicts = [_verdict(member, name) for member in members.values()]
+    verdicts = [_verdict(member, name) for member in members.values() if member.counts]
     absent = Standing.ABSENT.value
     verdicts += [Verdict(mac, name(mac), False, absent, "it never joined") for mac in wanted if mac not in members]
     verdicts.sort(key=lambda verdict: (verdict.name, verdict.node))
@@ -40,4 +41,5 @@ def exit_code(state: SessionState, verdicts: Sequence[Verdict]) -> Exit:
 def _verdict(member: Member, name: Callable[[str], str]) -> Verdict:
     ok = member.standing is Standing.DONE
     reason = member.reason or f"still {member.standing.value}"
-    return Verdict(member.node.mac, name(member.node.mac), ok, member.standing.value, reason)
+    binding = bindings.of(member.disk, begun=member.is_written) if member.disk is not None else None
+    return Verdict(member.node.mac, name(member.node.mac), ok, member.standing.value, reason, binding)

@@ -1,7 +1,9 @@
 """What a session is asked to do, and the deadlines it works under."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from bootd.session.effects import Binding
 from bootd.session.selector import Selector
 
 
@@ -40,4 +42,10 @@ class SessionPlan:
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target
     keep_open: float = 0.0  # seconds after the last node is verified in which another may still join
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
+    without: frozenset[str] = frozenset()  # MACs that ``any`` leaves out
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
+    delay: float = 0.0  # seconds between two nodes that are told to finish
+    start_at: float = 0.0  # seconds since the epoch; 0 = at once
+    parent: str = ""  # id of the session whose plan this one carries out again
+    image_root: str = ""  # of the parent: the source must still hold this image; "" = any
+    bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned

@@ -2,8 +2,9 @@
 
 Order: a parked node gets the rescue system; then the one-shot label; then what an operator set for this node;
 then the label of an open session that still wants it; then what its last session left (``local`` after a clone);
-then the default. What an operator says about one node outranks a session, so ``label set local --node srv``
-protects a machine from every session that takes ``any``.
+then the label of its group; then the default. What an operator says about one node outranks a session, so ``label
+set local --node srv`` protects a machine from every session that takes ``any``. So does ``local`` for a group: it
+keeps its machines out of such sessions altogether; a session that names them goes before it.
 """
 
 from collections.abc import Collection
@@ -28,10 +29,12 @@ def choose_label(
     automatic: str,
     default: str,
     known: Collection[str],
+    group: tuple[str, str] | None = None,
 ) -> Choice:
     """The label to boot, always one of ``known`` (which holds ``local``).
 
-    ``session`` is (label, name) of the open session that wants the node, or None. A label that is not defined
+    ``session`` is (label, name) of the open session that wants the node, or None; ``group`` (label, reason) of its
+    group. A label that is not defined
     any more is passed over, and the reason says so.
     """
     candidates = [
@@ -40,6 +43,7 @@ def choose_label(
         Choice(label, "set for this node"),
         Choice(session[0] if session else "", f"session {session[1]}" if session else ""),
         Choice(automatic, "left by its last session"),
+        Choice(group[0], group[1]) if group else Choice("", ""),
         Choice(default, "default"),
     ]
     gone: list[str] = []

@@ -1,17 +1,20 @@
 """What an operator asks of a new session, checked against the nodes and the sessions there are."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import nodes, selector
+from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
+from bootd.session.effects import Binding
+from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
 MAX_OPEN_SESSIONS = 64
 MAX_KEEP_OPEN = 86400.0  # seconds
+MAX_DELAY = 600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class SessionRequest:
     keep_open: float = 0.0  # seconds
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
+    delay: float = 0.0  # seconds between two nodes that are told to finish
+    start_at: float = 0.0  # seconds since the epoch; 0 = at once
+    parent: str = ""  # a session whose plan is carried out again: its id, image and disks
+    image_root: str = ""
+    bindings: Mapping[str, Binding] = field(default_factory=dict)
 
 
 def checked(
@@ -57,12 +65,15 @@ def checked(
         raise OperatorError(f"zeros: {request.zeros!r}", "say write or discard", Exit.USAGE)
     if not 0 <= request.keep_open <= MAX_KEEP_OPEN:
         raise OperatorError(f"keep open for {request.keep_open:g} s", "say at most a day", Exit.USAGE)
+    if not 0 <= request.delay <= MAX_DELAY:
+        raise OperatorError(f"delay of {request.delay:g} s", f"say at most {MAX_DELAY:g} s", Exit.USAGE)
     if request.source_size < 1:
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
-    if request.name and not nodes.plain_name(request.name):
+    if request.name and not plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
     chosen = selector.parse(request.disk)
-    wanted = registry.resolve(request.nodes)
+    hosts = registry.host_set(request.nodes)
+    wanted = hosts.macs
     for session in open_sessions:
         if request.name and request.name in (session.plan.name, session.id):
             raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
@@ -82,6 +93,7 @@ def checked(
         source=request.source,
         source_size=request.source_size,
         nodes=wanted,
+        without=hosts.without if wanted is None else frozenset(),
         selector=chosen,
         label=request.label,
         after=request.after,
@@ -94,5 +106,10 @@ def checked(
         keep_open=request.keep_open,
         source_sector=request.source_sector,
         flip_default=request.flip_default,
+        delay=request.delay,
+        start_at=request.start_at,
+        parent=request.parent,
+        image_root=request.image_root,
+        bindings=request.bindings,
     )
     return plan, request.expect or len(wanted or ()) or 1

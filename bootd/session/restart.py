@@ -9,7 +9,8 @@ that was not before.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bootd.session import selector
+from bootd.session import release, selector
+from bootd.session.arrangement import in_order
 from bootd.session.effects import MemberRecord, Outcome, SessionRecord
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Registry
@@ -50,6 +51,12 @@ def resume(
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
         source_sector=kept.source_sector,
+        delay=kept.delay,
+        start_at=kept.start_at,
+        parent=kept.parent,
+        image_root=kept.parent_root,
+        bindings=dict(kept.bindings),
+        without=frozenset(kept.without),
     )
     session = Session(
         plan,
@@ -69,6 +76,9 @@ def resume(
         session.image = Image(kept.image_root, kept.source_size, kept.chunk_size, kept.phases)
     for member in members:
         session.members[member.mac] = _member(member, session, nodes, now)
+    if session.state is SessionState.FINISHING:
+        waiting = [one for one in session.members.values() if one.live and one.phases.finish is None]
+        release.schedule(in_order(waiting, plan.order, switch), plan.delay, now)
     return session
 
 
@@ -104,6 +114,12 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         flip_default=plan.flip_default,
         source_sector=plan.source_sector,
         is_closing=session.is_closing,
+        delay=plan.delay,
+        start_at=plan.start_at,
+        parent=plan.parent,
+        parent_root=plan.image_root,
+        bindings=tuple(sorted(plan.bindings.items())),
+        without=tuple(sorted(plan.without)),
     )
 
 
@@ -116,10 +132,12 @@ def member_record(session: str, member: Member) -> MemberRecord:
         reason=member.reason,
         attempts=member.attempts,
         refusals=member.refusals,
-        begun=member.begun or member.phases.arranged is not None,
+        begun=member.is_written,
         disk=member.disk,
         compares=member.compares,
         locks=member.locks,
+        is_released=member.phases.finish is not None,
+        is_saved=member.is_saved,
     )
 
 
@@ -150,7 +168,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.locks = kept.locks
+    member.locks, member.is_saved = kept.locks, kept.is_saved
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now
@@ -158,7 +176,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
         member.phases = Phases(planned=now, arranged=now if begun else None)
         node.session = session.id
         if session.state is SessionState.FINISHING:
-            member.phases.finish = now
+            member.phases.finish = now if kept.is_released else None
         else:
             member.standing, member.is_restored = Standing.PREPARING, True
     else:

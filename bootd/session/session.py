@@ -11,9 +11,11 @@ table of consequences, and is read together.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from bootd.session import messages, outcome
+from bootd.session import messages, outcome, release
 from bootd.session.arrangement import Arrangement, in_order
+from bootd.session.bindings import bound
 from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
     Effect,
@@ -27,6 +29,7 @@ from bootd.session.effects import (
 )
 from bootd.session.head import Head
 from bootd.session.locks import choose_unlocked
+from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
 from bootd.session.plan import Limits, SessionPlan
@@ -36,6 +39,7 @@ from bootd.session.states import (
     AT_WORK,
     ENDED,
     OPEN,
+    OUTSIDE,
     REPORTED,
     RESUMABLE,
     SessionState,
@@ -79,14 +83,14 @@ class Session:
         self.plan = plan
         self.expect = expect
         self.start_now = start_now
-        self.state = SessionState.PREPARING
+        self.state = SessionState.SCHEDULED if plan.start_at else SessionState.PREPARING
         self.reason = ""
         self.image: Image | None = None
         self.members: dict[str, Member] = {}
         self.arrangement = Arrangement(plan.fan_out)
         self.phase = 0  # the highest phase of the image that is open
         self.head = Head(f"head-{plan.id}", head_host)
-        self.times: dict[SessionState, float] = {SessionState.PREPARING: now}
+        self.times: dict[SessionState, float] = {self.state: now}
         self._limits = limits
         self._switch = switch
         self._locks = locks
@@ -115,7 +119,8 @@ class Session:
 
     @property
     def created(self) -> float:
-        return self.times[SessionState.PREPARING]
+        """When it began to want nodes."""
+        return self.times.get(SessionState.PREPARING, next(iter(self.times.values())))
 
     def wants(self, node: Node) -> bool:
         """Whether ``node`` is to be cloned by this session.
@@ -125,10 +130,12 @@ class Session:
         if not self.open:
             return False
         member = self.members.get(node.mac)
-        if member is not None and member.standing in (Standing.DONE, Standing.PARKED):
+        if member is not None and member.standing in (Standing.DONE, Standing.PARKED, Standing.EJECTED):
             return False
         if self.plan.nodes is not None:
             return node.mac in self.plan.nodes
+        if node.mac in self.plan.without:
+            return False
         return node.cloned is None or node.cloned < self.created
 
     def wants_boot(self, node: Node) -> bool:
@@ -158,6 +165,11 @@ class Session:
 
     # --- head --------------------------------------------------------------------------------------------
 
+    def open_up(self, now: float) -> list[Effect]:
+        """The time of a session that was scheduled has come: it wants nodes from now on."""
+        self._enter(SessionState.PREPARING, now)
+        return [self._event("opened", "", "its time has come"), *self.start_head(now)]
+
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
         self.head.start(now)
@@ -175,6 +187,9 @@ class Session:
             return self.fail(
                 f"the source has {image.size} bytes now, it had {self.plan.source_size} when the session began", now
             )
+        if self.plan.image_root not in ("", image.root):
+            text = f"the source is not what it was in session {self.plan.parent}: image {image.root[:16]} now"
+            return self.fail(f"{text}, {self.plan.image_root[:16]} then", now)
         self.image = image
         return [self._event("manifest", "", f"source digested: {image.size} bytes, image {image.root[:16]}")]
 
@@ -215,6 +230,8 @@ class Session:
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
         disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        binding = self.plan.bindings.get(node.mac)
+        disk = Refusal(another_machine(node.name, node.changed)) if node.changed else bound(disk, binding)
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
@@ -235,10 +252,11 @@ class Session:
             return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
+            member.begun = binding is not None and binding.begun
         member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
-        member.locks = locks
+        member.locks, member.is_saved = locks, False
         member.address, member.arranged, member.aside = None, None, False
         member.accused_by.clear()
         member.phases, member.moved = Phases(planned=now), now
@@ -274,6 +292,14 @@ class Session:
         if claimed is None:
             return effects
         return [*effects, *self._move(member, claimed, report, now), *self._open_next_phase(now)]
+
+    def table_saved(self, mac: str, name: str) -> list[Effect]:
+        """The server holds the old partition table and both ends of the disk that the plan of ``mac`` names."""
+        member = self.members.get(mac)
+        if member is None or not member.live or member.is_saved or self.ended:
+            return []
+        member.is_saved = True
+        return [self._event("saved", mac, f"old partition table of {name} is kept")]
 
     def _trouble(self, member: Member, report: Report) -> list[Effect]:
         """What a member says about a neighbour is told once: who sent it a damaged chunk is for people to know."""
@@ -326,6 +352,8 @@ class Session:
         join = member.node.join
         if not 1 <= report.port <= 65535 or join is None:
             return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
+        if not member.is_saved:
+            return self._drop(member, Standing.FAILED, messages.unsaved(member), now)
         member.address = Address(join.address, report.port)
         member.standing = Standing.READY
         member.phases.ready = member.moved = now
@@ -376,7 +404,7 @@ class Session:
         effects: list[Effect] = []
         if standing is Standing.REFUSED:
             member.refusals += 1
-        else:
+        elif standing is not Standing.EJECTED:
             member.attempts += 1
             node.attempts = member.attempts
         effects.append(self._event(standing.value, node.mac, reason))
@@ -460,9 +488,9 @@ class Session:
 
     def tick(self, now: float) -> list[Effect]:
         """Applies every deadline. To be called about twice a second."""
-        if self.ended:
+        if self.ended or self.state is SessionState.SCHEDULED:
             return []
-        effects: list[Effect] = []
+        effects: list[Effect] = self._release(now)
         if self.state is not SessionState.FINISHING and self.head.is_silent(self._limits, now):
             effects += self.head_ended(f"head: silent for {self._limits.silence:g} s", now)
         for member in list(self.members.values()):
@@ -484,7 +512,32 @@ class Session:
 
     def set_start_now(self, now: float) -> list[Effect]:
         self.start_now = True
-        return self._settle(now)
+        return self.open_up(now) if self.state is SessionState.SCHEDULED else self._settle(now)
+
+    def add(self, macs: frozenset[str], now: float) -> list[Effect]:
+        """These nodes are wanted too, also those that were taken out before."""
+        if self.plan.nodes is not None:
+            if self.expect == len(self.plan.nodes):
+                self.expect = len(self.plan.nodes | macs)
+            self.plan = replace(self.plan, nodes=self.plan.nodes | macs)
+        for mac in macs & self.members.keys():
+            member = self.members[mac]
+            if member.standing is Standing.EJECTED:
+                member.standing, member.reason = Standing.ABSENT, "taken in again, it has not joined yet"
+        return [self._event("added", mac, "taken into the session") for mac in sorted(macs)] + self._settle(now)
+
+    def eject(self, node: Node, reason: str, now: float) -> list[Effect]:
+        """The session goes on without ``node``, which does not come back by itself."""
+        if self.plan.nodes is not None:
+            self.plan = replace(self.plan, nodes=self.plan.nodes - {node.mac})
+            self.expect = min(self.expect, len(self.plan.nodes or ()))
+        member = self.members.get(node.mac)
+        if member is None:
+            member = self.members[node.mac] = Member(node, Standing.EJECTED, now)
+        if member.live:
+            return self._drop(member, Standing.EJECTED, reason, now)
+        member.standing, member.reason = Standing.EJECTED, reason
+        return [self._event("ejected", node.mac, reason), *self._settle(now)]
 
     def close(self, now: float) -> list[Effect]:
         """Nobody may join any more: it starts with whoever is ready, and ends as soon as everybody is verified."""
@@ -507,7 +560,7 @@ class Session:
     def _start_if_complete(self, now: float) -> list[Effect]:
         if self.state is not SessionState.WAITING:
             return []
-        members = self.members.values()
+        members = [member for member in self.members.values() if member.standing not in OUTSIDE]
         ready = [member for member in members if member.standing is Standing.READY]
         settled = sum(1 for member in members if not member.live)
         preparing = any(member.standing is Standing.PREPARING for member in members)
@@ -531,25 +584,22 @@ class Session:
         if not self.is_closing and now - self._complete_since < self.plan.keep_open:
             return []
         self._enter(SessionState.FINISHING, now)
+        release.schedule(in_order(live, self.plan.order, self._switch), self.plan.delay, now)
         effects: list[Effect] = [Send(self.head.node, Finish(self.id, "exit")), StopHead(self.id)]
-        for member in live:
-            node = member.node
-            member.phases.finish = now
-            node.automatic, node.once, node.once_until = LOCAL, "", 0.0
-            if node.label == self.plan.label:
-                node.label = ""  # set to have it cloned, which is done
-            effects += [
-                PolicyChanged(node.mac, LOCAL, f"cloned by session {self.title}"),
-                Persist(node.record()),
-                Send(node.mac, Finish(self.id, self.plan.after)),
-            ]
-        return [*effects, self._event("finishing", "", f"{len(live)} nodes verified")]
+        return [*effects, *self._release(now), self._event("finishing", "", f"{len(live)} nodes verified")]
+
+    def _release(self, now: float) -> list[Effect]:
+        """Tells those to finish whose turn it is."""
+        if self.state is not SessionState.FINISHING:
+            return []
+        members = release.due(self.members.values(), now)
+        return [effect for member in members for effect in release.let_go(member, self.plan, now)]
 
     def _end_if_complete(self, now: float) -> list[Effect]:
         if self.state is not SessionState.FINISHING or any(member.live for member in self.members.values()):
             return []
         done = sum(1 for member in self.members.values() if member.standing is Standing.DONE)
-        wanted = len(set(self.members) | set(self.plan.nodes or ()))
+        wanted = len({mac for mac in self.members if self.members[mac].counts} | (self.plan.nodes or frozenset()))
         if done == 0:
             return self._end(SessionState.FAILED, "no node confirmed the end", now)
         state = SessionState.DONE if done == wanted else SessionState.PARTLY
@@ -559,8 +609,9 @@ class Session:
         """Ends a session that nobody is left in, after giving those that may come back the time to do so."""
         if self.state not in (SessionState.WAITING, SessionState.RUNNING):
             return []
-        members = self.members.values()
-        is_begun = self.state is SessionState.RUNNING or self.start_now
+        is_running = self.state is SessionState.RUNNING
+        members = [member for member in self.members.values() if is_running or member.standing not in OUTSIDE]
+        is_begun = is_running or self.start_now
         enough = is_begun or len(members) >= max(1, self.expect)
         if not members and self.is_closing:
             return self.fail("closed before any node had joined", now)
@@ -569,7 +620,7 @@ class Session:
             return []
         if self._empty_since is None:
             self._empty_since = now
-        hopeful = not self.is_closing and any(member.standing in RESUMABLE for member in members)
+        hopeful = not self.is_closing and any(member.standing in RESUMABLE | OUTSIDE for member in members)
         if hopeful and now - self._empty_since < self._limits.rejoin:
             return []
         return self.fail("no node is left that could be cloned", now)

@@ -7,6 +7,7 @@ from bootd.wire.errors import LocalProtocolError
 
 
 class SessionState(Enum):
+    SCHEDULED = "scheduled"  # its time has not come: nobody is asked for anything
     PREPARING = "preparing"  # the head digests the source
     WAITING = "waiting"  # nodes gather
     RUNNING = "running"  # the chain is arranged, bytes flow
@@ -19,6 +20,7 @@ class SessionState(Enum):
 
 _ENDED = {SessionState.DONE, SessionState.PARTLY, SessionState.FAILED, SessionState.CANCELLED}
 _NEXT: dict[SessionState, set[SessionState]] = {
+    SessionState.SCHEDULED: {SessionState.PREPARING, SessionState.FAILED, SessionState.CANCELLED},
     SessionState.PREPARING: {SessionState.WAITING, SessionState.FAILED, SessionState.CANCELLED},
     SessionState.WAITING: {SessionState.RUNNING, SessionState.FAILED, SessionState.CANCELLED},
     SessionState.RUNNING: {SessionState.FINISHING, SessionState.FAILED, SessionState.CANCELLED},
@@ -57,6 +59,7 @@ class Standing(Enum):
     EVICTED = "evicted"  # talks, but the chain goes on without it
     PARKED = "parked"  # attempts used up: an operator must look
     CANCELLED = "cancelled"  # the session ended before the node was cloned
+    EJECTED = "ejected"  # taken out by an operator: it does not come back by itself
 
 
 LIVE = frozenset(
@@ -71,6 +74,8 @@ LIVE = frozenset(
 )
 AT_WORK = frozenset({Standing.READY, Standing.RECEIVING, Standing.VERIFYING, Standing.VERIFIED})
 RESUMABLE = frozenset({Standing.LOST, Standing.FAILED, Standing.EVICTED})  # welcome again while attempts last
+
+OUTSIDE = frozenset({Standing.ABSENT, Standing.EJECTED})  # known to the session, but nobody to wait for
 
 # What a member may say of itself, and where that puts it. WAITING and PREPARING say nothing new.
 REPORTED: dict[MemberState, Standing] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bootd.session import captures
+from bootd.session.cards import view_lock
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import SessionRecord, Verdict
 from bootd.session.hops import Hop, hops, slowest
@@ -26,7 +27,7 @@ def view(coordinator: Coordinator, now: float) -> dict[str, Any]:
         "default_label": coordinator.default_label,
         "sessions": [view_past(record) for record in coordinator.past.values()]
         + [view_session(session, coordinator.nodes.name, now) for session in coordinator.sessions.values()],
-        "nodes": [_node(coordinator, node, now) for node in coordinator.nodes],
+        "nodes": [view_node(coordinator, node, now) for node in coordinator.nodes],
         "backups": [
             captures.view(task, coordinator.nodes.name, now) for task in coordinator.captures.tasks.values()
         ],
@@ -61,6 +62,9 @@ def view_session(session: Session, name: Callable[[str], str], now: float) -> di
         "compare": plan.compare,
         "zeros": plan.zeros,
         "keep_open": plan.keep_open,
+        "delay": plan.delay,
+        "start_at": plan.start_at or None,
+        "parent": plan.parent or None,
         "phase": session.phase,
         "phases": image.phases if image else None,
         "joined": len(session.members),
@@ -117,6 +121,7 @@ def _member(
     session: Session, member: Member, hop: Hop | None, name: Callable[[str], str], now: float
 ) -> dict[str, Any]:
     report, disk = member.report, member.disk
+    waits = member.release_at if member.live and member.phases.finish is None else None
     place = member.arranged
     return {
         "node": member.node.mac,
@@ -135,6 +140,7 @@ def _member(
         "attempts": member.attempts,
         "predecessor": place.predecessor_node if place else None,
         "aside": member.aside,
+        "release_seconds": round(max(0.0, waits - now), 1) if waits is not None else None,
         "silent_seconds": round(now - member.heard, 1) if member.standing in LIVE else None,
         "seconds": _member_seconds(member.phases, now),
     }
@@ -171,7 +177,7 @@ def _session_seconds(session: Session, now: float) -> dict[str, float | None]:
         else None
     )
     marks = [
-        ("prepare", session.created, times.get(SessionState.WAITING)),
+        ("prepare", times.get(SessionState.PREPARING), times.get(SessionState.WAITING)),
         ("waiting", times.get(SessionState.WAITING), running),
         ("transfer", running, transferred),
         ("verify", transferred if running is not None else None, finishing),
@@ -202,7 +208,8 @@ def _done(member: Member) -> bool:
     return member.standing is Standing.DONE
 
 
-def _node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
+def view_node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
+    """One machine, in short; `bootd.session.inventory` has all that it tells."""
     choice = coordinator.choice(node.mac)
     join = node.join
     return {
@@ -216,9 +223,16 @@ def _node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
         "parked": node.parked or None,
         "attempts": node.attempts,
         "present": node.present(now, coordinator.limits.silence),
+        "known": coordinator.admission.is_known(node),
+        "number": coordinator.nodes.number(node.mac),
+        "switch": coordinator.switch_of(node.mac) or None,
+        "groups": list(coordinator.nodes.groups.of(node.mac)),
+        "warnings": list(coordinator.admission.warnings(node)),
+        "locks": [view_lock(held) for held in coordinator.locks.of(node.mac)],
         "seen_seconds": round(now - node.seen, 1) if node.seen is not None else None,
         "waiting": (node.told or None) if not node.session else None,
         "session": node.session or None,
+        "uuid": (join.uuid or None) if join else None,
         "address": join.address if join else None,
         "firmware": join.firmware if join else None,
         "arch": join.arch if join else None,

@@ -110,6 +110,43 @@ class Plan:
     image_sector: int = 0  # bytes of a sector that the image was made for; 0 = not known
 
 
+@dataclass(frozen=True)
+class Nic:
+    """One network card of a node."""
+
+    name: str  # of the kernel, "eno1"
+    mac: str  # lower case, colons
+    driver: str  # "" = not known
+    bus: str  # "pci", "usb", "virtio", ...; "" = not known
+    speed: int  # Mbit/s that the link runs at; 0 = not known
+    link: bool  # the cable has a carrier
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a machine tells of itself: SMBIOS, processor, network cards. Empty strings and 0: not told.
+
+    Strings are as the firmware has them, printable ASCII, cut at 128 characters.
+    """
+
+    vendor: str = ""
+    product: str = ""
+    product_serial: str = ""
+    board_vendor: str = ""
+    board: str = ""
+    board_serial: str = ""
+    chassis_serial: str = ""
+    asset_tag: str = ""
+    bios_vendor: str = ""
+    bios_version: str = ""
+    bios_date: str = ""
+    cpu: str = ""  # model
+    sockets: int = 0
+    cores: int = 0  # of all sockets
+    threads: int = 0  # that the kernel runs on
+    nics: tuple[Nic, ...] = ()
+
+
 # --- up: node to coordinator -------------------------------------------------------------------------------
 
 
@@ -126,6 +163,7 @@ class Join:
     method: str  # "ka", "dolly", "dollyC": the method word of the boot label
     memory: int
     disks: tuple[Disk, ...]
+    hardware: Hardware = Hardware()  # without it: a stage2 older than this message
 
 
 @dataclass(frozen=True)

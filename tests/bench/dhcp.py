@@ -3,7 +3,7 @@
 A thousand firmwares ask within one second while another client fetches a 1 GiB file from the same daemon. One JSON
 line per way of serving: how many were answered, and how long the answers took in milliseconds. ``proxy`` offers
 beside another server; ``known`` gives addresses to machines that had one before (a room that is switched on);
-``new`` gives them to strangers, each offer waiting for the probe of its address (``probe_ms``). The load comes from
+``new`` gives them to strangers, each ACK waiting for the probe of its address (``probe_ms``). The load comes from
 one process that stamps every datagram as it leaves and arrives; it shares the machine with the daemon.
 """
 

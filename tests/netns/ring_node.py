@@ -17,6 +17,7 @@ from bootd.member.member import Member
 from bootd.member.store import FileStore
 from bootd.wire import manifest
 from bootd.wire.control import Arrange, Cancel, Disk, Finish, Join, MemberState, Message, Prepare, Report, Wait
+from bootd.wire.saved import SavedTable, encode, table_digest, table_regions
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -24,7 +25,8 @@ HEARTBEAT_SECONDS = 0.5
 def main(mac: str, address: str, server: str, target: Path, size: int) -> int:
     client = ControlClient(server, mac, boot_token(server, mac))
     serial = f"TEST-{mac[-2:]}"
-    disk = Disk("vda", size, 512, serial, "", "file", "virtio", False, "", "0" * 64)
+    digest = table_digest(size, ends(target, size))
+    disk = Disk("vda", size, 512, serial, "", "file", "virtio", False, "", digest)
     client.join(Join(mac, "", "x86_64", "bios", address, "", "ka", 512 << 20, (disk,)))
     messages = client.events()  # once it has joined, as stage2: what was in force for an earlier process is over
     say("joined")
@@ -35,6 +37,12 @@ def main(mac: str, address: str, server: str, target: Path, size: int) -> int:
         if code is not None:
             return code
     return 3
+
+
+def ends(target: Path, size: int) -> list[bytes]:
+    """What lies at both ends of the target, as stage2 would save it."""
+    data = target.read_bytes() if target.exists() else bytes(size)
+    return [data[offset : offset + length] for offset, length in table_regions(size)]
 
 
 def boot_token(server: str, mac: str) -> str:
@@ -88,6 +96,9 @@ class TestNode:
         image = manifest.parse(self._client.fetch_manifest(message.plan.session))
         if image.root != message.plan.image_root:
             raise SystemExit("manifest and plan differ")
+        disk, content = message.plan.disk, b"".join(ends(self._target, self._size))
+        old = SavedTable(message.plan.session, disk.name, disk.serial, "", disk.size, disk.sector, "", content)
+        self._client.save_table(encode(old))
         self._member = Member(
             node=self._mac,
             session=message.plan.session,

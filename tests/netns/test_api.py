@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,11 +36,9 @@ def settings(folder: Path, *lines: str) -> str:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    certificate(path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+def folder(folder: Path) -> Path:
+    certificate(folder)
+    return folder
 
 
 @pytest.fixture

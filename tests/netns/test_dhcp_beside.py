@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.dhcp_room import DHCLIENT_PXE, dhclient, udhcpc
+from tests.netns.foreign_servers import start_dhcpd, start_dnsmasq, start_kea
 from tests.netns.room import Process, Room
 
 ROUTER, SERVER, CLIENT = "10.9.0.1", "10.9.0.2", "10.9.0.60"
@@ -29,13 +30,7 @@ while True:
 
 
 def dnsmasq(room: Room, folder: Path) -> Process:
-    process = room.start("dhcp", [
-        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-", "--no-ping"),
-        *("--interface=eth0", "--bind-interfaces", "--dhcp-range=10.9.0.100,10.9.0.199,1h", "--user=root"),
-        *("--dhcp-authoritative", "--pid-file=", f"--dhcp-leasefile={folder / 'leases'}"),
-    ])  # fmt: skip
-    process.wait_for(r"DHCP, sockets bound")
-    return process
+    return start_dnsmasq(room, folder, "/dev/null")
 
 
 def udhcpd(room: Room, folder: Path) -> Process:
@@ -51,32 +46,11 @@ def udhcpd(room: Room, folder: Path) -> Process:
 
 
 def kea(room: Room, folder: Path) -> Process:
-    settings = folder / "kea.json"
-    settings.write_text(json.dumps({"Dhcp4": {
-        "interfaces-config": {"interfaces": ["eth0"], "dhcp-socket-type": "raw"},
-        "lease-database": {"type": "memfile", "persist": False},
-        "subnet4": [{"subnet": "10.9.0.0/24", "interface": "eth0",
-                     "pools": [{"pool": "10.9.0.100-10.9.0.199"}], "valid-lifetime": 3600}],
-        "loggers": [{"name": "kea-dhcp4", "output_options": [{"output": "stdout", "flush": True}],
-                     "severity": "INFO"}],
-    }}))  # fmt: skip
-    places = {"KEA_PIDFILE_DIR": str(folder), "KEA_LOCKFILE_DIR": str(folder)}
-    process = room.start("dhcp", ["kea-dhcp4", "-c", str(settings)], places)
-    process.wait_for("DHCP4_STARTED")
-    return process
+    return start_kea(room, folder, {})
 
 
 def dhcpd(room: Room, folder: Path) -> Process:
-    leases, settings = folder / "dhcpd.leases", folder / "dhcpd.conf"
-    leases.touch()
-    settings.write_text(
-        "authoritative;\nping-check off;\ndefault-lease-time 3600;\n"
-        f"subnet 10.9.0.0 netmask 255.255.255.0 {{ range 10.9.0.100 10.9.0.199; option routers {ROUTER}; }}\n"
-    )
-    words = ["dhcpd", "-4", "-d", "-f", "-cf", str(settings), "-lf", str(leases), "-pf", str(folder / "pid")]
-    process = room.start("dhcp", [*words, "-user", "root", "-group", "root", "eth0"])
-    process.wait_for("Server starting service|Sending on +Socket/fallback")
-    return process
+    return start_dhcpd(room, folder, "default-lease-time 3600;\n", ROUTER)
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import json
 import re
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,14 +38,6 @@ mac = "{IGNORED_MAC}"
 name = "node4"
 ignore = true
 """
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since unix sockets live in it."""
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

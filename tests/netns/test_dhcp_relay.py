@@ -1,10 +1,8 @@
 """Clients on another subnet, behind real relays: ISC dhcrelay with option 82, and dnsmasq."""
 
 import json
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +26,6 @@ range = "10.8.0.100-10.8.0.101"
 gateway = "{DOWN}"
 lease_seconds = 120
 """
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from bootd.cli.main import cli
+from tests.netns.foreign_servers import start_dhcpd, start_dnsmasq, start_kea
 from tests.netns.room import Process, Room
 from tests.unit.test_import import DHCPD_CONF
 from tests.unit.test_netboot_clients import EXPECTED, SCRIPT
@@ -42,13 +43,7 @@ def dnsmasq(room: Room, folder: Path) -> Process:
     settings = folder / "dnsmasq.conf"
     settings.write_text(exported("dnsmasq", folder))
     checked("dnsmasq", "--test", f"--conf-file={settings}")
-    process = room.start("dhcp", [
-        *("dnsmasq", "--keep-in-foreground", f"--conf-file={settings}", "--port=0", "--log-facility=-"),
-        *("--no-ping", "--interface=eth0", "--bind-interfaces", "--dhcp-range=10.9.0.100,10.9.0.199,1h"),
-        *("--user=root", "--dhcp-authoritative", "--pid-file=", f"--dhcp-leasefile={folder / 'leases'}"),
-    ])  # fmt: skip
-    process.wait_for(r"DHCP, sockets bound")
-    return process
+    return start_dnsmasq(room, folder, str(settings))
 
 
 def kea(room: Room, folder: Path) -> Process:
@@ -56,35 +51,11 @@ def kea(room: Room, folder: Path) -> Process:
     alone = folder / "export.json"
     alone.write_text(text)
     checked("kea-dhcp4", "-t", str(alone))
-    value = json.loads(re.sub(r"^//.*$", "", text, flags=re.MULTILINE))
-    value["Dhcp4"] |= {
-        "interfaces-config": {"interfaces": ["eth0"], "dhcp-socket-type": "raw"},
-        "lease-database": {"type": "memfile", "persist": False},
-        "subnet4": [{"subnet": "10.9.0.0/24", "interface": "eth0", "pools": [{"pool": "10.9.0.100-10.9.0.199"}]}],
-        "loggers": [
-            {"name": "kea-dhcp4", "output_options": [{"output": "stdout", "flush": True}], "severity": "INFO"}
-        ],
-    }
-    settings = folder / "kea.json"
-    settings.write_text(json.dumps(value))
-    places = {"KEA_PIDFILE_DIR": str(folder), "KEA_LOCKFILE_DIR": str(folder)}
-    process = room.start("dhcp", ["kea-dhcp4", "-c", str(settings)], places)
-    process.wait_for("DHCP4_STARTED")
-    return process
+    return start_kea(room, folder, json.loads(re.sub(r"^//.*$", "", text, flags=re.MULTILINE))["Dhcp4"])
 
 
 def dhcpd(room: Room, folder: Path) -> Process:
-    leases, settings = folder / "dhcpd.leases", folder / "dhcpd.conf"
-    leases.touch()
-    settings.write_text(
-        f"authoritative;\nping-check off;\n{exported('dhcpd', folder)}"
-        "subnet 10.9.0.0 netmask 255.255.255.0 { range 10.9.0.100 10.9.0.199; }\n"
-    )
-    checked("dhcpd", "-t", "-4", "-cf", str(settings), "-lf", str(leases))
-    words = ["dhcpd", "-4", "-d", "-f", "-cf", str(settings), "-lf", str(leases), "-pf", str(folder / "pid")]
-    process = room.start("dhcp", [*words, "-user", "root", "-group", "root", "eth0"])
-    process.wait_for("Server starting service|Sending on +Socket/fallback")
-    return process
+    return start_dhcpd(room, folder, exported("dhcpd", folder))
 
 
 @pytest.mark.parametrize("start", [dnsmasq, kea, dhcpd], ids=lambda start: start.__name__)

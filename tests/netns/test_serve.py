@@ -23,14 +23,6 @@ NODES = ("n1", "n2", "n3")
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since unix sockets live in it."""
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
 def room() -> Iterator[Room]:
     with Room("server", *NODES) as made:
         made.address("server", f"{ADDRESS}/24")

@@ -1,7 +1,10 @@
 """The operators' interface for real, on a unix socket, in a loop of its own thread, with bootd as the client."""
 
 import asyncio
+import http.client
 import itertools
+import json
+import socket
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -10,10 +13,14 @@ from typing import Any
 import pytest
 
 from bootd.cli.main import main
+from bootd.config import Images
 from bootd.drivers.engine import Engine
+from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.operator import Operators as Handlers
 from bootd.drivers.http.unix_socket import OperatorInterface
+from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tokens import TokenStore
 from bootd.netboot.labels import BUILT_IN
 from bootd.session.coordinator import Coordinator
@@ -24,7 +31,7 @@ from tests.unit.session_room import LABELS, counter, mac
 class Operators:
     """Nodes lab1, lab2 and lab3 are known by name; time goes on by a second with each question."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, power: PowerControl | None = None) -> None:
         self.socket = folder / "s"
         self.journal = Journal(folder / "bootd.db")
         self.engine = Engine(
@@ -41,7 +48,10 @@ class Operators:
         )
         self._loop = asyncio.new_event_loop()
         labels = {label.name: label for label in BUILT_IN}
-        handlers = Handlers(self.engine, labels, TokenStore(self.journal))
+        self.images = folder / "images"
+        self.jobs = Jobs()
+        routes = ImageRoutes(self.engine, self.images, Images(keep_last=2), self.jobs)
+        handlers = Handlers(self.engine, labels, TokenStore(self.journal), images=routes, power=power)
         self._interface = OperatorInterface(handlers, self.socket)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -60,7 +70,20 @@ class Operators:
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
 
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of a request below /api/v1, without the command line."""
+        connection = http.client.HTTPConnection("bootd", timeout=10)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(10)
+            sock.connect(str(self.socket))
+            connection.sock = sock
+            connection.request(method, f"/api/v1{path}", None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text else None
+
     def close(self) -> None:
+        self.call(self.jobs.close())
         self.call(self._interface.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

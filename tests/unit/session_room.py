@@ -9,7 +9,7 @@ from bootd.session.effects import Effect, Event, Persist, PolicyChanged, Record,
 from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
-from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
+from bootd.wire.control import Arrange, Disk, Hardware, Join, MemberState, Message, Plan, Prepare, Report
 
 SIZE = 40 << 20
 ROOT = "ab" * 32
@@ -58,7 +58,12 @@ class Room:
         self.inbox: dict[str, list[Message]] = {}
         self.session = ""
 
-    def make(self, default: str = "kamethod", node_labels: dict[str, str] | None = None) -> Coordinator:
+    def make(
+        self,
+        default: str = "kamethod",
+        node_labels: dict[str, str] | None = None,
+        **more: Any,
+    ) -> Coordinator:
         return Coordinator(
             labels=LABELS,
             default_label=default,
@@ -68,6 +73,7 @@ class Room:
             draw=counter(),
             limits=self.limits,
             switches=self.switches,
+            **more,
         )
 
     def run(self, effects: list[Effect]) -> list[Effect]:
@@ -93,10 +99,18 @@ class Room:
         self.run(self.coordinator.manifest(self.session, Image(ROOT, SIZE, 1 << 20), self.now))
         self.head()
 
-    def join(self, number: int, disks: tuple[Disk, ...] | None = None, session: str = "") -> list[Effect]:
+    def join(
+        self,
+        number: int,
+        disks: tuple[Disk, ...] | None = None,
+        session: str = "",
+        *,
+        uuid: str = "",
+        hardware: Hardware | None = None,
+    ) -> list[Effect]:
         message = Join(
             node=mac(number),
-            uuid="",
+            uuid=uuid,
             arch="x86_64",
             firmware="bios",
             address=f"10.0.{number >> 8}.{number & 255}",
@@ -104,10 +118,14 @@ class Room:
             method="ka",
             memory=1 << 29,
             disks=(disk(),) if disks is None else disks,
+            hardware=hardware or Hardware(),
         )
         return self.run(self.coordinator.join(message, self.now))
 
-    def report(self, number: int, state: MemberState, **values: Any) -> list[Effect]:
+    def report(self, number: int, state: MemberState, *, saves: bool = True, **values: Any) -> list[Effect]:
+        """``saves``: a node that is ready has had its old partition table kept before, as stage2 does."""
+        if saves and state is MemberState.READY:
+            self.run(self.coordinator.table_saved(mac(number), self.session, "vda"))
         report = Report(mac(number), self.session, state, port=4000 + number, total=SIZE)
         return self.run(self.coordinator.report(replace(report, **values), self.now))
 

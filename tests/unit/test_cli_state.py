@@ -50,6 +50,7 @@ def test_a_session_from_its_first_to_its_last_state() -> None:
     made.report(Report(f"head-{id_}", id_, MemberState.READY, port=4000), 3.0)
     assert "0 of 1 nodes ready" in shown(made, 3.5)
     made.join(Join(MAC, "", "x86_64", "bios", "192.0.2.11", "", "ka", 1 << 30, (DISK,)), 4.0)
+    made.table_saved(MAC, id_, "vda")
     made.report(Report(MAC, id_, MemberState.READY, port=5000), 5.0)
     report = Report(MAC, id_, MemberState.RECEIVING, 1, 5000, 50_000_000, 20_000_000, 10_000_000, rate=10_000_000)
     made.report(report, 6.0)

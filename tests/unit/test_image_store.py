@@ -1,7 +1,6 @@
 """The image store on a real disk: what is put can be read, by id and by name, and nothing half is ever seen."""
 
 import os
-import random
 import subprocess
 from pathlib import Path
 
@@ -11,40 +10,7 @@ from blake3 import blake3
 from bootd.drivers.images.store import ImageStore
 from bootd.errors import OperatorError
 from bootd.images.manifest import ImageError, ImageManifest, encode
-
-CHUNK = 1 << 20
-
-
-def put(store: ImageStore, data: bytes, name: str = "golden", created: str = "2026-01-31T10:00:00Z") -> str:
-    """An image of ``data``, chunk by chunk as any client does it."""
-    pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
-    names = ["" if not any(piece) else blake3(piece).hexdigest() for piece in pieces]
-    wanted = store.missing(names)
-    for digest, piece in zip(names, pieces, strict=True):
-        if digest in wanted:
-            store.put_chunk(digest, piece)
-    return store.commit(
-        ImageManifest(
-            name=name, user="ann", created=created, comment="for the test", size=len(data), chunks=tuple(names)
-        )
-    )
-
-
-def content(store: ImageStore, reference: str) -> bytes:
-    manifest = store.open(reference)
-    return b"".join(bytes(store.read_chunk(manifest, index)) for index in range(len(manifest.chunks)))
-
-
-def some_bytes(seed: int, size: int) -> bytes:
-    """Half of it compresses, some of it is zeros."""
-    source = random.Random(seed)
-    data = bytearray(source.randbytes(size))
-    for start in range(0, size, 2 * CHUNK):
-        data[start : start + CHUNK] = (b"block %12d\n" % start * (CHUNK // 19 + 1))[
-            : len(data[start : start + CHUNK])
-        ]
-    data[3 * CHUNK : 4 * CHUNK] = bytes(len(data[3 * CHUNK : 4 * CHUNK]))
-    return bytes(data)
+from tests.unit.images import CHUNK, content, files, put, some_bytes
 
 
 def test_an_image_comes_back_byte_for_byte(tmp_path: Path) -> None:
@@ -79,11 +45,11 @@ def test_two_versions_share_their_chunks(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     data = some_bytes(3, 40 * CHUNK)
     first = put(store, data)
-    before = sum(1 for path in (tmp_path / "chunks").rglob("*") if path.is_file())
+    before = len(files(tmp_path))
     changed = bytearray(data)
     changed[7 * CHUNK : 7 * CHUNK + 5] = b"other"
     second = put(store, bytes(changed), created="2026-02-01T10:00:00Z")
-    after = sum(1 for path in (tmp_path / "chunks").rglob("*") if path.is_file())
+    after = len(files(tmp_path))
     assert after == before + 1
     assert first != second
     assert store.resolve("golden") == second

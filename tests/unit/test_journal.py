@@ -15,17 +15,37 @@ from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
     ForgottenNode,
+    GroupRecord,
+    HostFileLine,
+    HostFileRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
+    RemovedGroup,
     SessionRecord,
     Verdict,
 )
+from bootd.session.machine import Machine
 from bootd.wire.control import Disk, Join
 from tests.unit.session_room import disk, mac
 
 JOIN = Join(mac(1), "u", "x86_64", "uefi", "10.0.0.1", "demo", "ka", 1 << 29, (disk(), disk("vdb", serial="ü")))
-NODE = NodeRecord(mac(1), "printer", "aa", "kamethod", "rescue", "local", "EIO", 3, JOIN)
+NODE = NodeRecord(
+    mac(1),
+    "printer",
+    "aa",
+    "kamethod",
+    "rescue",
+    "local",
+    "EIO",
+    3,
+    JOIN,
+    approved=True,
+    number=7,
+    switch="sw1",
+    machine=Machine("u", "B1", "P1", ("S1", "ü")),
+    changed="board serial B2, was B1",
+)
 BARE = NodeRecord(mac(2), "", "bb", "", "", "", "", 0, None)
 SESSION = SessionRecord(
     id="00000001",
@@ -40,6 +60,7 @@ SESSION = SessionRecord(
     state="running",
     reason="",
     verdicts=(Verdict(mac(1), "printer", False, "receiving", "still receiving"),),
+    without=(mac(9),),
 )
 
 
@@ -52,6 +73,10 @@ MEMBER = MemberRecord(
     refusals=0,
     begun=True,
     disk=Disk("vda", 1 << 30, 512, "S1", "", "QEMU", "virtio", False, "", "cd" * 32),
+)
+GROUP = GroupRecord("room2", "rescue", frozenset({mac(1), mac(2)}))
+HOST_FILE = HostFileRecord(
+    mac(2), (HostFileLine("sda5", "/images", "sda5_W.gz", "06/01/99", "bmc", "bmc", "admin"),)
 )
 MANIFEST = ManifestRecord(SESSION.id, bytes(range(256)) * 100)
 
@@ -67,9 +92,12 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     first.batch(
         [NODE, BARE, DefaultLabel("kamethod"), SESSION, MEMBER, MANIFEST, AuditRecord("root", "deploy", "x")]
     )
+    first.batch([GROUP, HOST_FILE])
     first.close()
     second = journal(path)
-    assert second.load() == Saved((NODE, BARE), "kamethod", (SESSION,), (MEMBER,), (MANIFEST,))
+    assert second.load() == Saved(
+        (NODE, BARE), "kamethod", (SESSION,), (MEMBER,), (MANIFEST,), groups=(GROUP,), host_files=(HOST_FILE,)
+    )
     assert [(line.time, line.who, line.what, line.detail) for line in second.audit()] == [
         (1234.5, "root", "deploy", "x")
     ]
@@ -89,10 +117,9 @@ def test_what_an_open_session_needs_goes_with_its_end(tmp_path: Path) -> None:
 def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     """A file as the first release wrote it: no members, no manifests, and sessions that say less."""
     path = tmp_path / "bootd.db"
-    journal(path).close()
     with sqlite3.connect(path) as raw:
-        gone = "".join(f"DROP TABLE {table};" for table in ("member", "manifest", "token", "lock"))
-        raw.executescript(f"{gone} PRAGMA user_version = 1;")
+        raw.executescript(f"{SCHEMA[0]} PRAGMA user_version = 1;")
+        raw.execute("INSERT INTO node VALUES ('52:54:00:00:00:02', '', 'bb', '', '', '', '', 0, NULL)")
         body = (
             '{"id": "00000001", "name": "demo", "source": "/img", "source_size": 5, "nodes": [],'
             ' "selector": "only",'
@@ -105,6 +132,7 @@ def test_journal_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
         )
     raw.close()
     book = journal(path)
+    assert book.load().nodes == (BARE,)
     (session,) = book.load().sessions
     assert (session.state, session.join_token, session.fan_out) == ("running", "", 1)
     book.batch([MEMBER, MANIFEST])
@@ -117,7 +145,9 @@ def test_records_replace_and_go(tmp_path: Path) -> None:
     book.write(NODE)
     book.write(NodeRecord(**{**vars(NODE), "label": "local", "join": None}))
     book.write(BARE)
-    book.write(ForgottenNode(mac(2)))
+    book.batch([GROUP, HOST_FILE])
+    book.batch([RemovedGroup("room2"), ForgottenNode(mac(2))])
+    assert (book.load().groups, book.load().host_files) == ((), ())
     book.write(DefaultLabel("kamethod"))
     book.write(DefaultLabel("local"))
     saved = book.load()

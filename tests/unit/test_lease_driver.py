@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from bootd.config import parse
 from bootd.drivers.dhcp.leases import Leases
 from bootd.drivers.dhcp.probe import Prober
@@ -118,6 +120,49 @@ def test_a_request_for_an_address_under_probe_is_a_lease_not_an_offer(tmp_path: 
         answer.set_result("")
         assert (await room.answers.get())[0] == number
         assert [lease["state"] for lease in room.leases.listing()] == ["bound"]
+
+    play(tmp_path, story)
+
+
+def test_an_offer_waits_for_those_who_answer_at_once_and_the_lease_for_the_whole_probe(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        discover = room.ask(MessageType.DISCOVER)
+        address, answer = await room.prober.asked.get()
+        number, given = await room.answers.get()  # nobody has answered yet
+        assert isinstance(given, Lease)
+        assert (number, given.address) == (discover, address)
+        again = room.ask(MessageType.DISCOVER)  # the offer was lost: the same one, at once
+        number, given = await room.answers.get()
+        assert isinstance(given, Lease)
+        assert (number, given.address) == (again, address)
+        request = room.ask(MessageType.REQUEST, requested=address, server="10.9.0.2")
+        await asyncio.sleep(0.05)
+        assert room.answers.empty()
+        answer.set_result("")
+        number, given = await room.answers.get()
+        assert isinstance(given, Lease)
+        assert (number, given.address) == (request, address)
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_who_answers_the_probe_late_keeps_the_address(tmp_path: Path, *, asked_before: bool) -> None:
+    async def story(room: Room) -> None:
+        room.ask(MessageType.DISCOVER)
+        address, answer = await room.prober.asked.get()
+        await room.answers.get()
+        if asked_before:
+            request = room.ask(MessageType.REQUEST, requested=address, server="10.9.0.2")
+        answer.set_result("02:00:00:00:00:99")
+        while not room.told:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        if not asked_before:
+            request = room.ask(MessageType.REQUEST, requested=address, server="10.9.0.2")
+        number, given = await room.answers.get()
+        assert isinstance(given, Nak)
+        assert number == request
+        assert [lease["state"] for lease in room.leases.listing()] == ["quarantined"]
 
     play(tmp_path, story)
 

@@ -59,7 +59,7 @@ def test_a_newer_file_and_a_broken_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="schema 99"):
         LeaseStore(path)
     path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(OperatorError, match="cannot keep leases"):
+    with pytest.raises(OperatorError, match="damaged: file is not a database"):
         LeaseStore(path)
 
 

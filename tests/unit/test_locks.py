@@ -1,6 +1,8 @@
 """Locks: which disk they hold, in the coordinator, through restarts, by API and command line."""
 
+import contextlib
 import json
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootd.cli.lock import seconds
-from bootd.drivers.journal import Journal
+from bootd.drivers.journal import SCHEMA, Journal
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import AuditRecord, LockRecord, RemovedLock
 from bootd.session.locks import MAX_LOCKS, Held, Locks, checked_lock
@@ -168,9 +170,8 @@ def test_image_made_for_other_sectors() -> None:
 def test_journal_keeps_locks_and_an_older_one_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "bootd.db"
     record = LockRecord(mac(1), "disk=*", ALL, 12.5)
-    book = Journal(path)
-    book._database.executescript("DROP TABLE lock; DROP TABLE token; PRAGMA user_version = 2;")
-    book.close()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.executescript("".join(SCHEMA[:2]) + "PRAGMA user_version = 2;")
     book = Journal(path)
     book.batch([record, replace(record, mac=mac(2)), RemovedLock(mac(2), "disk=*")])
     book.close()

@@ -4,7 +4,8 @@ import pytest
 
 from bootd.errors import OperatorError
 from bootd.session import nodes
-from bootd.session.nodes import Registry, normal_mac, parse_hosts
+from bootd.session.hosts import Written, normal_mac, parse
+from bootd.session.nodes import Registry
 from bootd.session.policy import choose_label
 from tests.unit.session_room import LABELS, Room, counter, mac
 
@@ -21,18 +22,61 @@ from tests.unit.session_room import LABELS, Room, counter, mac
         ("52:54:00:12:34:56,lab1", ("52:54:00:12:34:56", "lab1")),
         ("any", None),
         (" ANY ", None),
+        ("r[1-2]n[09-10]", ("r1n09", "r1n10", "r2n09", "r2n10")),
+        ("lab[1-5,!2-3]", ("lab1", "lab4", "lab5")),
+        ("lab[!1,1-2]", ("lab2",)),
+        ("@room2 lab1", ("@room2", "lab1")),
+        ("@room[1-2]", ("@room1", "@room2")),
+        ("@525400123456", ("@525400123456",)),
     ],
 )
 def test_host_sets(text: str, names: tuple[str, ...] | None) -> None:
-    assert parse_hosts(text) == names
+    assert parse(text) == Written(names)
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "any,lab1", "lab[5-3]", "lab[", "lab[]", "lab[a-b]", "lab[1-99999]", "-lab", "lab_1", "a b]"]
+    ("text", "names", "without"),
+    [
+        ("@room2,!lab7", ("@room2",), ("lab7",)),
+        ("!lab[7-8] @room2 !@servers", ("@room2",), ("lab7", "lab8", "@servers")),
+        ("any,!@servers", None, ("@servers",)),
+        ("lab1,!lab1", ("lab1",), ("lab1",)),
+    ],
+)
+def test_what_is_left_out(text: str, names: tuple[str, ...] | None, without: tuple[str, ...]) -> None:
+    assert parse(text) == Written(names, without)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "any,lab1",
+        "lab[5-3]",
+        "lab[",
+        "lab[]",
+        "lab[a-b]",
+        "lab[1-99999]",
+        "-lab",
+        "lab_1",
+        "a b]",
+        "!lab1",
+        "!any",
+        "any,!any",
+        "@",
+        "!",
+        "lab[1,!1]",
+        "lab[1-2][",
+        "lab[[1-2]]",
+        "r[1-100]n[1-100]",
+        "@a@b",
+        "a" * 64,
+    ],
 )
 def test_malformed_host_sets(text: str) -> None:
     with pytest.raises(OperatorError):
-        parse_hosts(text)
+        parse(text)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +107,7 @@ def test_names_come_from_the_configuration_then_operators_then_the_mac() -> None
     assert registry.find(mac(77)) == mac(77)
     registry.rename(mac(9), "printer")
     assert registry.find("printer") == mac(9)
-    assert registry.resolve("node1,printer") == frozenset({mac(1), mac(9)})
+    assert registry.host_set("node1,printer").macs == frozenset({mac(1), mac(9)})
     with pytest.raises(OperatorError, match="no node is called"):
         registry.find("node2")
     for name in ("node1", "any", "a_b", "", "525400000001"):

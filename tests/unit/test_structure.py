@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED: dict[str, set[str]] = {
     "bootd": set(),
     "bootd.errors": set(),
-    "bootd.config": {"bootd.errors", "bootd.netboot"},
+    "bootd.config": {"bootd.errors", "bootd.netboot", "bootd.session"},
     "bootd.wire": set(),
     "bootd.member": {"bootd.wire"},
     "bootd.netboot": {"bootd.wire"},

@@ -94,19 +94,33 @@ def test_scopes() -> None:
     allowed = {(have, need) for have, need in itertools.product(Scope, Scope) if have.allows(need)}
     assert allowed == {
         (Scope.READ, Scope.READ),
+        (Scope.EXPORT, Scope.READ),
+        (Scope.EXPORT, Scope.EXPORT),
         (Scope.OPERATE, Scope.READ),
+        (Scope.OPERATE, Scope.EXPORT),
         (Scope.OPERATE, Scope.OPERATE),
         (Scope.ADMIN, Scope.READ),
+        (Scope.ADMIN, Scope.EXPORT),
         (Scope.ADMIN, Scope.OPERATE),
         (Scope.ADMIN, Scope.ADMIN),
     }
 
 
 def test_every_route_has_the_scope_of_its_kind() -> None:
-    """Looking needs read, changing operate, tokens admin."""
+    """Looking needs read, what images hold export, changing operate; tokens, and files of the server, admin."""
+    special = {
+        ("POST", "/images"): Scope.ADMIN,
+        ("POST", "/images/{image}/get"): Scope.ADMIN,
+        ("POST", "/images/{image}/export"): Scope.ADMIN,
+        ("POST", "/image-import"): Scope.ADMIN,
+        ("GET", "/images/{image}/manifest"): Scope.EXPORT,
+        ("GET", "/chunks/{digest}"): Scope.EXPORT,
+    }
     for route in ROUTES:
         if route.path.startswith("/tokens"):
             assert route.scope is Scope.ADMIN, route.path
+        elif (route.method, route.path) in special:
+            assert route.scope is special[route.method, route.path], route.path
         else:
             assert route.scope is (Scope.READ if route.method == "GET" else Scope.OPERATE), route.path
 

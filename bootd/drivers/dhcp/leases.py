@@ -2,6 +2,9 @@
 
 The order is always: decide, write into the table, probe, write on disk, answer. So two requests that are under way
 at the same time cannot be given one address, and no client hears of an address that a crash would forget.
+
+An offer binds nobody, so it waits only for those who answer a probe at once; the ACK waits for the whole of it. Who
+is found in between keeps the address, and the client's REQUEST is refused.
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from bootd.netboot.addresses.table import Binding, LeaseTable, State
 from bootd.netboot.dhcp import Message
 
 FILE_NAME = "leases.db"
+_OFFER_AFTER = 0.02  # seconds of a probe; on a wire, who is awake answers within a few milliseconds
 _CONFLICTS = 4  # addresses in use, found for one request; then the client is told nothing and asks again
 
 Answer = Callable[[Lease | Nak], None]
@@ -42,6 +46,7 @@ class _Waiting:
     arrival: Arrival
     interface: str
     answer: Answer
+    offered: bool = False  # it has its offer; the probe goes on for the ACK
 
 
 class Leases:
@@ -120,6 +125,8 @@ class Leases:
             log.info("addresses are free again", subnet=str(decision.subnet))
         address = decision.lease.address
         if address in self._under_way:  # asked again while we ask: the latest request is the one to answer
+            if isinstance(decision, Grant) and self._under_way[address].offered:
+                return self._conclude(waiting, decision)
             self._under_way[address] = waiting
             return None
         if not (decision.probe and self._probes):
@@ -146,14 +153,18 @@ class Leases:
             address = decision.lease.address
             asked = self._under_way[address]
             client = lease_machine.client_of(asked.request)
+            early = asyncio.get_running_loop().call_later(_OFFER_AFTER, self._offer, address)
             try:
                 user = await self._prober.in_use(address, asked.interface, client, decision.relayed)
             finally:
+                early.cancel()
                 waiting = self._under_way.pop(address)
             now = self._clock()
             if user:
                 self._record((lease_machine.conflict(number(address), now, self._addressing),))
                 self._tell("conflict", waiting.request.mac, f"{address} is used by {user}: it is left alone")
+            if waiting.offered:
+                return
             again = lease_machine.decide(waiting.request, self._addressing, self._table, waiting.arrival, now)
             match again:
                 case Silent():
@@ -171,6 +182,15 @@ class Leases:
             decision = again
             self._claim(decision, waiting)
         self._under_way.pop(decision.lease.address, None)
+
+    def _offer(self, address: str) -> None:
+        """Nobody has answered at once: the client may ask for the address while we go on listening."""
+        waiting = self._under_way[address]
+        now = self._clock()
+        decision = lease_machine.decide(waiting.request, self._addressing, self._table, waiting.arrival, now)
+        if isinstance(decision, Grant) and decision.lease.address == address:
+            self._under_way[address] = replace(waiting, offered=True)
+            self._conclude(waiting, decision)
 
     def _conclude(self, waiting: _Waiting, decision: Grant | Ack) -> Silent | None:
         answer = waiting.answer

@@ -82,21 +82,27 @@ class Prober:
         """
         if not self._seconds or self.busy or address in self._asked:
             return ""
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
         self._asked[address] = (client, answer)
+        self._send(address, interface, relayed)
+        timers = [
+            loop.call_later(self._seconds * number / _REPEATS, self._send, address, interface, relayed)
+            for number in range(1, _REPEATS)
+        ]
+        timers.append(loop.call_later(self._seconds, self._claimed, address, ""))
         try:
-            for _ in range(_REPEATS):
-                if relayed:
-                    self._send_echo(address)
-                else:
-                    self._send_arp(address, interface)
-                done, _pending = await asyncio.wait((answer,), timeout=self._seconds / _REPEATS)
-                if done:
-                    return answer.result()
-            return ""
+            return await answer
         finally:
             del self._asked[address]
-            answer.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def _send(self, address: str, interface: str, relayed: bool) -> None:
+        if relayed:
+            self._send_echo(address)
+        else:
+            self._send_arp(address, interface)
 
     def _send_arp(self, address: str, interface: str) -> None:
         found = self._links.get(interface)
@@ -148,6 +154,7 @@ class Prober:
                 self._claimed(address, "somebody")
 
     def _claimed(self, address: str, who: str) -> None:
+        """``who`` uses it; "" for nobody."""
         client, answer = self._asked.get(address, ("", None))
         if answer is not None and who != client and not answer.done():
             answer.set_result(who)

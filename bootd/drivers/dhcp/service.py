@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from bootd.config import Settings
+from bootd.drivers import metrics
 from bootd.drivers.dhcp import offering, rogue
 from bootd.drivers.dhcp import sockets as dhcp_sockets
 from bootd.drivers.dhcp.leases import Leases
@@ -83,6 +84,12 @@ class DhcpServer:
     def malformed(self) -> int:
         """Datagrams that were no DHCP messages, since the start."""
         return self._malformed
+
+    @property
+    def trouble(self) -> str:
+        """For `Health`: interfaces on which nobody is answered."""
+        silent = [name for name in self._names if name not in self._served or not self._served[name].addresses]
+        return f"DHCP is silent on {', '.join(silent)}: no address there" if silent else ""
 
     def list_leases(self) -> list[dict[str, Any]]:
         """Every lease for people and programs, by address; [] in proxy mode."""
@@ -219,25 +226,27 @@ class DhcpServer:
             self._count_malformed(port, datagram.source, str(error))
             return
         if request.mac in self._ignored:
-            self._told.once("ignored", request.mac, datagram.source[0], "the settings say so")
+            self._ignore(request.mac, datagram.source[0], "the settings say so")
             return
         if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
             self._decide(name, port, request, datagram.source, None)
             return
         policy = self._policy(request.mac)
         if policy.silence:
-            self._told.once("ignored", request.mac, datagram.source[0], policy.silence)
+            self._ignore(request.mac, datagram.source[0], policy.silence)
             return
 
         def answer(given: Lease | Nak) -> None:
             if isinstance(given, Lease):
                 self._decide(name, port, request, datagram.source, given)
             else:
-                self._transmit(name, port, *refuse(request, given), mac=request.mac, server=given.server)
+                sent = self._transmit(name, port, *refuse(request, given), mac=request.mac, server=given.server)
+                metrics.DHCP_ANSWERS.labels("nak").inc(sent)
 
         arrival = Arrival(served.addresses, broadcast=datagram.target not in served.addresses)
         silence = self._leases.handle(request, arrival, name, answer)
         if silence is not None:
+            metrics.count_ignored(silence.reason)
             self._unaddressed(name, request, datagram.source, silence)
 
     def _unaddressed(self, name: str, request: Message, source: tuple[str, int], silence: Silent) -> None:
@@ -254,10 +263,12 @@ class DhcpServer:
         decision = offer.decide(request, self._policy(request.mac), interface, port, source, lease=lease)
         if isinstance(decision, Ignore):
             if decision.network_boot:
-                self._told.once("ignored", decision.mac, source[0], decision.reason)
+                self._ignore(decision.mac, source[0], decision.reason)
+            else:
+                metrics.count_ignored(decision.reason)
             return
         if decision.no_boot and decision.network_boot:
-            self._told.once("ignored", decision.mac, source[0], f"an address only: {decision.no_boot}")
+            self._ignore(decision.mac, source[0], f"an address only: {decision.no_boot}")
         server = lease.server if lease is not None else ""
         if decision.delay and self._waiting < _BATCH:
             self._waiting += 1
@@ -274,6 +285,7 @@ class DhcpServer:
     def _send(self, name: str, port: int, decision: Offer, source: tuple[str, int], server: str) -> None:
         if not self._transmit(name, port, decision.reply, decision.destination, mac=decision.mac, server=server):
             return
+        metrics.DHCP_ANSWERS.labels(decision.kind.name.lower() if decision.kind is not None else "bootp").inc()
         if decision.file:
             kind = "offer" if decision.kind is MessageType.OFFER else "boot-file"
             self._on_event(kind, decision.mac, source[0], f"{decision.architecture}: {decision.file}")
@@ -292,9 +304,13 @@ class DhcpServer:
         try:
             dhcp_sockets.send(served.sockets[port], data, sender, destination)
         except OSError as error:  # no route to a claimed address, interface down: the client asks again
-            self._told.once("ignored", mac, "", f"cannot answer to {destination.address}: {error.strerror}")
+            self._ignore(mac, "", f"cannot answer to {destination.address}: {error.strerror}")
             return False
         return True
+
+    def _ignore(self, mac: str, address: str, reason: str) -> None:
+        metrics.count_ignored(reason)
+        self._told.once("ignored", mac, address, reason)
 
     def _say(self, kind: str, mac: str, detail: str) -> None:
         """What the leases have to tell."""
@@ -302,6 +318,7 @@ class DhcpServer:
 
     def _count_malformed(self, port: int, source: tuple[str, int], reason: str) -> None:
         self._malformed += 1
+        metrics.MALFORMED.labels("dhcp").inc()
         now = time.monotonic()
         if now - self._malformed_told >= REPEAT_SECONDS:
             self._malformed_told = now

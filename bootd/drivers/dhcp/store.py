@@ -51,9 +51,11 @@ class LeaseStore:
         """Every lease, also those that have ended: their clients get the same address again."""
         try:
             rows = self._database.execute("SELECT address, client, state, expires, name FROM lease").fetchall()
-            return [Binding(address, client, State(state), *rest) for address, client, state, *rest in rows]
+            bindings = [Binding(address, client, State(state), *rest) for address, client, state, *rest in rows]
         except (sqlite3.Error, ValueError) as error:
             raise self._file.unusable(error) from None
+        self._file.keep_copy()
+        return bindings
 
     def write(self, bindings: Sequence[Binding]) -> None:
         """All of ``bindings``, the last one of an address, are on disk when this returns; or none of them."""

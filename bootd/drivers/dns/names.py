@@ -32,7 +32,7 @@ class NodeNames:
             yield Host(
                 self._coordinator.nodes.name(mac),
                 leased.get(mac) or fresh or own or joined,
-                configured.number if configured is not None else None,
+                self._coordinator.nodes.own_number(mac),
             )
 
 

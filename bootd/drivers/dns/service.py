@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from bootd.config import Dns
+from bootd.drivers import metrics
 from bootd.drivers.sockets import listen
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.names import answers as dns
@@ -133,7 +134,9 @@ class DnsServer:
     def _decide(self, data: bytes, client: str, *, tcp: bool) -> dns.Decision:
         allowed = any(ipaddress.IPv4Address(client) in network for network in self._clients)
         decision = dns.decide(data, self.zone(), allowed=allowed, forwards=bool(self._settings.upstream), tcp=tcp)
+        metrics.DNS_ANSWERS.labels(type(decision).__name__.lower()).inc()
         if isinstance(decision, Drop):
+            metrics.MALFORMED.labels("dns").inc()
             self._warn("malformed DNS message", client, decision.reason)
         return decision
 
@@ -143,6 +146,7 @@ class DnsServer:
         if verdict is Verdict.ANSWER:
             self._send(opened, reply.data, source)
             return
+        metrics.DNS_ANSWERS.labels("limited").inc()
         self._warn("answers are limited", source[0], "one network asks too much")
         if verdict is Verdict.TRUNCATE:
             self._send(opened, self._shortened(query, reply.data), source)

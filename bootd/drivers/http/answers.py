@@ -64,6 +64,7 @@ class Member(Struct):
     attempts: int
     predecessor: str | None
     aside: bool
+    release_seconds: float | None
     silent_seconds: float | None
     seconds: dict[str, float | None]
 
@@ -108,6 +109,9 @@ class Session(Struct):
     compare: bool | UnsetType = UNSET
     zeros: str | UnsetType = UNSET
     keep_open: float | UnsetType = UNSET
+    delay: float | UnsetType = UNSET
+    start_at: float | UnsetType | None = UNSET
+    parent: str | UnsetType | None = UNSET
     phase: int | UnsetType = UNSET
     phases: int | UnsetType | None = UNSET
     joined: int | UnsetType = UNSET
@@ -116,6 +120,14 @@ class Session(Struct):
     head: Head | UnsetType = UNSET
     seconds: dict[str, float | None] | UnsetType = UNSET
     slowest_hop: Hop | UnsetType | None = UNSET
+
+
+class Notice(Struct):
+    """Somebody who is told of a session's end. ``state``: waiting, sending, sent, failed; ``text``: why."""
+
+    target: str
+    state: str
+    text: str
 
 
 class Disk(Struct):
@@ -128,8 +140,21 @@ class Disk(Struct):
     excluded: str | None
 
 
+class Lock(Struct):
+    """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
+
+    place: str
+    what: str
+    disk: str
+    partition: int
+    partuuid: str
+    owner: str
+    reason: str
+    expires: float | None
+
+
 class Node(Struct):
-    """A machine that booted from here."""
+    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id."""
 
     mac: str
     name: str
@@ -141,9 +166,16 @@ class Node(Struct):
     parked: str | None
     attempts: int
     present: bool
+    known: bool
+    number: int | None
+    switch: str | None
+    groups: list[str]
+    warnings: list[str]
+    locks: list[Lock]
     seen_seconds: float | None
     waiting: str | None
     session: str | None
+    uuid: str | None
     address: str | None
     firmware: str | None
     arch: str | None
@@ -175,6 +207,109 @@ class Backup(Struct):
     seconds: float | None
     notes: list[str]
     attempts: int
+
+
+class Partition(Struct):
+    number: int
+    size: int
+    partuuid: str
+    filesystem: str
+    label: str
+
+
+class PlannedDisk(Struct):
+    """A disk, and what is on it now. Sizes in bytes."""
+
+    name: str
+    size: int
+    sector: int
+    serial: str
+    wwn: str
+    model: str
+    transport: str
+    excluded: str | None
+    filesystem: str
+    partitions: list[Partition]
+
+
+class Nic(Struct):
+    """``speed`` in Mbit/s, 0 = not known."""
+
+    name: str
+    mac: str
+    driver: str
+    bus: str
+    speed: int
+    link: bool
+
+
+class Hardware(Struct):
+    """What a machine tells of itself; "" and 0 = nothing."""
+
+    vendor: str
+    product: str
+    product_serial: str
+    board_vendor: str
+    board: str
+    board_serial: str
+    chassis_serial: str
+    asset_tag: str
+    bios_vendor: str
+    bios_version: str
+    bios_date: str
+    cpu: str
+    sockets: int
+    cores: int
+    threads: int
+    nics: list[Nic]
+
+
+class GroupLabel(Struct):
+    label: str
+    why: str
+
+
+class Machine(Node):
+    """``hardware`` null: it was never in stage2. ``changed``: how it differs from who answers now."""
+
+    disks: list[PlannedDisk]  # type: ignore[assignment]
+    hardware: Hardware | None
+    group_label: GroupLabel | None
+    changed: str | None
+
+
+class Host(Struct):
+    mac: str
+    name: str
+    number: int | None
+
+
+class GroupMember(Struct):
+    """``label``: what it boots next, for whatever reason."""
+
+    mac: str
+    name: str
+    label: str
+
+
+class Group(Struct):
+    """``configured``: it is in bootd.toml; ``missing``: names in it that nobody has."""
+
+    name: str
+    label: str | None
+    configured: bool
+    nodes: list[GroupMember]
+    missing: list[str]
+
+
+class HostFile(Struct):
+    """``text`` is partition:path:image:cloned:user:lockedby:reason: for each partition."""
+
+    text: str
+
+
+class HostFileTaken(Struct):
+    locks: int
 
 
 class State(Struct):
@@ -260,42 +395,6 @@ class Labels(Struct):
     labels: list[Label]
 
 
-class Partition(Struct):
-    number: int
-    size: int
-    partuuid: str
-    filesystem: str
-    label: str
-
-
-class PlannedDisk(Struct):
-    """A disk, and what is on it now. Sizes in bytes."""
-
-    name: str
-    size: int
-    sector: int
-    serial: str
-    wwn: str
-    model: str
-    transport: str
-    excluded: str | None
-    filesystem: str
-    partitions: list[Partition]
-
-
-class Lock(Struct):
-    """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
-
-    place: str
-    what: str
-    disk: str
-    partition: int
-    partuuid: str
-    owner: str
-    reason: str
-    expires: float | None
-
-
 class PlannedNode(Struct):
     """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be."""
 
@@ -339,6 +438,23 @@ class Preview(Struct):
     sector: int
     any: bool
     nodes: list[PlannedNode]
+
+
+class Health(Struct):
+    """``trouble``: a sentence for each thing that is wrong; none when all is well."""
+
+    ok: bool
+    trouble: list[str]
+
+
+class Switched(Struct):
+    """What became of switching a node. ``state`` "on" or "off", null when it is not known."""
+
+    node: str
+    name: str
+    ok: bool
+    state: str | None
+    text: str
 
 
 class TokenLine(Struct):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from bootd.drivers import metrics
 from bootd.drivers.dhcp.neighbours import neighbour
 from bootd.drivers.http.files import application
 from bootd.drivers.http.gate import DEFAULT_BOUNDS, Bounds
@@ -52,6 +53,12 @@ class BulkService:
         self._socket: socket.socket | None = None
         self._workers: list[Worker | None] = [None] * workers
 
+    @property
+    def trouble(self) -> str:
+        """For `Health`."""
+        running = any(worker is not None and worker.running for worker in self._workers)
+        return "" if running else "no worker serves large files: see the log"
+
     async def bind(self) -> None:
         """Listen. Clients that come while no worker runs wait in the kernel's queue."""
         self._socket = listen(self._address, self._port, "large files", "server.bulk_port")
@@ -70,6 +77,7 @@ class BulkService:
                 reason = await self._run_once(number)
             except OSError as error:
                 reason = f"cannot be started: {error}"
+            metrics.WORKERS_LOST.labels("files").inc()
             delay = backoff.after_run_of(time.monotonic() - begun)
             log.error("bulk worker is gone", reason=reason, restart_seconds=delay)
             await asyncio.sleep(delay)
@@ -104,9 +112,12 @@ class BulkService:
             return False
         try:
             told = json.loads(line.removeprefix(_LOADED))
-            peer, detail = str(told["peer"]), f"{told['path']}, {int(told['size'])} bytes"
+            peer, size = str(told["peer"]), int(told["size"])
+            detail = f"{told['path']}, {size} bytes"
         except (ValueError, TypeError, KeyError):
             return False
+        metrics.HTTP_FILES.inc()
+        metrics.HTTP_FILE_BYTES.inc(max(0, size))
         self._on_event("loaded", neighbour(peer), peer, detail)
         return True
 

@@ -16,16 +16,17 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http.capture import CaptureRequests
 from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
-from bootd.drivers.http.server import HttpServer, guard, read_body, text_error
+from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
 from bootd.wire import control, saved
-from bootd.wire.control import Join, Report
+from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_ENCODED
 from bootd.wire.manifest import parse as parse_manifest
+from bootd.wire.saved import SavedTable
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,7 @@ class NodeInterface:
             self._server = None
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[guard, _protocol_errors])
+        app = web.Application(middlewares=[counting("nodes"), guard, _protocol_errors])
         app.add_routes(
             [
                 web.post("/node/v1/join", self._join),
@@ -85,6 +86,7 @@ class NodeInterface:
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
                 *CaptureRequests(self._engine, self._check).routes(),
+                web.get("/health", self._health),
             ]
         )
         return app
@@ -118,8 +120,9 @@ class NodeInterface:
         node = request.query.get("node", "")
         self._check(request, node)
         table = saved.decode(await read_body(request, saved.MAX_SAVED))
-        disk = self._engine.coordinator.planned_disk(node, table.session)
-        if disk is None or table.digest != disk.table_digest:
+        coordinator = self._engine.coordinator
+        disk = coordinator.planned_disk(node, table.session)
+        if disk is None or not is_of(table, disk):
             return text_error(409, "these are not the ends of a disk that this node was told to write")
         if self._engine.tables is None:
             return text_error(503, "partition tables are not kept here")
@@ -128,7 +131,9 @@ class NodeInterface:
         except OperatorError as error:
             log.error("partition table not kept", node=node, error=error.message, hint=error.hint)  # noqa: TRY400
             return text_error(507, error.message)
-        self._engine.note("saved", node, table.session, f"old partition table of {table.name}, {name}")
+        if coordinator.planned_disk(node, table.session) != disk:  # it took a while: the node may have a new plan
+            return text_error(409, "meanwhile this node was told something else")
+        self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},"))
         return web.Response(status=204)
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
@@ -163,6 +168,10 @@ class NodeInterface:
         url = f"{self._bulk}/stage2/stage2.squashfs"
         return web.json_response({"url": url, "size": size, "sha256": sha256})
 
+    async def _health(self, _request: web.Request) -> web.Response:
+        """For load balancers and probes: no token, and no reasons either."""
+        return web.Response(text="ok\n") if not self._engine.health() else text_error(503, "not healthy")
+
     async def _boot_file(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
         answer = self._tree.resolve(path, request.query.get("mac", ""))
@@ -181,6 +190,15 @@ class NodeInterface:
         """401 unless the request carries the token of ``node``."""
         if not self._engine.coordinator.check_token(node, _token(request)):
             raise web.HTTPUnauthorized(text="this token is not that of the node\n")
+
+
+def is_of(table: SavedTable, disk: Disk) -> bool:
+    """Whether ``table`` is what lay on ``disk`` when it was planned: two disks may look alike at both ends."""
+    if table.digest != disk.table_digest or table.size != disk.size:
+        return False
+    if disk.serial or disk.wwn:
+        return (table.serial, table.wwn) == (disk.serial, disk.wwn)
+    return table.name == disk.name
 
 
 @web.middleware

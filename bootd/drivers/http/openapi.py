@@ -27,6 +27,8 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
     named = [part for route in routes for part in (route.answer, route.body) if part is not None]
     types = [*dict.fromkeys(named), Failure, Line, State]
     found, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    # Defaults of tuples are lists in JSON.
+    found, components = msgspec.json.decode(msgspec.json.encode((found, components)))
     schemas = dict(zip([repr(kind) for kind in types], found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -60,8 +62,7 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "bootd token create NAME --scope read|operate|admin; on the unix socket none is"
-                    " needed",
+                    "description": "bootd token create NAME --scope SCOPE; on the unix socket none is needed",
                 }
             },
         },

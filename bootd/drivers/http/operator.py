@@ -10,28 +10,33 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, source
+from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, openapi
-from bootd.drivers.http.backups import BackupOrder, Backups
+from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
+from bootd.drivers.http.image_formats import FORMAT_ROUTES
+from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
+from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
+from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
-from bootd.drivers.http.server import Handler, guard, read_body
+from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.notices import MOST_OF_SESSION, Notices
+from bootd.drivers.power.control import PowerControl
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import Label, foreign_labels
-from bootd.session import cards, selector
+from bootd.session import cards, orders, selector
+from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.session.view import view_past, view_session
 from bootd.wire.control import Lock
 
-MAX_BODY = 1 << 20
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
 
@@ -52,6 +57,9 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    delay: float = 0.0
+    at: float = 0.0  # seconds since the epoch; 0 = at once
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,9 +102,6 @@ class LockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0  # 0 = for good
 
 
-Body = TypeVar("Body")
-
-
 class Operators:
     """Answers the requests of `ROUTES`."""
 
@@ -106,12 +111,20 @@ class Operators:
         labels: dict[str, Label],
         tokens: TokenStore,
         leases: Callable[[], list[dict[str, Any]]] = list,
+        *,
+        images: ImageRoutes | None = None,
+        notices: Notices | None = None,
+        power: PowerControl | None = None,
     ) -> None:
-        self._engine, self._labels, self._leases = engine, labels, leases
+        self.notices = notices
+        self.engine = self._engine = engine
+        self._labels, self._leases = labels, leases
+        self._power = PowerDesk(engine, power)
         self._backups = Backups(engine)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
+        self.images = images
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -121,8 +134,12 @@ class Operators:
             request[CALLER] = authenticate(request)
             return await handler(request)
 
-        app = web.Application(middlewares=[guard, _errors, recognise])
-        add_routes(app, ROUTES, self)
+        app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
+        add_routes(app, OWN_ROUTES, self)
+        add_routes(app, POWER_ROUTES, self._power)
+        add_routes(app, BACKUP_ROUTES, self._backups)
+        if self.images is not None:
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -131,6 +148,15 @@ class Operators:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._engine.state())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """200 when all is well, 503 with the reasons when it is not."""
+        trouble = self._engine.health()
+        return web.json_response({"ok": not trouble, "trouble": trouble}, status=503 if trouble else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = metrics.exposition(self._engine.state(), len(self._leases()), self._engine.health())
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         caller: Caller = request[CALLER]
@@ -171,11 +197,11 @@ class Operators:
         return web.json_response(self._engine.state()["sessions"])
 
     async def _session(self, request: web.Request) -> web.Response:
-        return web.json_response(self._view(request.match_info["id"]))
+        return web.json_response(session_orders.view_of(self._engine, request.match_info["id"]))
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await _body(request, Deploy)
+        wanted = await read_as(request, Deploy)
         size = await asyncio.to_thread(source.measure, wanted.source)
         sector = await asyncio.to_thread(source.sector_of, wanted.source)
         coordinator = self._engine.coordinator
@@ -184,19 +210,27 @@ class Operators:
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
         chosen = selector.parse(wanted.disk)
-        macs = coordinator.nodes.resolve(wanted.nodes)
+        is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
-        for mac in sorted(macs) if macs is not None else [node.mac for node in coordinator.nodes]:
+        for mac in coordinator.nodes.select(wanted.nodes):
             known = coordinator.nodes.get(mac)
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            nodes.append(cards.card(mac, name, disks, held, chosen, size=size, sector=sector))
+            veto = coordinator.admission.veto(mac, is_any=is_any)
+            inherited = coordinator.inherited_locks(mac, self._engine.now())
+            card = cards.card(
+                mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
+            )
+            nodes.append(card)
         return web.json_response(
-            {"source": wanted.source, "size": size, "sector": sector, "any": macs is None, "nodes": nodes}
+            {"source": wanted.source, "size": size, "sector": sector, "any": is_any, "nodes": nodes}
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, Deploy)
+        wanted = await read_as(request, Deploy)
+        targets = [parse_target(text) for text in wanted.notify]
+        if len(targets) > MOST_OF_SESSION:
+            raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         size = await asyncio.to_thread(source.measure, wanted.source)
         order = SessionRequest(
             source=wanted.source,
@@ -214,14 +248,19 @@ class Operators:
             compare=wanted.compare,
             zeros=wanted.zeros,
             keep_open=wanted.keep_open,
+            delay=wanted.delay,
+            start_at=orders.check_time(wanted.at, time.time()),
         )
-        id_, effects = self._engine.coordinator.create(order, _who(request), self._engine.now())
+        id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
-        return web.json_response(self._view(id_), status=201)
+        if self.notices is not None:
+            for target in targets:
+                self.notices.add(id_, target.text, who_asks(request))
+        return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _change(self, request: web.Request) -> web.Response:
-        change = await _body(request, SessionChange)
-        id_, who, now = request.match_info["id"], _who(request), self._engine.now()
+        change = await read_as(request, SessionChange)
+        id_, who, now = request.match_info["id"], who_asks(request), self._engine.now()
         coordinator = self._engine.coordinator
         if change.expect is not None:
             self._engine.run(coordinator.set_expect(id_, change.expect, who, now))
@@ -229,16 +268,13 @@ class Operators:
             self._engine.run(coordinator.start_now(id_, who, now))
         if change.close:
             self._engine.run(coordinator.close(id_, who, now))
-        return web.json_response(self._view(id_))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         id_ = request.match_info["id"]
         reason = request.query.get("reason", "")[:500]
-        self._engine.run(self._engine.coordinator.cancel(id_, reason, _who(request), self._engine.now()))
-        return web.json_response(self._view(id_))
-
-    async def _nodes(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._engine.state()["nodes"])
+        self._engine.run(self._engine.coordinator.cancel(id_, reason, who_asks(request), self._engine.now()))
+        return web.json_response(session_orders.view_of(self._engine, id_))
 
     async def _timeline(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
@@ -257,24 +293,24 @@ class Operators:
         )
 
     async def _name(self, request: web.Request) -> web.Response:
-        change = await _body(request, NameChange)
+        change = await read_as(request, NameChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.name_node(node, change.name, _who(request)))
+        self._engine.run(self._engine.coordinator.name_node(node, change.name, who_asks(request)))
         return web.Response(status=204)
 
     async def _set_label(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await read_as(request, LabelChange)
         node = request.match_info["node"]
-        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, _who(request)))
+        self._engine.run(self._engine.coordinator.set_label(node, change.label, change.once, who_asks(request)))
         return web.Response(status=204)
 
     async def _clear_label(self, request: web.Request) -> web.Response:
-        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], _who(request)))
+        self._engine.run(self._engine.coordinator.clear_label(request.match_info["node"], who_asks(request)))
         return web.Response(status=204)
 
     async def _unpark(self, request: web.Request) -> web.Response:
         node, now = request.match_info["node"], self._engine.now()
-        self._engine.run(self._engine.coordinator.unpark(node, _who(request), now))
+        self._engine.run(self._engine.coordinator.unpark(node, who_asks(request), now))
         return web.Response(status=204)
 
     async def _list_locks(self, request: web.Request) -> web.Response:
@@ -283,7 +319,7 @@ class Operators:
 
     async def _add_lock(self, request: web.Request) -> web.Response:
         """Lock a partition or a disk; answers with all locks of the node."""
-        order, who = await _body(request, LockOrder), _who(request)
+        order, who = await read_as(request, LockOrder), who_asks(request)
         lock = Lock(order.disk, order.partition, order.partuuid, order.owner or who, order.reason)
         effects = self._engine.coordinator.add_lock(
             request.match_info["node"],
@@ -299,7 +335,7 @@ class Operators:
     async def _remove_lock(self, request: web.Request) -> web.Response:
         """``?place=`` as the list of locks tells it."""
         node, place = request.match_info["node"], request.query.get("place", "")
-        self._engine.run(self._engine.coordinator.remove_lock(node, place, _who(request), self._engine.now()))
+        self._engine.run(self._engine.coordinator.remove_lock(node, place, who_asks(request), self._engine.now()))
         return web.Response(status=204)
 
     async def _list_tables(self, request: web.Request) -> web.Response:
@@ -316,18 +352,6 @@ class Operators:
         kept = await asyncio.to_thread(self._engine.tables.find, mac, disk, name)
         content = base64.b64encode(kept.table.content).decode() if kept.table is not None else ""
         return web.json_response({**view_kept(kept), "content": content})
-
-    async def _list_backups(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._backups.all())
-
-    async def _backup(self, request: web.Request) -> web.Response:
-        return web.json_response(self._backups.one(request.match_info["id"]))
-
-    async def _order_backup(self, request: web.Request) -> web.Response:
-        return web.json_response(self._backups.order(await _body(request, BackupOrder), request), status=201)
-
-    async def _cancel_backup(self, request: web.Request) -> web.Response:
-        return web.json_response(self._backups.cancel(request.match_info["id"], request))
 
     async def _list_labels(self, _request: web.Request) -> web.Response:
         return web.json_response(
@@ -348,15 +372,15 @@ class Operators:
         )
 
     async def _set_default(self, request: web.Request) -> web.Response:
-        change = await _body(request, LabelChange)
+        change = await read_as(request, LabelChange)
         if change.once:
             raise OperatorError("the default label is for every boot", "say once for a node only", Exit.USAGE)
-        self._engine.run(self._engine.coordinator.set_default_label(change.label, _who(request)))
+        self._engine.run(self._engine.coordinator.set_default_label(change.label, who_asks(request)))
         return web.Response(status=204)
 
     async def _create_token(self, request: web.Request) -> web.Response:
-        order = await _body(request, TokenOrder)
-        token = self.tokens.create(order.name, order.scope, order.seconds, _who(request))
+        order = await read_as(request, TokenOrder)
+        token = self.tokens.create(order.name, order.scope, order.seconds, who_asks(request))
         return web.json_response(
             {"name": order.name, "scope": order.scope.value, "token": token},
             status=201,
@@ -369,7 +393,7 @@ class Operators:
     async def _revoke_token(self, request: web.Request) -> web.Response:
         """Counts at once: also streams that it has opened end."""
         name = request.match_info["name"]
-        self.tokens.revoke(name, _who(request))
+        self.tokens.revoke(name, who_asks(request))
         for subscriber, token in list(self._watching.items()):
             if token == name:
                 subscriber.close("the token is revoked")
@@ -377,18 +401,6 @@ class Operators:
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(describe())
-
-    def _view(self, text: str) -> dict[str, Any]:
-        """One session, by id or name; of an earlier run of the daemon if there is none in this one."""
-        coordinator = self._engine.coordinator
-        try:
-            session = coordinator.find_session(text)
-        except OperatorError:
-            for record in reversed(coordinator.past.values()):
-                if text and text in (record.id, record.name):
-                    return view_past(record)
-            raise
-        return view_session(session, coordinator.nodes.name, self._engine.now())
 
 
 @web.middleware
@@ -411,29 +423,15 @@ def _error(status: int, error: OperatorError, headers: dict[str, str] | None = N
     return web.json_response({"error": value}, status=status, headers=headers)
 
 
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    data = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise OperatorError(f"request: {error}", "see docs/api.md", Exit.USAGE) from None
-    except UnicodeDecodeError:
-        raise OperatorError("request: not UTF-8", "see docs/api.md", Exit.USAGE) from None
-
-
-def _who(request: web.Request) -> str:
-    """Who asks, for the audit."""
-    caller: Caller = request[CALLER]
-    return caller.who
-
-
 def describe() -> dict[str, Any]:
     """The OpenAPI document of `ROUTES`."""
     return openapi.document(ROUTES)
 
 
-ROUTES = (
+OWN_ROUTES = (
     Route("GET", "/state", Operators._state, "Everything: sessions, nodes, default label", answers.State),
+    Route("GET", "/health", Operators._health, "Whether all is well; 503 with the reasons if not", answers.Health),
+    Route("GET", "/metrics", Operators._metrics, "Counters, in Prometheus' text format", str, media="text/plain"),
     Route(
         "GET",
         "/events",
@@ -464,7 +462,7 @@ ROUTES = (
         answers.Session,
         query=(("reason", "One sentence, for the record"),),
     ),
-    Route("GET", "/nodes", Operators._nodes, "All machines that booted from here", list[answers.Node]),
+    *node_routes.ROUTES,
     Route(
         "GET",
         "/timeline",
@@ -510,18 +508,6 @@ ROUTES = (
         "One old partition table, with both ends of the disk",
         answers.WholeTable,
     ),
-    Route("GET", "/backups", Operators._list_backups, "Disks that are read into images", list[answers.Backup]),
-    Route(
-        "POST",
-        "/backups",
-        Operators._order_backup,
-        "Read a disk or a partition of a machine into an image",
-        answers.Backup,
-        BackupOrder,
-        status=201,
-    ),
-    Route("GET", "/backups/{id}", Operators._backup, "One backup", answers.Backup),
-    Route("DELETE", "/backups/{id}", Operators._cancel_backup, "Cancel a backup", answers.Backup),
     Route("GET", "/leases", Operators._list_leases, "Addresses that bootd has given", list[answers.Lease]),
     Route("PUT", "/nodes/{node}/name", Operators._name, "Name a machine", body=NameChange),
     Route("PUT", "/nodes/{node}/label", Operators._set_label, "What a machine boots", body=LabelChange),
@@ -542,4 +528,6 @@ ROUTES = (
     ),
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
+    *session_orders.ROUTES,
 )
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)

@@ -16,6 +16,7 @@ class Scope(StrEnum):
     """What a caller may do; each allows what the one before it does."""
 
     READ = "read"  # look
+    EXPORT = "export"  # read what images hold: whole disks, with all that is secret on them
     OPERATE = "operate"  # sessions, labels, nodes
     ADMIN = "admin"  # tokens
 

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
+from bootd.drivers import metrics
 from bootd.drivers.http.gate import DEFAULT_BOUNDS, Bounds, Gate, watch
 from bootd.drivers.sockets import BACKLOG
 
@@ -34,6 +36,25 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request failed", method=request.method, path=request.path[:200])
         return text_error(500, "internal error: see the log of bootd")
+
+
+def counting(interface: str) -> Middleware:
+    """A middleware, to stand first: counts what ``interface`` answers, by status."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        status = 499  # the client has gone
+        try:
+            response = await handler(request)
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        finally:
+            metrics.HTTP_REQUESTS.labels(interface, str(status)).inc()
+        return response
+
+    return count
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
-from bootd.images.manifest import DIGEST, Header, ImageError, ImageManifest
+from bootd.images.manifest import DIGEST, Header, ImageError, ImageManifest, NoImageError
 from bootd.images.names import LATEST, Reference, parse_reference
 from bootd.wire.digest import Buffer, Compressor, Decompressor, digest
 from bootd.wire.errors import PeerProtocolError
@@ -32,7 +32,6 @@ from bootd.wire.stored import open_stored, pack, unpack
 FORMAT = b"bootd images 1\n"
 BATCH = 64  # chunks that are brought to the disk together
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LIST_HINT = "bootd image list shows those that there are"
 _READ_HINT = "bootd image verify names what is damaged; bootd image heal --from mends it from another copy"
 
 
@@ -133,6 +132,16 @@ class ImageStore:
         except OSError as error:
             raise ImageError(f"chunk {name} cannot be read: {error.strerror}", _READ_HINT) from None
 
+    def put_aside(self, name: str) -> None:
+        """Chunk ``name`` is damaged: from now on it is missing, until somebody puts it again."""
+        try:
+            (self.directory / "damaged").mkdir(mode=0o700, exist_ok=True)
+            self.chunk_path(name).rename(self.directory / "damaged" / name)
+        except FileNotFoundError:
+            pass  # somebody else has done it
+        except OSError as error:
+            raise self._unusable(error) from None
+
     def chunk_path(self, name: str) -> Path:
         """Where chunk ``name`` is, or would be."""
         return self.directory / "chunks" / name[:2] / name[2:]
@@ -185,7 +194,7 @@ class ImageStore:
             return ids[0]
         if ids:
             raise ImageError(f"{len(ids)} images begin with {prefix}", "say more of the id", Exit.USAGE)
-        raise ImageError(f"there is no image {reference}", _LIST_HINT)
+        raise NoImageError(reference)
 
     def open(self, reference: str) -> ImageManifest:
         """The image that ``reference`` names."""
@@ -203,7 +212,7 @@ class ImageStore:
         try:
             return self.manifest_path(id_).read_bytes()
         except FileNotFoundError:
-            raise ImageError(f"there is no image {id_[:16]}", _LIST_HINT) from None
+            raise NoImageError(id_[:16]) from None
         except OSError as error:
             raise ImageError(f"image {id_[:16]} cannot be read: {error.strerror}", _READ_HINT) from None
 
@@ -343,7 +352,7 @@ class ImageStore:
             if self._writer is None:
                 with self.locked(alone=True):
                     self._adopt()
-                    folder = self.directory / "incoming" / secrets.token_hex(8)
+                    folder = self.directory / "incoming" / f"{int(self._clock())}-{secrets.token_hex(8)}"
                     folder.mkdir(mode=0o700)
                     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from bootd.drivers import metrics
 from bootd.drivers.workers import Backoff, Worker
 
 log = structlog.get_logger("bootd.tftp")
@@ -30,6 +31,11 @@ class Carriers:
     def bind(self) -> None:
         for slot in self._slots:
             slot.open()
+
+    @property
+    def running(self) -> bool:
+        """Whether any worker runs."""
+        return any(slot.running for slot in self._slots)
 
     async def serve(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -61,6 +67,10 @@ class _Slot:
         self._theirs: socket.socket | None = None
         self._worker: Worker | None = None
 
+    @property
+    def running(self) -> bool:
+        return self._worker is not None and self._worker.running
+
     def open(self) -> None:
         """Orders may be sent from now on; they wait until the worker runs."""
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -77,6 +87,7 @@ class _Slot:
                 reason = await self._run_once()
             except OSError as error:
                 reason = f"cannot be started: {error}"
+            metrics.WORKERS_LOST.labels("tftp").inc()
             self._lose()
             delay = backoff.after_run_of(time.monotonic() - began)
             log.error("transfer worker is gone", reason=reason, restart_seconds=delay)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from bootd.config import Settings
+from bootd.drivers import metrics
 from bootd.drivers.dhcp.neighbours import neighbour
 from bootd.drivers.tftp.pool import Carriers
 from bootd.drivers.tftp.sockets import Datagram, open_ipv4, open_ipv6, receive
@@ -92,6 +93,11 @@ class TftpServer:
     def active(self) -> int:
         """Transfers under way."""
         return len(self._transfers)
+
+    @property
+    def trouble(self) -> str:
+        """For `Health`."""
+        return "" if self._carriers.running else "no TFTP worker runs: see the log"
 
     async def bind(self) -> None:
         """`OperatorError` when the port is not to be had."""
@@ -204,6 +210,7 @@ class TftpServer:
         return None
 
     def _refuse(self, opened: socket.socket, datagram: Datagram, code: ErrorCode, text: str) -> None:
+        metrics.TFTP_REFUSED.labels(code.name.lower()).inc()
         try:
             opened.sendto(tftp.error_packet(code, text), datagram.source)
         except OSError as error:
@@ -242,6 +249,10 @@ class TftpServer:
     def _report(self, transfer: _Transfer, message: dict[str, Any]) -> None:
         """One event and one line per transfer."""
         result = Result[message["result"]]
+        metrics.TFTP_TRANSFERS.labels(result.name.lower()).inc()
+        metrics.TFTP_RESENT.inc(message["resent"])
+        if result in (Result.COMPLETE, Result.UNCONFIRMED):
+            metrics.TFTP_BYTES.inc(message["size"])
         kind = "config" if transfer.what and _KINDS[result] == "fetched" else _KINDS[result]
         words = [transfer.what or transfer.path, f"{message['size']} bytes"]
         if result not in (Result.COMPLETE, Result.PROBED):
@@ -261,6 +272,7 @@ class TftpServer:
 
     def _count_malformed(self, address: str, reason: str, count: int = 1) -> None:
         self._malformed += count
+        metrics.MALFORMED.labels("tftp").inc(count)
         self._warn("malformed TFTP packet", address, reason)
 
     def _warn(self, what: str, address: str, reason: str) -> None:

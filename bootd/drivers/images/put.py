@@ -1,0 +1,150 @@
+"""A file or a block device of this machine becomes an image."""
+
+import json
+import os
+import stat
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bootd.drivers.images.store import ImageStore
+from bootd.drivers.jobs.tell import Result, Tell
+from bootd.drivers.source import measure
+from bootd.errors import Exit, OperatorError
+from bootd.images.manifest import ImageManifest
+from bootd.images.names import parse_reference
+from bootd.wire.digest import Buffer, digest
+from bootd.wire.manifest import MAX_CHUNK_SIZE, suitable_chunk_size
+
+THREADS = 2
+AHEAD = 8  # chunks in memory
+_ZEROS = bytes(MAX_CHUNK_SIZE)
+_Item = TypeVar("_Item")
+_Value = TypeVar("_Value")
+
+
+def put_file(
+    tell: Tell,
+    *,
+    store: str,
+    path: str,
+    name: str,
+    user: str,
+    comment: str,
+    origin: str = "",
+    tags: Iterable[str] = (),
+    kind: str = "disk",
+) -> Result:
+    """Store the raw disk image or block device ``path``; chunks that the store has are not written again."""
+    size = measure(path)
+    parse_reference(name)
+    chunk_size = suitable_chunk_size(size)
+    images = ImageStore(Path(store))
+    with Path(path).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        before = os.fstat(file.fileno())
+        keeper = Keeper(images)
+        names: list[str] = []
+
+        def keep(offset: int) -> tuple[str, int]:
+            length = min(chunk_size, size - offset)
+            return keeper.keep(_read(file.fileno(), offset, length)), length
+
+        done = 0
+        for found, length in in_order(keep, range(0, size, chunk_size)):
+            names.append(found)
+            done += length
+            tell.progress(done, size, "read")
+        after = os.fstat(file.fileno())
+    if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+        raise OperatorError(f"{path} was changed while it was read", "stop what writes it, then again", Exit.INPUT)
+    table, sector = read_table(path)
+    manifest = ImageManifest(
+        name=name,
+        user=user,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        comment=comment,
+        origin=origin or path[:255],
+        kind="partition" if kind == "partition" else "disk",
+        size=size,
+        sector=sector,
+        chunk_size=chunk_size,
+        table=table,
+        chunks=tuple(names),
+    )
+    id_ = images.commit(manifest, tags)
+    images.close()
+    return {
+        "id": id_,
+        "name": name,
+        "size": size,
+        "chunks": len(names),
+        "new_chunks": keeper.new_chunks,
+        "new_bytes": keeper.new_bytes,
+    }
+
+
+class Keeper:
+    """Puts chunks into a store that may have them, and counts what was new. For several threads."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        self.new_chunks = 0
+        self.new_bytes = 0  # raw
+
+    def keep(self, raw: Buffer) -> str:
+        """The name of the chunk in a manifest."""
+        if is_zero(raw):
+            return ""
+        found = digest(raw).hex()
+        if self._store.missing((found,)):
+            self._store.put_chunk(found, raw)
+            self.new_chunks += 1
+            self.new_bytes += len(raw)
+        return found
+
+
+def is_zero(raw: Buffer) -> bool:
+    """Whether there are only zeros in ``raw``, at most a chunk."""
+    return raw == _ZEROS[: len(raw)]
+
+
+def in_order(work: Callable[[_Item], _Value], items: Iterable[_Item]) -> Iterator[_Value]:
+    """What ``work`` makes of each of ``items``, in their order; done by `THREADS` threads, few ahead."""
+    with ThreadPoolExecutor(THREADS, "bootd-image") as threads:
+        waiting: deque[Future[_Value]] = deque()
+        try:
+            for item in items:
+                waiting.append(threads.submit(work, item))
+                if len(waiting) >= AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_table(path: str) -> tuple[dict[str, Any] | None, int]:
+    """The partition table as sfdisk tells it, None if there is none; bytes of a sector."""
+    done = subprocess.run(["sfdisk", "--json", path], capture_output=True, timeout=60)
+    if done.returncode:
+        return None, 512
+    table: dict[str, Any] = json.loads(done.stdout)["partitiontable"]
+    return table, int(table.get("sectorsize", 512))
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length:
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            raise OperatorError(
+                f"it ends at byte {offset + len(data)}", "stop what writes it, then again", Exit.INPUT
+            )
+        data += more
+    return data

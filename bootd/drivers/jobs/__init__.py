@@ -1,0 +1,1 @@
+"""Long work that operators order: each a process of its own, followed by its id."""
