@@ -125,6 +125,11 @@ class CaptureStore:
         """Tasks with a run."""
         return list(self._runs)
 
+    def flush(self) -> None:
+        """What has come is on the disk when this returns. Blocks; `OperatorError`."""
+        if self._images is not None:
+            self._images.flush()
+
     def close(self) -> None:
         """Bring to the disk what has come, and end. Blocks."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -179,10 +179,10 @@ class Captures:
         if message.state is CaptureState.FAILED:
             return self._end(task, TaskState.FAILED, message.reason or "failed", now)
         notes = () if task.report is None else task.report.notes
-        task.report, task.heard = message, now
+        task.report, task.heard, task.reason = message, now, ""
         effects: list[Effect] = []
         if task.state is TaskState.WAITING:
-            task.state, task.begun, task.reason = TaskState.READING, now, ""
+            task.state, task.begun = TaskState.READING, now
             task.mark = (now, message.done)
             effects += [Persist(task.record()), Event("backup", task.mac, "", f"{task.request.image}: reading")]
         effects += [Event("backup", task.mac, "", note) for note in message.notes if note not in notes]
