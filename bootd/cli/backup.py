@@ -73,6 +73,7 @@ def backup(
             "after": after if number == max(1, len(parts)) else "stay",
         }
         ordered.append(context.client.request("POST", "backups", body=body))
+    _say_what_to_do(context.client, ordered[0])
     if not is_waiting:
         return _announce(ordered, as_json)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -136,6 +137,17 @@ def cancel(context: Context, id_: str, as_json: bool) -> None:
         print_json(found)
     else:
         click.echo(f"backup {id_} is {found['state']}")
+
+
+def _say_what_to_do(client: Client, item: dict[str, Any]) -> None:
+    """A node that is not in stage2 has to start anew, and to boot what reads its disk."""
+    if item["state"] != "waiting":
+        return
+    node = next((one for one in client.get("nodes") if one["mac"] == item["node"]), None)
+    if node is None or node["present"]:
+        return
+    text = f"{item['name']} is not in stage2: a running system's disk is not read. Start it anew"
+    click.echo(f"{text}; it boots {node['next_label']} then ({node['why']})", err=True)
 
 
 def _announce(ordered: list[dict[str, Any]], as_json: bool) -> int:

@@ -84,7 +84,7 @@ class Bench:
     def order(self, image: str, *words: str, expect: int = 0) -> str:
         """Have a backup made, without waiting; its id."""
         text = self.daemon.command("backup", MAC, image, "-m", "test", "--no-wait", "--json", *words, expect=expect)
-        return str(json.loads(text)["id"])
+        return str(json.JSONDecoder().raw_decode(text)[0]["id"])  # what is said on standard error follows
 
     def show(self, id_: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.daemon.command("backups", "show", id_, "--json"))
@@ -109,8 +109,9 @@ class Bench:
 def bench() -> Iterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="bootd-"))
     try:
-        with ExitStack() as stack, Room("server", "n1") as room:
+        with ExitStack() as stack, Room("server", "n1", "n2") as room:
             room.address("server", f"{ADDRESS}/24")
+            room.address("n2", "10.9.0.12/24")
             room.address("n1", "10.9.0.11/24")
             yield Bench(room, folder, stack)
     finally:
@@ -191,6 +192,38 @@ def test_one_partition_and_then_the_reboot(bench: Bench) -> None:
     with volumes.loop(restored) as device, volumes.mounted("ext4", device, bench.folder / "mount") as place:
         found = {f"p7/{item.name}": item.read_bytes() for item in place.glob("file*")}
     assert found == {name: data for name, data in bench.content.items() if name.startswith("p7/")}
+
+
+PROBE = """
+import http.client, json, sys, time
+connection = http.client.HTTPConnection("%s", %d, timeout=20)
+times = []
+while not sys.stdin.closed and len(times) < 100000:
+    begun = time.monotonic()
+    connection.request("GET", "/boot/nothing")
+    connection.getresponse().read()
+    times.append(time.monotonic() - begun)
+    time.sleep(0.01)
+    print(json.dumps(times[-1]), flush=True)
+"""
+
+
+def test_boot_service_does_not_wait_for_the_store(bench: Bench) -> None:
+    """The loop that answers DHCP, TFTP and HTTP is asked all the time while a disk comes in as fast as it can."""
+    probe = bench.room.start("n2", [sys.executable, "-c", PROBE % (ADDRESS, HTTP_PORT)])
+    probe.wait_for(r"0\.")
+    id_ = bench.order("golden", "--after", "stay")
+    bench.start_node()
+    until(lambda: bench.show(id_)["state"] == "reading", 30, "it is being read")
+    before = len(probe.output.splitlines())
+    done = bench.end_of(id_)
+    times = sorted(float(line) for line in probe.output.splitlines()[before:-1])
+    probe.stop()
+    assert done["state"] == "done", str(done)
+    assert len(times) > 20
+    print(f"{len(times)} requests: median {times[len(times) // 2]:.4f} s, longest {times[-1]:.4f} s")
+    assert times[len(times) // 2] < 0.1
+    assert times[-1] < 1.0
 
 
 def killed_node(bench: Bench) -> None:
