@@ -53,8 +53,8 @@ UNWANTED = (
     *("usr/lib/python3.11/test", "usr/lib/python3.11/unittest", "usr/lib/python3.11/distutils"),
     *("usr/lib/python3.11/ensurepip", "usr/lib/python3.11/turtledemo", "usr/lib/python3.11/tkinter"),
 )
-# Came with what is needed, and nothing that is needed opens them: what only ntfsdecrypt links to, and the programs of
-# partclone for file systems that nobody asks it about.
+# Came with what is needed, and nothing that is needed opens them: what only ntfsdecrypt links to, and the programs
+# of partclone for file systems that nobody asks it about.
 _LIBRARIES = "usr/lib/x86_64-linux-gnu/lib"
 UNWANTED_FILES = (
     *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
