@@ -239,6 +239,8 @@ class LabelTable(_Table, frozen=True):
     append: str = ""
     kernel: str = ""
     initrd: str = ""
+    password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
+    hide: bool = False  # in no menu: booted when a policy says so
 
 
 class NodeTable(_Table, frozen=True):
@@ -267,12 +269,23 @@ class Images(_Table, frozen=True):
     keep_last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # as in a rule, for names without one
     keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
     rule: dict[str, ImageRule] = {}  # [images.rule.NAME]
+    upstream: str = ""  # images that are not here come from it: https://HOST:7469, a bootd, or oci://HOST/PREFIX
+    upstream_token: str = ""  # file with a token of scope export, for a bootd
+    upstream_authority: str = ""  # of its certificate, PEM; "" = the system's
 
     @property
     def keep(self) -> dict[str, tuple[int, float]]:
         """(keep_last, keep_days) by name, "" for all others."""
         rules = {name: (rule.keep_last, rule.keep_days) for name, rule in self.rule.items()}
         return {"": (self.keep_last, self.keep_days), **rules}
+
+
+class Registry(_Table, frozen=True):
+    """Registries that images are pushed to and pulled from."""
+
+    credentials: str = ""  # docker's config.json; "" = the systemd credential "registry"
+    authority: str = ""  # PEM, trusted beside the system's
+    plain_hosts: tuple[str, ...] = ()  # HOST:PORT of those that may be spoken to without TLS
 
 
 class Nodes(_Table, frozen=True):
@@ -297,6 +310,7 @@ class Settings(_Table, frozen=True):
     api: Api = Api()
     power: Power = Power()
     images: Images = Images()
+    registry: Registry = Registry()
     notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
     nodes: Nodes = Nodes()
@@ -334,7 +348,16 @@ class Settings(_Table, frozen=True):
         """The built-in labels, with the file's own added or put in their place."""
         table = {label.name: label for label in BUILT_IN}
         for own in self.label:
-            table[own.name] = Label(own.name, own.kind, own.title, own.append, own.kernel, own.initrd)
+            table[own.name] = Label(
+                own.name,
+                own.kind,
+                own.title,
+                own.append,
+                own.kernel,
+                own.initrd,
+                password=_several(own.password),
+                hide=own.hide,
+            )
         return table
 
 
@@ -392,6 +415,7 @@ def _check(settings: Settings, source: str) -> None:
     _check_api(settings, source)
     _check_power(settings, source)
     _check_notify(settings.notify, source)
+    _check_remote_images(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -467,6 +491,25 @@ def _check_notify(notify: Notify, source: str) -> None:
             raise OperatorError(
                 f"{source}: notify.{key} {value!r} is not an absolute path", "begin it with /", Exit.CONFIG
             )
+
+
+def _check_remote_images(settings: Settings, source: str) -> None:
+    files = {
+        "images.upstream_token": settings.images.upstream_token,
+        "images.upstream_authority": settings.images.upstream_authority,
+        "registry.credentials": settings.registry.credentials,
+        "registry.authority": settings.registry.authority,
+    }
+    for key, path in files.items():
+        if path and not Path(path).is_absolute():
+            raise OperatorError(f"{source}: {key} is not an absolute path", "begin it with /", Exit.CONFIG)
+    upstream = settings.images.upstream
+    if upstream and not upstream.startswith(("https://", "http://", "oci://", "oci+http://")):
+        raise OperatorError(
+            f"{source}: images.upstream {upstream!r} is neither a bootd nor a registry",
+            "write https://HOST:7469, or oci://HOST/PREFIX",
+            Exit.CONFIG,
+        )
 
 
 def _check_api(settings: Settings, source: str) -> None:

@@ -18,6 +18,7 @@ from stage1.cmdline import BootOptions, CommandLineError, parse
 from stage1.fetch import Download, Source, locate
 from stage1.http import Connection, HttpError
 from stage1.network import Lease, NetworkError, bring_up, wait_for_interface
+from stage1.story import say, tell
 
 RUN = "/run/bootd"
 STAGE2 = f"{RUN}/stage2.squashfs"
@@ -30,11 +31,6 @@ FAILURES = (OSError, HttpError, NetworkError)
 
 class ParkedError(Exception):
     """This node gives up; the text is the reason for the operator."""
-
-
-def say(text: str) -> None:
-    """One line on the console; tests and operators look for these."""
-    print(f"bootd-stage1: {text}", flush=True)
 
 
 def main() -> int:
@@ -54,9 +50,18 @@ def main() -> int:
         say(f"parked: {error}")
         if options is not None and lease is not None:
             report_parked(options, str(error))
+            tell_story(options)
         return 1
     say("switching root")
+    tell_story(options)
     return 0
+
+
+def tell_story(options: BootOptions) -> None:
+    """Have the server keep what this stage has said; when that fails, the console still has it."""
+    trouble = tell(options.server_host, options.server_port, options.node, options.token)
+    if trouble:
+        say(f"the server did not take the log: {trouble}")
 
 
 def read_words() -> str:

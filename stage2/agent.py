@@ -13,22 +13,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
 from bootd.member.store import BlockStore, StoreError
 from bootd.wire import manifest as manifests
+from bootd.wire.commands import Execute, Output, StopCommand
 from bootd.wire.control import Arrange, Capture, Disk, Join, MemberState, Message, Prepare, Report
 from bootd.wire.errors import ProtocolError
+from bootd.wire.logs import Log
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
 from stage2.bootable import make_bootable
 from stage2.capture import CaptureJob
+from stage2.commands import Commands
 from stage2.console import Console
 from stage2.gate import RefusedError, open_target
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
+from stage2.shipping import Shipping
 
 INBOX = 64  # messages that wait for the main thread
 TICK = 0.2  # seconds between two looks at the member
@@ -49,6 +54,8 @@ class Coordinator(Protocol):
     def report(self, message: Report) -> bool: ...
     def fetch_manifest(self, session: str) -> bytes: ...
     def save_table(self, encoded: bytes) -> None: ...
+    def send_log(self, message: Log) -> None: ...
+    def send_output(self, message: Output) -> None: ...
     def events(self) -> Iterator[Message]: ...
 
 
@@ -103,16 +110,21 @@ class Agent:
         self._sent = 0.0
         self._failing = False
         self._stopping = threading.Event()
+        self._shipping = Shipping(node.mac, client.send_log)
+        console.ship = self._ship
+        self._commands = Commands(node.mac, client.send_output, console.say)
 
     # --- the main thread -----------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Until the node reboots (0) or is parked (1)."""
+        threading.Thread(target=self._shipping.run, name="bootd-log", daemon=True).start()
         reason = self._join_with_retries()
         if reason:
             self._console.say(f"parked: {reason}")
             self._own = Report(self.node.mac, "", MemberState.PARKED, reason=reason)
             self._send()
+            self._shipping.close()
             return 1
         for name, body in (("events", self._listen), ("heartbeat", self._beat)):
             threading.Thread(target=body, name=f"bootd-{name}", daemon=True).start()
@@ -124,6 +136,7 @@ class Agent:
                 self._come_back()
         finally:
             self._stopping.set()
+            self._commands.close()
         self._leave()
         return 0
 
@@ -160,6 +173,9 @@ class Agent:
             self._console.say(f"disk {disk.name} {size} {disk.serial or 'no serial'} {disk.excluded or 'eligible'}")
 
     def _act(self, message: Message) -> None:
+        if isinstance(message, Execute | StopCommand):
+            self._commands.take(message)
+            return
         self._watch()  # the coordinator may know from the member's own report what is not noted here yet
         match flow.decide(self._situation, message):
             case flow.ShowWait(reason=reason):
@@ -268,7 +284,7 @@ class Agent:
 
     def _place(self, arrange: Arrange) -> None:
         if self._member is not None and self._member.arrange(arrange):
-            self._situation = self._with(epoch=arrange.epoch)
+            self._situation = replace(self._situation, epoch=arrange.epoch)
             self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
 
     def _watch(self) -> None:
@@ -283,17 +299,7 @@ class Agent:
             self._stop_member()
             self._failed(snapshot.reason)
         elif (snapshot.state is MemberState.VERIFIED) != self._situation.verified:
-            self._situation = self._with(verified=snapshot.state is MemberState.VERIFIED)
-
-    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
-        old = self._situation
-        return flow.Situation(
-            old.node,
-            old.step,
-            old.prepare,
-            old.epoch if epoch is None else epoch,
-            old.verified if verified is None else verified,
-        )
+            self._situation = replace(self._situation, verified=snapshot.state is MemberState.VERIFIED)
 
     # --- ends ------------------------------------------------------------------------------------------------
 
@@ -374,6 +380,7 @@ class Agent:
         while not self._send() and time.monotonic() < end:
             time.sleep(0.5)
         self._console.mark("rebooting")
+        self._shipping.close()
         self._reboot()
 
     def _stop_member(self) -> None:
@@ -422,6 +429,10 @@ class Agent:
         while not self._stopping.wait(HEARTBEAT / 4):
             if time.monotonic() - self._sent >= HEARTBEAT * 0.9:
                 self._send()
+
+    def _ship(self, text: str) -> None:
+        session = self._own.session or (self._situation.prepare.plan.session if self._situation.prepare else "")
+        self._shipping.add(text, session)
 
     def _member_reports(self, report: Report) -> None:
         """Called by the member's own thread. Failure is reported by the main thread, with the target closed."""

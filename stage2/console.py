@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from bootd.wire.control import MemberState, Report
@@ -13,6 +14,7 @@ class Console:
     """Lines ``bootd-stage2: …``. A failing console (a serial line that is gone) never stops the work."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        self.ship: Callable[[str], None] = lambda _: None  # told every line, to take it to the server
         self._stream = stream or sys.stdout
         self._last = ""
         self._total = 0
@@ -25,6 +27,7 @@ class Console:
             self._stream.flush()
         except (OSError, ValueError):
             pass
+        self.ship(text)
         self._last = text
 
     mark = say

@@ -37,6 +37,15 @@ def console() -> Console:
     return wide if wide.is_terminal else Console(width=200)
 
 
+def tell(as_json: bool, value: Any, *lines: str) -> None:
+    """What was done: ``value`` for programs, ``lines`` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        for line in lines:
+            click.echo(line)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

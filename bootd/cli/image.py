@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import size
 from bootd.errors import Exit, OperatorError
 
@@ -16,9 +16,12 @@ from bootd.errors import Exit, OperatorError
 ELSEWHERE = {
     "export": ("image_formats", "export"),
     "gc": ("image_work", "gc"),
+    "fetch": ("image_registry", "fetch"),
     "get": ("image_work", "get"),
     "import": ("image_formats", "import_"),
     "heal": ("image_work", "heal"),
+    "pull": ("image_registry", "pull"),
+    "push": ("image_registry", "push"),
     "put": ("image_work", "put"),
     "verify": ("image_work", "verify"),
 }
@@ -134,20 +137,22 @@ def history(context: Context, name: str, as_json: bool) -> None:
 @image.command("tag")
 @click.argument("reference", metavar="IMAGE")
 @click.argument("tag", metavar="NAME:TAG")
+@json_option
 @pass_context
-def tag(context: Context, reference: str, tag: str) -> None:
+def tag(context: Context, reference: str, tag: str, as_json: bool) -> None:
     """Give IMAGE another name; one that another image had is taken from it."""
     if folder() is None:
         found = context.client.request("POST", "images", reference, "tags", body={"tag": tag})["id"]
     else:
         found = open_store().tag(reference, tag)
-    click.echo(f"{tag} is {found[:12]}")
+    tell(as_json, {"tag": tag, "id": found}, f"{tag} is {found[:12]}")
 
 
 @image.command("untag")
 @click.argument("tag", metavar="NAME:TAG")
+@json_option
 @pass_context
-def untag(context: Context, tag: str) -> None:
+def untag(context: Context, tag: str, as_json: bool) -> None:
     """NAME:TAG names nothing any more; the image stays."""
     if folder() is None:
         context.client.request("DELETE", "image-tags", tag)
@@ -155,7 +160,7 @@ def untag(context: Context, tag: str) -> None:
         from bootd.drivers.images import removal  # noqa: PLC0415 - of this command only
 
         removal.untag(open_store(), tag)
-    click.echo(f"{tag} names no image now")
+    tell(as_json, {"tag": tag}, f"{tag} names no image now")
 
 
 @image.command("rm")

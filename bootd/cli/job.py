@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from bootd.cli.client import Client
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration
 from bootd.errors import Exit, OperatorError
 
@@ -51,11 +51,12 @@ def show(context: Context, id_: str) -> None:
 
 @job.command("cancel")
 @click.argument("id_", metavar="JOB")
+@json_option
 @pass_context
-def cancel(context: Context, id_: str) -> None:
+def cancel(context: Context, id_: str, as_json: bool) -> None:
     """End a job. What it has done until now stays: the next one goes on with it."""
     item = context.client.request("DELETE", "jobs", id_)
-    click.echo(f"job {id_}: {item['state']}")
+    tell(as_json, item, f"job {id_}: {item['state']}")
 
 
 @job.command("wait")

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
+from bootd.cli.hosts import selected
 from bootd.errors import Exit, OperatorError
 
 _SPAN = re.compile(r"(\d{1,9})([smhdw]?)\Z")
@@ -27,51 +28,73 @@ def lock() -> None:
 
 
 @lock.command("add")
-@click.argument("node")
+@click.argument("nodes", metavar="NODES")
 @partition_option
 @disk_option
 @click.option("--reason", required=True, help="Shown to whoever is refused.")
 @click.option("--owner", default="", help="Whose it is [default: who runs this].")
 @click.option("--expires", default="", help="After so long: 30m, 2h, 7d [default: never].")
+@json_option
 @pass_context
-def add(context: Context, *, node: str, partition: str, disk: str, reason: str, owner: str, expires: str) -> None:
-    """Lock a disk of NODE, or the disk that a partition is on: no session will write it."""
+def add(
+    context: Context, *, nodes: str, partition: str, disk: str, reason: str, owner: str, expires: str, as_json: bool
+) -> None:
+    """Lock a disk of NODES, or the disk that a partition is on: no session will write it.
+
+    NODES are a name, a MAC, lab[3-5] or @room2; each is locked by itself.
+    """
     place = _place(partition, disk)
     body = {**place, "reason": reason, "owner": owner, "seconds": seconds(expires)}
-    for item in context.client.request("PUT", "nodes", node, "locks", body=body):
-        click.echo(f"{node}: {line(item)}")
+    made, lines = [], []
+    for host in selected(context.client, [nodes]):
+        locks = context.client.request("PUT", "nodes", host["mac"], "locks", body=body)
+        made.append({"node": host["mac"], "name": host["name"], "locks": locks})
+        lines += [f"{host['name']}: {line(item)}" for item in locks]
+    tell(as_json, made, *lines)
 
 
 @lock.command("remove")
-@click.argument("node")
+@click.argument("nodes", metavar="NODES")
 @partition_option
 @disk_option
+@json_option
 @pass_context
-def remove(context: Context, node: str, partition: str, disk: str) -> None:
-    """Take a lock of NODE away."""
+def remove(context: Context, nodes: str, partition: str, disk: str, as_json: bool) -> None:
+    """Take a lock of NODES away."""
     wanted = _place(partition, disk)
-    found = [item for item in context.client.get("nodes", node, "locks") if _is_meant(item, wanted)]
+    gone, lines = [], []
+    for host in selected(context.client, [nodes]):
+        found = _remove(context, host["name"], host["mac"], wanted)
+        gone.append({"node": host["mac"], "name": host["name"], "lock": found})
+        lines.append(f"{host['name']}: {found['what']} is no longer locked")
+    tell(as_json, gone, *lines)
+
+
+def _remove(context: Context, node: str, mac: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    found = [item for item in context.client.get("nodes", mac, "locks") if _is_meant(item, wanted)]
     if len(found) != 1:
         what = "no such lock" if not found else f"{len(found)} such locks"
         raise OperatorError(f"{node} has {what}", f"see bootd lock list {node}; add --disk SERIAL", Exit.USAGE)
     query = urlencode({"place": found[0]["place"]})
-    context.client.request("DELETE", "nodes", node, "locks", query=query)
-    click.echo(f"{node}: {found[0]['what']} is no longer locked")
+    context.client.request("DELETE", "nodes", mac, "locks", query=query)
+    gone: dict[str, Any] = found[0]
+    return gone
 
 
 @lock.command("list")
-@click.argument("node")
+@click.argument("nodes", metavar="[NODES]", default="any")
 @json_option
 @pass_context
-def list_locks(context: Context, node: str, as_json: bool) -> None:
-    """The locks of NODE."""
-    locks = context.client.get("nodes", node, "locks")
+def list_locks(context: Context, nodes: str, as_json: bool) -> None:
+    """The locks of NODES [default: all]."""
+    known = context.client.request("GET", "nodes", query=urlencode({"hosts": nodes}))
+    locks = [{"node": item["mac"], "name": item["name"], **lock} for item in known for lock in item["locks"]]
     if as_json:
         print_json(locks)
         return
-    table = Table("what", "owner", "reason", "until", box=None)
+    table = Table("node", "what", "owner", "reason", "until", box=None)
     for item in locks:
-        table.add_row(item["what"], item["owner"], item["reason"], until(item["expires"]))
+        table.add_row(item["name"], item["what"], item["owner"], item["reason"], until(item["expires"]))
     console().print(table)
 
 

@@ -17,18 +17,23 @@ COMMANDS = {
     "audit": ("audit", "audit"),
     "backup": ("backup", "backup"),
     "backups": ("backup", "backups"),
+    "compat": ("compat", "compat"),
     "completion": ("completion", "completion"),
     "deploy": ("deploy", "deploy"),
     "doctor": ("doctor", "doctor"),
+    "exec": ("exec_", "exec_"),
     "export": ("export", "export"),
     "health": ("health", "health"),
+    "group": ("group", "group"),
     "image": ("image", "image"),
     "import": ("import_", "import_"),
     "job": ("job", "job"),
     "label": ("label", "label"),
     "leases": ("leases", "leases"),
     "lock": ("lock", "lock"),
+    "logs": ("logs", "logs"),
     "metrics": ("health", "metrics"),
+    "map": ("map", "map_"),
     "node": ("node", "node"),
     "plan": ("plan", "plan"),
     "power": ("power", "power"),
@@ -99,6 +104,8 @@ def cli(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the program: runs a command and ends the process with its exit code."""
+    if arguments is None and not Path(sys.argv[0]).name.startswith("bootd"):
+        arguments = [*import_module("bootd.cli.compat").called_as(sys.argv[0]), *sys.argv[1:]]
     try:
         code = cli.main(arguments, prog_name="bootd", standalone_mode=False)
     except click.exceptions.Abort:

@@ -1,5 +1,6 @@
 """``bootd state`` and ``bootd watch``: sessions and nodes, once or live."""
 
+import json
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, megabytes, remaining, size
+from bootd.cli.node import remark
 from bootd.cli.times import clock
 from bootd.errors import Exit, OperatorError
 
@@ -41,9 +43,19 @@ def state(context: Context, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@json_option
 @pass_context
-def watch(context: Context, name: str | None) -> None:
-    """Sessions live, until Ctrl-C; with NAME until that session has ended."""
+def watch(context: Context, name: str | None, as_json: bool) -> None:
+    """Sessions live, until Ctrl-C; with NAME until that session has ended.
+
+    With --json the events as they come, one JSON object in a line: {"event": "state" or "line", "value": …}.
+    """
+    if as_json:
+        for kind, value in context.client.events():
+            click.echo(json.dumps({"event": kind, "value": value}, ensure_ascii=False))
+            if name and kind == "state" and _has_ended(value, name):
+                return
+        return
     output = Console()
     lines: list[str] = []
     trouble = ""
@@ -221,8 +233,9 @@ def _rate(count: int) -> str:
 def _nodes(nodes: list[dict[str, Any]]) -> Table:
     table = Table("node", "MAC", "address", "boots next", "why", "note", box=None)
     for node in nodes:
-        note = f"parked: {node['parked']}" if node["parked"] else node["waiting"] or ""
-        table.add_row(node["name"], node["mac"], node["address"] or "-", node["next_label"], node["why"], note)
+        table.add_row(
+            node["name"], node["mac"], node["address"] or "-", node["next_label"], node["why"], remark(node)
+        )
     return table
 
 

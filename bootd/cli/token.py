@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration
 from bootd.errors import Exit, OperatorError
 
@@ -100,11 +100,12 @@ def list_tokens(context: Context, as_json: bool) -> None:
 
 @token.command("revoke")
 @click.argument("name")
+@json_option
 @pass_context
-def revoke(context: Context, name: str) -> None:
+def revoke(context: Context, name: str, as_json: bool) -> None:
     """The token NAME counts for nothing from now on; streams that it opened end."""
     context.client.request("DELETE", "tokens", name)
-    click.echo(f"{name}: revoked")
+    tell(as_json, {"name": name}, f"{name}: revoked")
 
 
 def _open(path: Path) -> int:

@@ -9,7 +9,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.netboot.diagnosis import DOCTOR_MAC
 from bootd.netboot.labels import LabelKind, foreign_labels
 from bootd.netboot.offer import NodePolicy
-from bootd.netboot.render import RenderContext, plain
+from bootd.netboot.render import MENU_MODULES, RenderContext, plain
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class BootContext:
         """What the offer decision needs to know of ``mac``. Changes nothing: who only asks for an address is no
         boot yet."""
         coordinator = self._engine.coordinator
-        if not coordinator.admission.may_boot(mac, self._engine.now()):
+        if mac != DOCTOR_MAC and not coordinator.admission.may_boot(mac, self._engine.now()):
             return NodePolicy(no_boot="not known here, and [nodes] unknown is ignore: bootd node approve")
         kind = self._settings.labels[coordinator.choice(mac).label].kind
         node = coordinator.nodes.get(mac)
@@ -67,6 +67,9 @@ class BootContext:
         folder = self._settings.boot_dir
         return [name for name in ARTEFACTS if not (folder / name).is_file()]
 
+    def _has_menu(self) -> bool:
+        return all((self._settings.boot_dir / name).is_file() for name in MENU_MODULES)
+
     def _make(self, label: str, mac: str, token: str, message: str = "") -> RenderContext:
         settings = self._settings
         return RenderContext(
@@ -80,4 +83,5 @@ class BootContext:
             console=settings.boot.console,
             prompt_seconds=settings.boot.prompt_seconds,
             message=plain(message),
+            menu_module=not settings.boot.prompt_seconds or self._has_menu(),
         )

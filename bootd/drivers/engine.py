@@ -17,9 +17,11 @@ from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.journal import AuditLine, Journal
+from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
 from bootd.drivers.timeline import TimelineStore
 from bootd.errors import OperatorError
+from bootd.session.commands import Command, Commands, Task
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import (
     Effect,
@@ -59,6 +61,8 @@ class Engine:
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
         self.captures: CaptureStore | None = None
+        self.logs: LogStore | None = None
+        self.commands = Commands()
         self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""
         self._tally = metrics.RingTally()
@@ -105,6 +109,8 @@ class Engine:
     def tick(self) -> None:
         """Deadlines, and news for those who watch."""
         self.run(self.coordinator.tick(self.now()))
+        for command, task in self.commands.tick(self.now()):
+            self.note_command(command, task)
         self._tally.update(self._counters(self._opened))
         self.run(open_due(self.coordinator, time.time(), self.now()))
         self._forget_manifests()
@@ -166,6 +172,11 @@ class Engine:
             log.info(kind, node=node, session=session, text=text)
         if len(self.watchers):
             self.watchers.broadcast(frame(json.dumps(line).encode(), "line"))
+
+    def note_command(self, command: Command, task: Task) -> None:
+        """The end of a command on one node, for its timeline."""
+        how = f"status {task.code}" if task.code is not None else task.state
+        self.note("exec", task.node, "", f"{command.id}: {how}{f', {task.reason}' if task.reason else ''}")
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:

@@ -34,6 +34,7 @@ from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
 from bootd.drivers.lock import RunLock
 from bootd.drivers.logging_setup import follow_sessions
+from bootd.drivers.logs import LogStore
 from bootd.drivers.notices import Notices
 from bootd.drivers.notify import Notifier
 from bootd.drivers.power.control import PowerControl
@@ -103,6 +104,7 @@ class Daemon:
         engine.health = self._health(engine, context)
         follow_sessions(engine.session_of)
         notices = Notices(engine, journal, self._settings.notify)
+        engine.logs = LogStore(Path(self._settings.server.state_dir) / "logs.db")
         self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
         try:
             for service in self._services:
@@ -114,6 +116,7 @@ class Daemon:
                 self._notifier.stopping()
             await self._close(heads)
             await asyncio.to_thread(engine.captures.close)
+            engine.logs.close()
 
     def _compose(
         self,
@@ -155,7 +158,7 @@ class Daemon:
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         power = PowerControl(settings, names)
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
-        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs)
+        images = ImageRoutes(engine, settings.image_dir, settings.images, jobs, settings.registry)
         operators = Operators(
             engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power
         )
@@ -254,6 +257,7 @@ def _coordinator(settings: Settings, address: str) -> Coordinator:
         switches={node.mac.lower(): node.switch for node in settings.node if node.switch},
         groups=settings.groups,
         numbers={node.mac.lower(): node.number for node in settings.node if node.number is not None},
+        addresses={node.mac.lower(): node.address for node in settings.node if node.address},
         prefix=settings.dns.prefix,
         unknown=settings.nodes.unknown,
         head_host=address,

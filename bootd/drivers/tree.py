@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootd.netboot import render
@@ -70,8 +70,16 @@ class VirtualTree:
         parts = _parts(path)
         if isinstance(parts, NotFound):
             return parts
-        rendered = self._render("/".join(parts), _normal_mac(mac))
+        rendered = self._render("/".join(parts), normal_mac(mac))
         return rendered if rendered is not None else _below(self._root, parts)
+
+    def unlocked(self, mac: str, label: str) -> Rendered | NotFound:
+        """``boot.ipxe`` of ``label`` alone, for one who has said its password."""
+        context = self._context(mac)
+        if context is None or label not in context.labels:
+            return NotFound("nothing for this node")
+        chosen = replace(context, label=label, prompt_seconds=0, message="")
+        return Rendered(render.ipxe(chosen).encode(), mac, f"iPXE configuration, label {label}, by its password")
 
     def _render(self, name: str, mac: str) -> Answer | None:
         """The answer when ``name`` is a rendered one; None leaves it to the boot folder."""
@@ -158,7 +166,7 @@ def _parts(path: str) -> tuple[str, ...] | NotFound:
     return parts
 
 
-def _normal_mac(text: str) -> str:
+def normal_mac(text: str) -> str:
     """Lower case with colons, or "" when ``text`` is no MAC address."""
     mac = text.strip().lower().replace("-", ":")
     return mac if render.MAC.match(mac) else ""

@@ -15,8 +15,10 @@ from typing import IO
 from urllib.parse import quote
 
 from bootd.wire import control
+from bootd.wire.commands import Output
 from bootd.wire.control import Join, Message, Report
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.logs import Log
 from bootd.wire.manifest import MAX_ENCODED
 
 REQUEST_SECONDS = 5.0
@@ -88,6 +90,14 @@ class ControlClient:
     def save_table(self, encoded: bytes) -> None:
         """Have the server keep what `bootd.wire.saved` describes; `ControlError` unless it says that it does."""
         self._request("POST", f"/node/v1/saved?node={quote(self._node, safe='')}", encoded, SAVE_SECONDS)
+
+    def send_log(self, message: Log) -> None:
+        """Lines of the console; `ControlError` when they did not arrive."""
+        self._request("POST", "/node/v1/log", control.encode(message))
+
+    def send_output(self, message: Output) -> None:
+        """What a command printed; `ControlError` with status 410 when nobody wants it any more."""
+        self._request("POST", "/node/v1/output", control.encode(message))
 
     def events(self) -> Iterator[Message]:
         """Messages of the coordinator as they come, until `close`; connects anew for as long as it takes.

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from bootd.netboot.passwords import problem as password_problem
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}\Z")
 
 
@@ -22,6 +24,8 @@ class Label:
     append: str = ""
     kernel: str = ""  # path in the virtual tree, for KERNEL
     initrd: str = ""
+    password: tuple[str, ...] = ()  # hashes (see passwords.py); who sits at the machine must know it
+    hide: bool = False  # in no menu: only a policy boots it
 
 
 _TITLE_FORBIDDEN = frozenset("$`\\\"'{}|&;<>#^")  # each is syntax to one of the loaders
@@ -58,7 +62,7 @@ def problem(label: Label) -> str:
             return f"{key}: {path!r} is not a plain path in the boot folder"
     if label.kind is LabelKind.KERNEL and not label.kernel:
         return "kernel is missing"
-    return ""
+    return password_problem(label.password)
 
 
 _NETWORK = "interface:auto,network:dhcp"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bootd.netboot.labels import Label, LabelKind, problem
+from bootd.netboot.passwords import crypt_hash, grub_hash
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
@@ -21,8 +22,10 @@ MESSAGE_SECONDS = 60
 
 KERNEL = "stage1/vmlinuz"
 INITRD = "stage1/initrd.img"
+MENU_MODULES = ("menu.c32", "libutil.c32")  # PXELINUX's menu, which alone asks for passwords
 LOCAL_LOADER = "local.efi"
 LOCAL_SCRIPT = "local.cfg"  # the same search for GRUB
+_GRUB_NOBODY = "_bootd"  # no label can be called so
 MAX_COMMAND_LINE = 2047  # COMMAND_LINE_SIZE of x86, less the NUL
 
 
@@ -33,7 +36,11 @@ class RenderContext:
     ``labels`` by name in menu order; ``label`` is the one to boot; ``mac`` lower case with colons; ``token`` the
     boot token, hex; ``console`` is appended to the command line ("console=ttyS0,115200"); with ``prompt_seconds``
     above 0 a menu of all labels is shown for so long first. ``message``, one line, stands on the screen a minute
-    before anything is loaded (a node that is parked: whatever is wrong, it does not spin).
+    before anything is loaded (a node that is parked: whatever is wrong, it does not spin). ``menu_module``: the
+    boot folder has `MENU_MODULES`.
+
+    The label that the policy chose is booted without its password: whoever set it was asked who he is. A password
+    is for who sits at the machine, and wants another entry.
     """
 
     server_host: str
@@ -46,6 +53,7 @@ class RenderContext:
     console: str = ""
     prompt_seconds: int = 0
     message: str = ""
+    menu_module: bool = True
 
     def __post_init__(self) -> None:
         if not _HOST.match(self.server_host):
@@ -76,6 +84,20 @@ class RenderContext:
         """The MAC as PXELINUX and BOOTIF write it: ``01-`` for Ethernet, hyphens."""
         return "01-" + self.mac.replace(":", "-")
 
+    @property
+    def shown(self) -> list[Label]:
+        """The entries of a menu; without one the chosen label alone."""
+        return self.reachable if self.prompt_seconds else [self.labels[self.label]]
+
+    @property
+    def reachable(self) -> list[Label]:
+        """What somebody at the machine may choose, where the loader has a menu anyway; and the chosen one."""
+        return [label for label in self.labels.values() if not label.hide or label.name == self.label]
+
+    def locked(self, label: Label) -> bool:
+        """Whether whoever chooses ``label`` from the menu must know its password."""
+        return bool(label.password) and label.name != self.label
+
     def boots(self, label: Label) -> tuple[str, str]:
         """(kernel, initrd) paths in the boot folder; initrd may be ""."""
         if label.kind is LabelKind.STAGE:
@@ -97,19 +119,34 @@ class RenderContext:
 
 
 def pxelinux(context: RenderContext) -> str:
-    """``pxelinux.cfg/01-...``. TIMEOUT is in tenths of a second; a menu needs no module, only SAY and PROMPT."""
+    """``pxelinux.cfg/01-...``. TIMEOUT is in tenths of a second; a menu needs no module, only SAY and PROMPT.
+
+    Passwords are checked by the menu module alone: with one in sight it takes over, and nothing is typed past it.
+    Where it is not there, or has no hash that it knows, the entry is left out.
+    """
+    shown = [
+        label
+        for label in context.shown
+        if not context.locked(label) or (context.menu_module and crypt_hash(label.password))
+    ]
+    has_module = any(context.locked(label) for label in shown)
     lines = ["# Written by bootd for this node.", f"DEFAULT {context.label}"]
-    if context.prompt_seconds:
+    if has_module:
+        lines = [lines[0], f"UI {MENU_MODULES[0]}", "PROMPT 0", "NOESCAPE 1", "ALLOWOPTIONS 0", "MENU TITLE bootd"]
+        lines.append(f"TIMEOUT {context.prompt_seconds * 10}")
+    elif context.prompt_seconds:
         lines += ["PROMPT 1", f"TIMEOUT {context.prompt_seconds * 10}", "SAY Labels:"]
-        lines += [f"SAY   {label.name:16} {label.title}".rstrip() for label in context.labels.values()]
+        lines += [f"SAY   {label.name:16} {label.title}".rstrip() for label in shown]
     elif context.message:
         lines += [f"SAY {context.message}", "PROMPT 1", f"TIMEOUT {MESSAGE_SECONDS * 10}"]
     else:
         lines += ["PROMPT 0", "NOESCAPE 1"]
-    for label in context.labels.values():
-        if label.name != context.label and not context.prompt_seconds:
-            continue  # nobody can choose it: the file stays short
+    for label in shown:
         lines += ["", f"LABEL {label.name}"]
+        if has_module:
+            lines.append(f"  MENU LABEL {label.title or label.name}")
+            lines += ["  MENU DEFAULT"] if label.name == context.label else []
+            lines += [f"  MENU PASSWD {crypt_hash(label.password)}"] if context.locked(label) else []
         if label.kind is LabelKind.LOCAL:
             lines.append("  LOCALBOOT 0")
             continue
@@ -128,16 +165,39 @@ def ipxe(context: RenderContext) -> str:
     if context.message:
         lines.append(f"echo {context.message}")
         lines.append(f"prompt --timeout {MESSAGE_SECONDS * 1000} Going on in {MESSAGE_SECONDS} s, or at any key ||")
-    shown = list(context.labels.values()) if context.prompt_seconds else [context.labels[context.label]]
     if context.prompt_seconds:
-        lines.append("menu bootd")
-        lines += [f"item {label.name} {label.title or label.name}" for label in shown]
+        lines += [":bootd/menu", "menu bootd"]
+        lines += [f"item {label.name} {label.title or label.name}" for label in context.shown]
         choose = f"choose --default {context.label} --timeout {context.prompt_seconds * 1000} target"
         lines.append(f"{choose} && goto ${{target}} || goto {context.label}")
-    for label in shown:
+    for label in context.shown:
         lines += [f":{label.name}", f"echo bootd: {label.name}"]
+        if context.locked(label):
+            lines += _ipxe_ask(context, label)
+            continue
         lines += _ipxe_local(context, label.name) if label.kind is LabelKind.LOCAL else _ipxe_boot(context, label)
     return "\n".join(lines) + "\n"
+
+
+def _ipxe_ask(context: RenderContext, label: Label) -> list[str]:
+    """iPXE can ask, not check: the entry itself is rendered by the server, once it has the password."""
+    server = f"http://{context.server_host}:{context.http_port}"
+    return [
+        "clear username",
+        "clear password",
+        "login || goto bootd/menu",  # a form of name and password; any name will do
+        "params",
+        f"param mac {context.mac}",
+        f"param label {label.name}",
+        "param password ${password}",
+        "clear password",
+        f"chain --replace {server}/boot/unlock.ipxe##params || goto bootd/menu",
+    ]
+
+
+def ipxe_again(mac: str, text: str, seconds: int) -> str:
+    """Back to the menu after ``seconds``; ``text`` is plain."""
+    return f"#!ipxe\necho bootd: {text}\nsleep {seconds}\nchain --replace boot.ipxe?mac={mac} || exit 1\n"
 
 
 def _ipxe_boot(context: RenderContext, label: Label) -> list[str]:
@@ -195,8 +255,15 @@ def grub(context: RenderContext) -> str:
     ]
     if context.message:
         lines += [f"echo '{context.message}'", f"sleep --interruptible {MESSAGE_SECONDS}"]
-    for label in context.labels.values():
-        lines.append(f"menuentry '{label.title or label.name}' --id {label.name} {{")
+    has_password = any(context.locked(label) for label in context.reachable)
+    if has_password:  # nobody edits an entry or gets a command line, either: this user has no password
+        lines.append(f'set superusers="{_GRUB_NOBODY}"')
+    for label in context.reachable:
+        access = " --unrestricted" if has_password else ""
+        if context.locked(label):
+            lines.append(f"password_pbkdf2 {label.name} {grub_hash(label.password)}")  # GRUB asks for both
+            access = f" --users {label.name}"
+        lines.append(f"menuentry '{label.title or label.name}' --id {label.name}{access} {{")
         if label.kind is LabelKind.LOCAL:
             lines += [f"  {line}" for line in _grub_local(context.server_host)]
         else:

@@ -1,4 +1,5 @@
-"""Who may take part: machines that belong here, and whether the machine behind a MAC is the one it was. Sans-IO."""
+"""What is for and against a node before any disk of its is looked at: whether it belongs here, which machine is
+behind its MAC, which locks hold for it, what its groups say. Sans-IO."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -6,10 +7,12 @@ from enum import Enum
 from bootd.session.effects import Effect, Event, Persist
 from bootd.session.groups import LOCAL
 from bootd.session.hosts import normal_mac
+from bootd.session.locks import Locks
 from bootd.session.machine import another_machine, difference, machine_of, merged
 from bootd.session.nodes import Node, Registry
-from bootd.wire.control import Join
+from bootd.wire.control import Join, Lock
 
+MAX_NAMED = 5  # nodes in one warning
 MAX_STRANGERS = 1000  # that are remembered, while they are ignored
 
 
@@ -24,10 +27,10 @@ class Unknown(Enum):
 class Admission:
     """Known is who is in the configuration, in a group, has a name or a label by an operator, or was approved."""
 
-    def __init__(self, nodes: Registry, unknown: Unknown) -> None:
+    def __init__(self, nodes: Registry, locks: Locks, unknown: Unknown) -> None:
         self.unknown = unknown
         self.strangers: dict[str, float] = {}  # MACs that were ignored, and when: monotonic seconds
-        self._nodes = nodes
+        self._nodes, self._locks = nodes, locks
 
     def is_known(self, node: Node) -> bool:
         """Whether sessions may take the node."""
@@ -56,6 +59,24 @@ class Admission:
             if len(self.strangers) > MAX_STRANGERS:
                 del self.strangers[next(iter(self.strangers))]
         return known
+
+    def locks_for(self, mac: str, now: float) -> tuple[Lock, ...]:
+        """The locks that hold for a node now: its own; those of a node that is the same machine under another MAC;
+        and those that name a disk of its by WWN, wherever that disk was when it was locked."""
+        own = self._locks.in_force(mac, now)
+        return own + tuple(lock for lock in self.inherited_locks(mac, now) if lock not in own)
+
+    def inherited_locks(self, mac: str, now: float) -> tuple[Lock, ...]:
+        """Of these, the ones of other nodes."""
+        node = self._nodes.get(mac)
+        same = set(self._nodes.twins.same(mac))
+        wwns = {disk.wwn for disk in node.join.disks if disk.wwn} if node is not None and node.join else set()
+        return self._locks.of_others(mac, same, wwns, now)
+
+    def group_label(self, mac: str) -> tuple[str, str] | None:
+        """What its groups let a machine boot, and why; None = nothing."""
+        group = self._nodes.groups.choose_label(mac)
+        return (group.label, group.why) if group is not None else None
 
     def group_protects(self, mac: str) -> bool:
         """Whether its group boots ``local``: then only a session that names the node may take it."""
@@ -94,12 +115,10 @@ class Admission:
         if self.unknown is Unknown.ACCEPT:
             node.approved = True  # a stricter policy, later, does not lock out who was welcome
         before = node.changed
-        shared = self._nodes.twins.shares_uuid(node.mac)
+        shared = bool(self._nodes.twins.sharing_uuid(node.mac))
         how = difference(node.machine, seen, shared_uuid=shared) if node.machine is not None else ""
         if how:
-            alike = [
-                self._nodes.name(twin.mac) for twin in self._nodes.twins.like(seen, but=node.mac) if twin.is_same
-            ]
+            alike = [self._nodes.name(mac) for mac in self._nodes.twins.like(seen, but=node.mac)]
             node.changed = how + (f"; it looks like {', '.join(alike)}" if alike else "")
         else:
             self._nodes.accept_machine(node, merged(node.machine, seen) if node.machine is not None else seen)
@@ -114,13 +133,11 @@ class Admission:
     def warnings(self, node: Node) -> tuple[str, ...]:
         """What an operator should know of a node's identity."""
         texts = [f"another machine answers under this MAC: {node.changed}"] if node.changed else []
-        twins = self._nodes.twins.of(node.mac)
-        same = [self._nodes.name(twin.mac) for twin in twins if twin.is_same]
+        same = [self._nodes.name(mac) for mac in self._nodes.twins.same(node.mac)]
         if same:
             texts.append(f"same machine as {', '.join(same)} (serial, disks): a new network card, or two of them?")
-        for shared in ("UUID", "serial"):
-            others = [self._nodes.name(twin.mac) for twin in twins if not twin.is_same and twin.shared == shared]
-            if others:
-                more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-                texts.append(f"{', '.join(others[:5])}{more} shows the same {shared}, and is another machine")
+        others = [self._nodes.name(mac) for mac in self._nodes.twins.sharing_uuid(node.mac)]
+        if others:
+            who = ", ".join(sorted(others)) if len(others) <= MAX_NAMED else f"{len(others)} or more others"
+            texts.append(f"same UUID as {who}, other machines")
         return tuple(texts)

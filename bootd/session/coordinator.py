@@ -79,15 +79,16 @@ class Coordinator:
         switches: Mapping[str, str] | None = None,
         groups: Sequence[ConfiguredGroup] = (),
         numbers: Mapping[str, int] | None = None,
+        addresses: Mapping[str, str] | None = None,
         prefix: str = "",
         unknown: Unknown = Unknown.ACCEPT,
     ) -> None:
         self.limits = limits or Limits()
         self.default_label = default_label
-        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, prefix=prefix)
-        self.admission = Admission(self.nodes, unknown)
+        self.nodes = Registry(names, draw, groups=groups, numbers=numbers, addresses=addresses, prefix=prefix)
         self.locks = Locks()
         self.captures = Captures(self.nodes, self.limits.silence)
+        self.admission = Admission(self.nodes, self.locks, unknown)
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
@@ -132,7 +133,7 @@ class Coordinator:
                 automatic="",
                 default=self.default_label,
                 known=self._labels,
-                group=self._group_label(mac),
+                group=self.admission.group_label(mac),
             )
         session = next(iter(self._wanting(node, boot=True)), None)
         wanted = (session.plan.label, session.title) if session else None
@@ -149,7 +150,7 @@ class Coordinator:
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
-            group=self._group_label(mac),
+            group=self.admission.group_label(mac),
         )
 
     def check_token(self, node: str, token: str) -> bool:
@@ -269,7 +270,7 @@ class Coordinator:
             limits=self.limits,
             now=now,
             switch=self.switch_of,
-            locks=self.locks_for,
+            locks=self.admission.locks_for,
         )
         self.sessions[session.id] = session
         detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
@@ -444,20 +445,8 @@ class Coordinator:
         goes at the next tick."""
         for record in records:
             until = now + record.expires - wall if record.expires else None
+            self.nodes.add(record.mac)  # nobody must overlook a lock because its machine was never seen
             self.locks.add(record.mac, Held(record.lock, until, record.expires))
-
-    def locks_for(self, mac: str, now: float) -> tuple[Lock, ...]:
-        """The locks that hold for a node now: its own; those of a node that is the same machine under another MAC;
-        and those that name a disk of its by WWN, wherever that disk was when it was locked."""
-        own = self.locks.in_force(mac, now)
-        return own + tuple(lock for lock in self.inherited_locks(mac, now) if lock not in own)
-
-    def inherited_locks(self, mac: str, now: float) -> tuple[Lock, ...]:
-        """Of these, the ones of other nodes."""
-        node = self.nodes.get(mac)
-        same = {twin.mac for twin in self.nodes.twins.of(mac) if twin.is_same}
-        wwns = {disk.wwn for disk in node.join.disks if disk.wwn} if node is not None and node.join else set()
-        return self.locks.of_others(mac, same, wwns, now)
 
     def judge_again(self, node: Node, now: float) -> list[Effect]:
         """An operator has changed what a node may do: if it is up and free, it hears so now."""
@@ -526,7 +515,7 @@ class Coordinator:
                 limits=self.limits,
                 now=now,
                 switch=self.switch_of,
-                locks=self.locks_for,
+                locks=self.admission.locks_for,
             )
             self.sessions[session.id] = session
             effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
@@ -602,10 +591,6 @@ class Coordinator:
             return [session for session in wants if chosen in (session.id, session.plan.name)]
         named = [session for session in wants if session.plan.nodes is not None]
         return named or ([] if self.admission.group_protects(node.mac) else wants)
-
-    def _group_label(self, mac: str) -> tuple[str, str] | None:
-        group = self.nodes.groups.choose_label(mac)
-        return (group.label, group.why) if group is not None else None
 
     def _gather(self, session: Session, now: float) -> list[Effect]:
         """Offers the session to every node that is up and free."""

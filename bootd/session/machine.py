@@ -6,6 +6,7 @@ vendors write the same into all). All of it is recognised and told; nothing is m
 """
 
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from bootd.wire.control import Join
 
@@ -39,6 +40,7 @@ _BLANK = {
     "123456789",
     "1234567890",
 }
+MAX_TWINS = 32  # that are looked at, and told
 _BLANK_UUIDS = {"03000200-0400-0500-0006-000700080009", "12345678-1234-5678-90ab-cddeefaabbcc"}
 
 
@@ -50,15 +52,6 @@ class Machine:
     board: str = ""  # serial of the board, SMBIOS type 2
     system: str = ""  # serial of the whole, SMBIOS type 1
     disks: tuple[str, ...] = ()  # serials and WWNs of what is built in
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Another node that shows the same. ``is_same``: it is the same machine; else only ``shared`` is equal."""
-
-    mac: str
-    is_same: bool
-    shared: str  # "UUID" or "serial"
 
 
 def machine_of(join: Join) -> Machine:
@@ -121,7 +114,10 @@ def merged(old: Machine, new: Machine) -> Machine:
 
 
 class Twins:
-    """Who else shows the same UUID or serials: an index of the machines that nodes were accepted as."""
+    """Who else shows the same UUID, serials or disks: an index of the machines that nodes were accepted as.
+
+    A room of boards with one UUID, or one serial, is nothing unusual: no question compares them one by one.
+    """
 
     def __init__(self) -> None:
         self._machines: dict[str, Machine] = {}
@@ -139,25 +135,29 @@ class Twins:
             for key in _keys(machine):
                 self._by.setdefault(key, set()).add(mac)
 
-    def shares_uuid(self, mac: str) -> bool:
-        """Whether another machine than that of the node ``mac`` has its UUID."""
-        return any(twin.shared == "UUID" and not twin.is_same for twin in self.of(mac))
-
-    def of(self, mac: str) -> list[Twin]:
-        """The twins of a node, by MAC."""
+    def same(self, mac: str) -> list[str]:
+        """The other nodes that are the same machine as the node ``mac``."""
         machine = self._machines.get(mac)
         return [] if machine is None else self.like(machine, but=mac)
 
-    def like(self, machine: Machine, *, but: str = "") -> list[Twin]:
-        """The nodes that show what ``machine`` shows, ``but`` one."""
-        found: dict[str, str] = {}
-        for key in _keys(machine):
-            for other in self._by.get(key, ()):
-                if other != but:
-                    found.setdefault(other, "UUID" if key[0] == "uuid" else "serial")
-        return [
-            Twin(mac, same_machine(machine, self._machines[mac]), shared) for mac, shared in sorted(found.items())
-        ]
+    def like(self, machine: Machine, *, but: str = "") -> list[str]:
+        """The nodes that ``machine`` is, ``but`` one."""
+        found: set[str] = set()
+        for identity in _identities(machine):
+            alike = self._by.get(identity, set())
+            if machine.disks:
+                alike = alike & set().union(*(self._by.get(("disk", disk), set()) for disk in machine.disks))
+            found |= alike
+        return [mac for mac in sorted(found - {but})[:MAX_TWINS] if same_machine(machine, self._machines[mac])]
+
+    def sharing_uuid(self, mac: str) -> list[str]:
+        """At most `MAX_TWINS` other machines that have the UUID of the node ``mac``, and no order among them."""
+        machine = self._machines.get(mac)
+        if machine is None or not machine.uuid:
+            return []
+        everybody = self._by.get(_identities(machine)[0], set())
+        others = islice((other for other in everybody if other != mac), 2 * MAX_TWINS)
+        return [other for other in others if not same_machine(machine, self._machines[other])][:MAX_TWINS]
 
 
 def same_machine(one: Machine, other: Machine) -> bool:
@@ -171,13 +171,14 @@ def same_machine(one: Machine, other: Machine) -> bool:
     return bool(one.uuid and other.uuid and shared)
 
 
+def _identities(machine: Machine) -> list[tuple[str, str]]:
+    """What names the machine, the UUID first, if it has one."""
+    uuid = min(machine.uuid, _turned(machine.uuid))
+    return [pair for pair in (("uuid", uuid), ("board", machine.board), ("system", machine.system)) if pair[1]]
+
+
 def _keys(machine: Machine) -> list[tuple[str, str]]:
-    pairs = (
-        ("uuid", min(machine.uuid, _turned(machine.uuid))),
-        ("board", machine.board),
-        ("system", machine.system),
-    )
-    return [pair for pair in pairs if pair[1]]
+    return [*_identities(machine), *(("disk", disk) for disk in machine.disks)]
 
 
 def _serial(text: str) -> str:

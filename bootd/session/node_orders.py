@@ -93,6 +93,7 @@ class NodeOrders:
         if not known.changed or known.join is None:
             raise OperatorError(f"{known.name} is the machine that it was", "see bootd node show", Exit.USAGE)
         how = known.changed
+        known.cloned, known.automatic, known.attempts = None, "", 0  # that was the other one
         self._nodes.accept_machine(known, machine_of(known.join))
         known.warned = self._coordinator.admission.warnings(known)
         return [

@@ -72,7 +72,8 @@ class Node:
 class Registry:
     """All nodes known, by MAC. Names come from the configuration, then from operators, else from the MAC.
 
-    ``numbers``: host ids by MAC, from the configuration; ``prefix`` and a number is an alias.
+    ``numbers``: host ids by MAC, ``addresses``: reserved ones, from the configuration; ``prefix`` and a number is
+    an alias.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class Registry:
         *,
         groups: Sequence[ConfiguredGroup] = (),
         numbers: Mapping[str, int] | None = None,
+        addresses: Mapping[str, str] | None = None,
         prefix: str = "",
     ) -> None:
         self._configured = {mac.lower(): name for mac, name in names.items()}
         self._numbers = {mac.lower(): number for mac, number in (numbers or {}).items()}
+        self._addresses = {mac.lower(): address for mac, address in (addresses or {}).items()}
         self._prefix = prefix
         self._draw = draw
         self._nodes: dict[str, Node] = {}
@@ -161,6 +164,10 @@ class Registry:
 
     def is_configured(self, mac: str) -> bool:
         return mac in self._configured
+
+    def reserved(self, mac: str) -> str:
+        """The address that the configuration reserves for it, "" = none."""
+        return self._addresses.get(mac, "")
 
     def own_number(self, mac: str) -> int | None:
         """A node's host id by the configuration, else by an operator; None = nobody has given it one."""

@@ -59,9 +59,10 @@ def add_nodes(coordinator: Coordinator, text: str, hosts: str, who: str, now: fl
             text = f"{coordinator.nodes.name(both[0])} is in the open session {other.title}"
             hint = "wait for it, or eject the node there" if other is not session else "nothing is to be done"
             raise OperatorError(text, hint, Exit.BUSY)
-    for mac in macs:
-        coordinator.nodes.add(mac)
-    audit: list[Effect] = [Persist(AuditRecord(who, "add-nodes", f"{session.id} {' '.join(sorted(macs))}"))]
+    audit: list[Effect] = [
+        *coordinator.admission.approve(sorted(macs)),
+        Persist(AuditRecord(who, "add-nodes", f"{session.id} {' '.join(sorted(macs))}")),
+    ]
     return coordinator.conclude(audit + session.add(macs, now), session, now)
 
 
@@ -170,9 +171,9 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
         node, binding = coordinator.nodes.get(mac), request.bindings.get(mac)
         if node is None or node.join is None or binding is None:
             continue
-        locks = coordinator.locks.in_force(mac, now)
+        locks = coordinator.admission.locks_for(mac, now)
         disk = choose_unlocked(node.join.disks, selector, request.source_size, locks, request.source_sector)
-        disk = bound(disk, binding)
+        disk = Refusal(coordinator.admission.veto(mac, is_any=False)) if node.changed else bound(disk, binding)
         if isinstance(disk, Refusal):
             troubles.append(f"{node.name}: {disk.reason}")
     if troubles:

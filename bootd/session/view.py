@@ -225,6 +225,8 @@ def view_node(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any
         "present": node.present(now, coordinator.limits.silence),
         "known": coordinator.admission.is_known(node),
         "number": coordinator.nodes.number(node.mac),
+        "own_number": coordinator.nodes.own_number(node.mac),
+        "reserved": coordinator.nodes.reserved(node.mac) or None,
         "switch": coordinator.switch_of(node.mac) or None,
         "groups": list(coordinator.nodes.groups.of(node.mac)),
         "warnings": list(coordinator.admission.warnings(node)),

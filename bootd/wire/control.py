@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar, Union
 
+from bootd.wire.commands import Execute, Output, StopCommand
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.logs import Log
 
 MAX_MESSAGE = 1 << 20
 MAX_STRING = 8192
@@ -265,7 +267,9 @@ class Capture:
     after: str  # "reboot" or "stay" (remain in stage2)
 
 
-Message = Join | Report | CaptureReport | Wait | Prepare | Arrange | Finish | Cancel | Capture
+_Up = Join | Report | CaptureReport | Log | Output
+_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand
+Message = _Up | _Down
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
 _hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met

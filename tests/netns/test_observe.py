@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +134,55 @@ def test_a_session_is_counted_and_each_of_its_lines_names_it(daemon: Daemon) -> 
         told = {"joined", "ready", "verified", "done", "durable", "receiving", "saved", "worker"}
         if line["event"] in told:
             assert line["session"] == id_, line
-    tokens = [item["token"] for item in json.loads(_tokens(daemon)) if item["token"]]
-    assert tokens
-    for secret in tokens:
-        assert secret not in process.output, "a boot token is in the log"
+    secrets = kept_secrets(daemon)
+    assert len(secrets) >= 2, "of the nodes"
+    assert_untold(daemon, process, secrets)
 
 
-def _tokens(daemon: Daemon) -> str:
-    """The nodes' boot tokens, as the journal has them."""
-    code = (
-        "import sqlite3,sys,json; c=sqlite3.connect(sys.argv[1]);"
-        "print(json.dumps([{'token':t} for (t,) in c.execute('SELECT token FROM node')]))"
+def test_no_secret_is_told(daemon: Daemon) -> None:
+    """Tokens made, used, revoked, guessed, sent to the wrong place; a session with its join tokens, cancelled."""
+    daemon.config.write_text(daemon.config.read_text() + '[api]\nenabled = true\naddress = "127.0.0.1"\n')
+    process = daemon.start()
+    token = json.loads(daemon.command("token", "create", "ci", "--scope", "admin", "--json"))["token"]
+    url = "http://127.0.0.1:7469/api/v1"
+
+    def ask(path: str, bearer: str, *words: str) -> str:
+        command = ["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", *words]
+        return daemon.room.run("server", [*command, "-H", f"Authorization: Bearer {bearer}", f"{url}{path}"], 20)
+
+    guess = "bootd_" + "guess" * 8
+    assert ask("/state", token) == "200"
+    assert ask("/state", guess) == "401"
+    assert ask(f"/nodes/{token}/boots", token) == "400", "a token in the wrong place"
+    assert ask("/sessions", token, "-d", json.dumps({"source": guess})) == "400"
+    numbered(daemon.folder / "image", 4)
+    daemon.command(
+        "deploy", str(daemon.folder / "image"), "any", "--disk", "only", "--expect", "9", "--name", "room", "--yes"
     )
-    return daemon.room.run("server", [sys.executable, "-c", code, str(daemon.folder / "state" / "bootd.db")])
+    until(lambda: daemon.session("room")["state"] == "waiting", 10, "the head has digested the image")
+    secrets = kept_secrets(daemon)
+    assert len(secrets) >= 2, "of the session and of its head"
+    daemon.command("session", "cancel", "room", "--yes")
+    daemon.command("token", "revoke", "ci")
+    assert ask("/state", token) == "401"
+    assert_untold(daemon, process, [token, guess, *secrets])
+
+
+def kept_secrets(daemon: Daemon) -> list[str]:
+    """Boot tokens, and the tokens of open sessions, as the journal keeps them."""
+    with closing(sqlite3.connect(daemon.folder / "state" / "bootd.db")) as book:
+        secrets = [token for (token,) in book.execute("SELECT token FROM node")]
+        for (body,) in book.execute("SELECT body FROM session"):
+            secrets += [json.loads(body)[key] for key in ("join_token", "head_token")]
+    return [secret for secret in secrets if len(secret) >= 16]
+
+
+def assert_untold(daemon: Daemon, process: Process, secrets: list[str]) -> None:
+    """None of them is in the log, the state, the audit, the metrics or a timeline."""
+    told = process.output + daemon.command("audit", "--json") + daemon.command("state", "--json")
+    told += daemon.command("metrics") + "".join(daemon.command("node", "timeline", mac) for mac in NODES.values())
+    for secret in secrets:
+        assert secret not in told
 
 
 def test_health(daemon: Daemon) -> None:

@@ -9,9 +9,11 @@ import json
 from random import Random
 
 from bootd.wire import control, frames, link, manifest
+from bootd.wire.commands import Execute, Output, Piece, StopCommand
 from bootd.wire.digest import digest
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Chunk, ChunkHeader, ChunkRange, Decoder, Encoding, Frame
+from bootd.wire.logs import Log, LogLine
 from bootd.wire.manifest import Part
 from tests.property.wire_mutants import mutate, mutate_json, shuffle
 
@@ -261,10 +263,13 @@ def manifests(random: Random) -> bool:
 
 _DISK = control.Disk("vda", 1 << 40, 512, "SER-1", "0x5000", "model", "sata", False, "", "0" * 64)
 _PLAN = control.Plan("room", MEMBER, "0" * 64, 1 << 30, 1 << 20, _DISK, 1)
+_HARDWARE = control.Hardware(
+    "Dell", "OptiPlex", cores=4, nics=(control.Nic("eno1", MEMBER, "e1000e", "pci", 1000, True),)
+)
 MESSAGES: tuple[bytes, ...] = tuple(
     control.encode(message)
     for message in (
-        control.Join(MEMBER, "uuid", "x86_64", "bios", "10.0.0.9", "", "ka", 1 << 30, (_DISK, _DISK)),
+        control.Join(MEMBER, "uuid", "x86_64", "bios", "10.0.0.9", "", "ka", 1 << 30, (_DISK, _DISK), _HARDWARE),
         control.Report(MEMBER, "room", control.MemberState.RECEIVING, 3, 4711, 10, 9, 8, 7, trouble="predecessor"),
         control.Wait("no session wants this node"),
         control.Prepare(_PLAN, "00" * 16),
@@ -272,6 +277,10 @@ MESSAGES: tuple[bytes, ...] = tuple(
         control.Arrange("room", 4, None, ""),
         control.Finish("room", "reboot"),
         control.Cancel("room", "because"),
+        Log(MEMBER, "6e0b", "stage2", 7, (LogLine(1234, "room", "joined"), LogLine(1250, "", "durable 9"))),
+        Execute("7f", ("lsblk", "--json"), 60),
+        StopCommand("7f"),
+        Output(MEMBER, "7f", 2, (Piece("out", "sda\n"), Piece("err", "?")), True, 1, "time limit", 3),
     )
 )
 

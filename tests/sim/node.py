@@ -1,13 +1,14 @@
 """A virtual machine in stage2: its decisions are those of `stage2.flow`, its member is a `SimMember`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import Effect
 from bootd.wire.control import Disk, Join, MemberState, Message, Prepare, Report
 from bootd.wire.manifest import Manifest
-from stage2 import agent, flow
+from stage2 import agent, flow, way_back
 from tests.sim import disk, trouble
 from tests.sim.driver import Network, SimMember
 from tests.sim.world import Host, World
@@ -65,7 +66,7 @@ class SimNode:
                 self._take_up(prepare)
             case flow.Place(arrange=arrange):
                 if self.member is not None and self.member.arrange(arrange):
-                    self.situation = self._with(epoch=arrange.epoch)
+                    self.situation = replace(self.situation, epoch=arrange.epoch)
             case flow.Leave():
                 self._leave()
             case flow.Abandon(reason=reason):
@@ -103,7 +104,56 @@ class SimNode:
             self._join()
 
     def _take_up(self, prepare: Prepare) -> None:
+        """Have the old table saved, as `stage2.way_back` does, then become a member."""
+        self.situation = flow.Situation(self.mac, flow.Step.ENDED, prepare)
+        session = prepare.plan.session
+        self.own = Report(self.mac, session, MemberState.PREPARING)
+
+        def save(tries: int) -> None:
+            def saved(is_heard: bool) -> None:
+                if not self.is_up or self.situation.prepare is not prepare or self.member is not None:
+                    return
+                if is_heard:
+                    self._become_member(prepare)
+                elif tries:
+                    self.host.after(way_back.PAUSE, save, tries - 1)
+                else:
+                    self._end_failed("the server does not keep the old partition table")
+
+            self.run.up(lambda c, _: c.table_saved(self.mac, session, "vda"), self.host, saved)
+
+        save(way_back.TRIES - 1)
+
+    def _end_failed(self, reason: str) -> None:
+        self.own = Report(self.mac, self.own.session, MemberState.FAILED, reason=reason)
+        self._say()
+        if self.returns < agent.MAX_RETURNS:
+            self.host.after(agent.AFTER_FAILURE * (1 << self.returns), self._come_back)
+            self.returns += 1
+
+    def _become_member(self, prepare: Prepare) -> None:
         self.situation = flow.Situation(self.mac, flow.Step.MEMBER, prepare)
+        self._save(prepare)
+
+    def _save(self, prepare: Prepare) -> None:
+        """The server must hold the old partition table before anything is written."""
+
+        def saved(is_heard: bool) -> None:
+            if (
+                not self.is_up
+                or self.situation.prepare is not prepare
+                or self.situation.step is not flow.Step.MEMBER
+            ):
+                return
+            if is_heard:
+                self._enter(prepare)
+            else:
+                self.host.after(way_back.PAUSE, lambda: self._save(prepare))
+
+        session = prepare.plan.session
+        self.run.up(lambda c, _: c.table_saved(self.mac, session, prepare.plan.disk.name), self.host, saved)
+
+    def _enter(self, prepare: Prepare) -> None:
         self.member = SimMember(
             self.run.network,
             self.host,
@@ -145,17 +195,7 @@ class SimNode:
                 self.host.after(agent.AFTER_FAILURE * (1 << self.returns), self._come_back)
                 self.returns += 1
         elif (state is MemberState.VERIFIED) != self.situation.verified:
-            self.situation = self._with(verified=state is MemberState.VERIFIED)
-
-    def _with(self, *, epoch: int | None = None, verified: bool | None = None) -> flow.Situation:
-        old = self.situation
-        return flow.Situation(
-            old.node,
-            old.step,
-            old.prepare,
-            old.epoch if epoch is None else epoch,
-            old.verified if verified is None else verified,
-        )
+            self.situation = replace(self.situation, verified=state is MemberState.VERIFIED)
 
     def _stop_member(self) -> None:
         if self.member is not None:

@@ -1,5 +1,7 @@
 """Debian's docker-registry as a process of the test, on a port of loopback."""
 
+import base64
+import json
 import os
 import re
 import signal
@@ -7,6 +9,8 @@ import subprocess
 import threading
 from collections import deque
 from pathlib import Path
+
+from bootd.drivers.registry.credentials import Login
 
 PROGRAM = "/usr/bin/docker-registry"
 _LISTENING = re.compile(r"listening on (?:127\.0\.0\.1|\[::\]):(\d+)")
@@ -23,6 +27,7 @@ class DockerRegistry:
         self._auth, self._tls, self._http = auth, tls, http
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._later: threading.Timer | None = None
         self.port = 0
 
     @property
@@ -34,6 +39,8 @@ class DockerRegistry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._later is not None:
+            self._later.join()
         self.stop()
 
     def start(self) -> None:
@@ -71,6 +78,11 @@ class DockerRegistry:
             self.stop()
             raise RuntimeError("docker-registry does not start: " + "\n".join(self.log))
 
+    def start_later(self, seconds: float) -> None:
+        """As `start`, from another thread."""
+        self._later = threading.Timer(seconds, self.start)
+        self._later.start()
+
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         process, reader = self._process, self._reader
         self._process = self._reader = None
@@ -86,3 +98,20 @@ class DockerRegistry:
         """The file of every blob that it keeps, by digest (without ``sha256:``)."""
         folder = self.data / "docker/registry/v2/blobs/sha256"
         return {path.parent.name: path for path in folder.glob("*/*/data")}
+
+
+def htpasswd(folder: Path, login: Login) -> str:
+    """For the registry's configuration: it wants to be told ``login``."""
+    path = folder / "htpasswd"
+    words = ["htpasswd", "-Bbn", login.user, login.password]
+    path.write_text(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    return f"  htpasswd: {{realm: tests, path: {path}}}"
+
+
+def config_json(folder: Path, host: str, login: Login) -> Path:
+    """As ``docker login`` writes it."""
+    path = folder / "config.json"
+    auth = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
+    path.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    path.chmod(0o600)
+    return path

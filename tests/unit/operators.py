@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from bootd.cli.main import main
-from bootd.config import Images
+from bootd.config import Api, Images, Registry
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.images import ImageRoutes
+from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.operator import Operators as Handlers
 from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.jobs.runner import Jobs
@@ -31,7 +32,14 @@ from tests.unit.session_room import LABELS, counter, mac
 class Operators:
     """Nodes lab1, lab2 and lab3 are known by name; time goes on by a second with each question."""
 
-    def __init__(self, folder: Path, power: PowerControl | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        power: PowerControl | None = None,
+        *,
+        images: Images = Images(keep_last=2),  # noqa: B008 - frozen
+        registry: Registry | None = None,
+    ) -> None:
         self.socket = folder / "s"
         self.journal = Journal(folder / "bootd.db")
         self.engine = Engine(
@@ -50,9 +58,11 @@ class Operators:
         labels = {label.name: label for label in BUILT_IN}
         self.images = folder / "images"
         self.jobs = Jobs()
-        routes = ImageRoutes(self.engine, self.images, Images(keep_last=2), self.jobs)
-        handlers = Handlers(self.engine, labels, TokenStore(self.journal), images=routes, power=power)
-        self._interface = OperatorInterface(handlers, self.socket)
+        routes = ImageRoutes(self.engine, self.images, images, self.jobs, registry)
+        self.tokens = TokenStore(self.journal)
+        self._handlers = Handlers(self.engine, labels, self.tokens, images=routes, power=power)
+        self._interface = OperatorInterface(self._handlers, self.socket)
+        self._network: NetworkInterface | None = None
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.call(self._interface.bind())
@@ -82,7 +92,20 @@ class Operators:
             text = response.read()
             return response.status, json.loads(text) if text else None
 
+    def listen(self, api: Api) -> None:
+        """Also over the network."""
+        self._network = NetworkInterface(self._handlers, api)
+        self.call(self._network.bind())
+        self._serving = asyncio.run_coroutine_threadsafe(self._network.serve(), self._loop)
+
+    def close_network(self) -> None:
+        if self._network is not None:
+            self._serving.cancel()
+            self.call(self._network.close())
+            self._network = None
+
     def close(self) -> None:
+        self.close_network()
         self.call(self.jobs.close())
         self.call(self._interface.close())
         self._loop.call_soon_threadsafe(self._loop.stop)

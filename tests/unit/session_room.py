@@ -105,12 +105,13 @@ class Room:
         disks: tuple[Disk, ...] | None = None,
         session: str = "",
         *,
-        uuid: str = "",
+        uuid: str | None = None,
         hardware: Hardware | None = None,
     ) -> list[Effect]:
+        """Every node has a board with a UUID of its own, unless ``hardware`` or ``uuid`` tells something else."""
         message = Join(
             node=mac(number),
-            uuid=uuid,
+            uuid=("" if hardware else f"00000000-0000-4000-8000-{number:012x}") if uuid is None else uuid,
             arch="x86_64",
             firmware="bios",
             address=f"10.0.{number >> 8}.{number & 255}",

@@ -9,14 +9,29 @@ from bootd.config import parse
 from bootd.drivers.boot_context import BootContext
 from bootd.drivers.engine import Engine
 from bootd.drivers.journal import Journal
+from bootd.netboot.diagnosis import DOCTOR_MAC
 from bootd.netboot.offer import NodePolicy
+from bootd.session.admission import Unknown
 from bootd.session.coordinator import Coordinator
 
 MAC = "52:54:00:00:00:01"
 SETTINGS = '[[label]]\nname = "memtest"\nkind = "kernel"\nkernel = "memtest.bin"\n'
 
 
-def context(tmp_path: Path, default: str, settings: str = SETTINGS) -> tuple[BootContext, Coordinator]:
+def test_a_machine_that_is_ignored_gets_no_boot_file_and_no_configuration(tmp_path: Path) -> None:
+    boots, coordinator = context(tmp_path, "kamethod", unknown=Unknown.IGNORE)
+    assert "bootd node approve" in boots.policy(MAC).no_boot
+    assert boots(MAC) is None
+    assert coordinator.nodes.get(MAC) is None
+    assert boots.policy(DOCTOR_MAC).no_boot == "", "bootd doctor asks what those get that are known"
+    coordinator.admission.approve([MAC])
+    assert boots(MAC) is not None
+    assert boots.policy(MAC) == NodePolicy(stage=True)
+
+
+def context(
+    tmp_path: Path, default: str, settings: str = SETTINGS, unknown: Unknown = Unknown.ACCEPT
+) -> tuple[BootContext, Coordinator]:
     parsed = parse(settings)
     numbers = itertools.count(1)
     coordinator = Coordinator(
@@ -25,6 +40,7 @@ def context(tmp_path: Path, default: str, settings: str = SETTINGS) -> tuple[Boo
         names={},
         node_labels={},
         head_host="192.0.2.1",
+        unknown=unknown,
         draw=lambda count: f"{next(numbers):0{2 * count}x}",
     )
     engine = Engine(coordinator, Journal(tmp_path / "bootd.db"), clock=itertools.count(1.0).__next__)

@@ -209,10 +209,10 @@ def test_join_again_with_other_disks_is_judged_by_them() -> None:
     room = Room(2)
     room.create("lab[1-2]")
     room.head_ready()
-    room.join(1, (disk("vda", serial="OLD"),), uuid="board-1")
-    room.join(1, (disk("vda", serial="NEW"),), uuid="board-1")
+    room.join(1, (disk("vda", serial="OLD"),))
+    room.join(1, (disk("vda", serial="NEW"),))
     assert room.plan(1).disk.serial == "NEW"
-    room.join(1, (disk("vda", serial="A"), disk("vdb", serial="B")), uuid="board-1")
+    room.join(1, (disk("vda", serial="A"), disk("vdb", serial="B")))
     assert room.standing(1) == "refused"
     assert room.coordinator.commands_for(mac(1)) == [room.last(1)]
 

@@ -16,6 +16,7 @@ from bootd.member.control import ControlError
 from bootd.member.member import Member
 from bootd.member.store import SourceStore
 from bootd.wire import manifest as manifests
+from bootd.wire.commands import Output
 from bootd.wire.control import (
     Address,
     Arrange,
@@ -30,6 +31,7 @@ from bootd.wire.control import (
     Report,
 )
 from bootd.wire.digest import digest
+from bootd.wire.logs import Log
 from bootd.wire.saved import SavedTable, decode
 from stage2 import agent as agents
 from stage2 import way_back
@@ -60,6 +62,8 @@ class Daemon:
         self.join_errors: list[Exception] = []
         self.saved: list[SavedTable] = []
         self.save_errors: list[Exception] = []
+        self.logs: list[Log] = []
+        self.outputs: list[Output] = []
         self._changed = threading.Condition()
 
     def join(self, message: Join) -> None:
@@ -84,6 +88,16 @@ class Daemon:
             raise self.save_errors.pop(0)
         assert MemberState.READY not in [report.state for report in self.reports]
         self.saved.append(decode(encoded))
+
+    def send_log(self, message: Log) -> None:
+        with self._changed:
+            self.logs.append(message)
+            self._changed.notify_all()
+
+    def send_output(self, message: Output) -> None:
+        with self._changed:
+            self.outputs.append(message)
+            self._changed.notify_all()
 
     def events(self) -> Iterator[Message]:
         while True:

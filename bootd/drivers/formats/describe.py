@@ -36,7 +36,7 @@ def describe(read: tables.Read, size: int, folder: Path) -> Found:
         if table is None:
             return Found(None, (), is_disk=None)
         found: list[Filesystem] = []
-        check_fits(table, size)
+        check_fits(table, read, size)
         for start, length in places(table):
             for offset, count in ((start, tables.HEAD), (start + length - tables.TAIL, tables.TAIL)):
                 begin, end = max(start, offset), min(start + length, offset + count)
@@ -52,17 +52,17 @@ def places(table: dict[str, Any]) -> Iterator[tuple[int, int]]:
             yield part["start"] * _SECTOR, part["size"] * _SECTOR
 
 
-def check_fits(table: dict[str, Any], size: int) -> None:
-    """`ForeignError` when partitions end behind ``size`` bytes: the image is cut off."""
+def check_fits(table: dict[str, Any], read: tables.Read, size: int) -> None:
+    """`ForeignError` when what its tables describe ends behind ``size`` bytes: the image is cut off."""
     if int(table.get("sectorsize", _SECTOR)) != _SECTOR:
         raise ForeignError(f"a disk with sectors of {table['sectorsize']} bytes: only 512 can be taken over")
-    needed = max((part["start"] + part["size"] for part in table.get("partitions", ())), default=0)
-    if table.get("label") == "gpt":
-        needed = max(needed, table.get("lastlba", 0) + 1)
-    if needed * _SECTOR > size:
-        raise ForeignError(
-            f"its partition table is of a disk of {needed * _SECTOR} bytes or more, it has {size}: truncated"
-        )
+    needed = max((part["start"] + part["size"] for part in table.get("partitions", ())), default=0) * _SECTOR
+    stated = tables.gpt_size(read)
+    needed = max(needed, stated or 0)
+    if needed > size:
+        raise ForeignError(f"its partition table needs a disk of {needed} bytes, here are {size}: it is truncated")
+    if stated is not None and table.get("label") != "gpt":
+        raise ForeignError("its GPT is damaged, or of a disk whose sectors have not 512 bytes")
 
 
 def check_whole(read: tables.Read, kind: str, start: int, size: int) -> None:

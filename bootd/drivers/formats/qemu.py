@@ -14,7 +14,9 @@ _SECONDS = 60
 
 def examine(path: Path, kind: str) -> int:
     """Bytes of the disk in ``path``; `ForeignError` for one that is damaged, or that leans on another file."""
-    if kind == "vmdk" and not path.open("rb").read(4) == b"KDMV":
+    with path.open("rb") as file:
+        start = file.read(4)
+    if kind == "vmdk" and start != b"KDMV":
         raise ForeignError("a vmdk of several files: make it one with qemu-img convert -O qcow2")
     found = _ask("info", path, kind)
     details: dict[str, Any] = found.get("format-specific", {}).get("data", {})

@@ -78,7 +78,7 @@ def run(
             capture_output=True,
             pass_fds=descriptors,
             timeout=seconds,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
         )
     except FileNotFoundError:
         raise OperatorError(

@@ -130,6 +130,53 @@ class Notice(Struct):
     text: str
 
 
+class LogLine(Struct):
+    """``up``: milliseconds since the machine's kernel started; ``time``: when it came; ``boot``: which run."""
+
+    number: int
+    time: float
+    boot: str
+    stage: str
+    up: int
+    session: str
+    text: str
+
+
+class CommandTask(Struct):
+    """A command on one machine. ``state``: sent, running, ended, lost, refused; ``code``: exit status."""
+
+    node: str
+    name: str
+    state: str
+    code: int | None
+    reason: str
+    dropped: int
+
+
+class Printed(Struct):
+    """``stream``: out or err."""
+
+    number: int
+    node: str
+    stream: str
+    text: str
+
+
+class Command(Struct):
+    """``code``: 0 on all machines, 3 on some, 4 nobody was asked, 1 on none; null until the end."""
+
+    id: str
+    who: str
+    command: list[str]
+    seconds: int
+    ended: bool
+    code: int | None
+    nodes: list[CommandTask]
+    output: list[Printed]
+    last: int
+    forgotten: int
+
+
 class Disk(Struct):
     name: str
     size: int
@@ -154,7 +201,8 @@ class Lock(Struct):
 
 
 class Node(Struct):
-    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id."""
+    """A machine. ``known``: sessions may take it; ``warnings``: about who it is; ``number``: its host id, by
+    its name unless it has its ``own_number``; ``reserved``: its address in bootd.toml."""
 
     mac: str
     name: str
@@ -168,6 +216,8 @@ class Node(Struct):
     present: bool
     known: bool
     number: int | None
+    own_number: int | None
+    reserved: str | None
     switch: str | None
     groups: list[str]
     warnings: list[str]
@@ -388,6 +438,8 @@ class Label(Struct):
     append: str
     kernel: str
     initrd: str
+    protected: bool
+    hidden: bool
 
 
 class Labels(Struct):

@@ -74,3 +74,10 @@ class Job(Struct):
     notes: list[str]
     result: dict[str, Any] | None
     error: JobError | None
+
+
+class Fetched(Struct):
+    """``id`` of an image that is here, or the job that brings it."""
+
+    id: str
+    job: Job | None

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bootd.config import Images
+from bootd.config import Images, Registry
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
 from bootd.drivers.http.requests import read_as, who_asks
@@ -68,8 +68,11 @@ class ImageCollect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ImageRoutes:
     """Answers the requests of `IMAGE_ROUTES`."""
 
-    def __init__(self, engine: Engine, directory: Path, settings: Images, jobs: Jobs) -> None:
-        self._engine, self._settings, self.jobs = engine, settings, jobs
+    def __init__(
+        self, engine: Engine, directory: Path, settings: Images, jobs: Jobs, registry: Registry | None = None
+    ) -> None:
+        self._engine, self.jobs = engine, jobs
+        self.settings, self.registry = settings, registry or Registry()
         self._directory = directory
         self._store: ImageStore | None = None
 
@@ -151,7 +154,7 @@ class ImageRoutes:
         wanted, who = await read_as(request, ImageCollect), who_asks(request)
         order = {
             "store": str(self.store.directory),
-            "keep": self._settings.keep,
+            "keep": self.settings.keep,
             "in_use": sorted(self.in_use()),
             "dry_run": wanted.dry_run,
             "now_too": wanted.now,

@@ -18,12 +18,15 @@ from bootd.drivers.http.files import send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
 from bootd.wire import control, saved
+from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.logs import MAX_LINES, Log
 from bootd.wire.manifest import MAX_ENCODED
 from bootd.wire.manifest import parse as parse_manifest
 from bootd.wire.saved import SavedTable
@@ -50,6 +53,7 @@ class NodeInterface:
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
         self._bounds = bounds(settings)
+        self._unlock = Unlock(engine, tree, settings.labels)
         self._server: HttpServer | None = None
 
     async def bind(self) -> None:
@@ -81,11 +85,14 @@ class NodeInterface:
                 web.post("/node/v1/report", self._report),
                 web.get("/node/v1/events", self._events, allow_head=False),
                 web.post("/node/v1/saved", self._saved),
+                web.post("/node/v1/log", self._log),
+                web.post("/node/v1/output", self._output),
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/boot/{path:.*}", self._boot_file),
                 *CaptureRequests(self._engine, self._check).routes(),
+                web.post("/boot/unlock.ipxe", self._unlock.answer),
                 web.get("/health", self._health),
             ]
         )
@@ -134,6 +141,34 @@ class NodeInterface:
         if coordinator.planned_disk(node, table.session) != disk:  # it took a while: the node may have a new plan
             return text_error(409, "meanwhile this node was told something else")
         self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},"))
+        return web.Response(status=204)
+
+    async def _log(self, request: web.Request) -> web.Response:
+        """Lines of the node's console; 204 when they are kept."""
+        _token(request)
+        message = control.decode_as(Log, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        if len(message.lines) > MAX_LINES:
+            return text_error(400, f"{len(message.lines)} lines, at most {MAX_LINES} allowed")
+        if self._engine.logs is None:
+            return text_error(503, "logs are not kept here")
+        try:
+            await asyncio.to_thread(self._engine.logs.add, message)
+        except OperatorError as error:
+            log.error("log not kept", node=message.node, error=error.message, hint=error.hint)  # noqa: TRY400
+            return text_error(507, error.message)
+        return web.Response(status=204)
+
+    async def _output(self, request: web.Request) -> web.Response:
+        """What an operator's command has printed; 410 when nobody wants that any more."""
+        _token(request)
+        message = control.decode_as(Output, await read_body(request, control.MAX_MESSAGE))
+        self._check(request, message.node)
+        task = self._engine.commands.output(message, self._engine.now())
+        if task is None:
+            return text_error(410, "nobody waits for this output")
+        if task.is_over:
+            self._engine.note_command(self._engine.commands.find(message.id), task)
         return web.Response(status=204)
 
     async def _put_manifest(self, request: web.Request) -> web.Response:

@@ -1,25 +1,17 @@
 """The operators' interface to machines and groups: handlers and their part of the route table."""
 
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers
-from bootd.drivers.http.requests import read_as, who_asks
+from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
 from bootd.errors import Exit, OperatorError
 from bootd.session.inventory import view_group, view_groups, view_machine, view_strangers
 from bootd.session.node_orders import NodeRow
 from bootd.session.view import view_node
-
-
-class Owner(Protocol):
-    """Who answers: `bootd.drivers.http.operator.Operators`."""
-
-    @property
-    def engine(self) -> Engine: ...
 
 
 class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,13 +36,13 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=999_999)] | None = None
     switch: str = ""
     label: str = ""
-    groups: tuple[str, ...] = ()
+    groups: list[str] = msgspec.field(default_factory=list)
 
 
 class Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /api/v1/nodes."""
 
-    nodes: tuple[Row, ...]
+    nodes: list[Row]
 
 
 class HostFileText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +83,7 @@ async def show_node(owner: Owner, request: web.Request) -> web.Response:
 async def import_nodes(owner: Owner, request: web.Request) -> web.Response:
     """All rows or none."""
     order = await read_as(request, Rows)
-    rows = [NodeRow(row.mac, row.name, row.number, row.switch, row.label, row.groups) for row in order.nodes]
+    rows = [NodeRow(row.mac, row.name, row.number, row.switch, row.label, tuple(row.groups)) for row in order.nodes]
     owner.engine.run(owner.engine.node_orders.import_rows(rows, who_asks(request)))
     return web.Response(status=204)
 

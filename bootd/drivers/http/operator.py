@@ -17,9 +17,10 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, source
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, node_routes, openapi, session_orders
+from bootd.drivers.http import answers, node_routes, openapi, remote_routes, session_orders
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
+from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
 from bootd.drivers.http.power import POWER_ROUTES, PowerDesk
 from bootd.drivers.http.requests import read_as, who_asks
@@ -57,7 +58,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
-    notify: tuple[str, ...] = ()  # mailto:ADDRESS, or URLs of webhooks: told of its end
+    notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
 
@@ -139,7 +140,7 @@ class Operators:
         add_routes(app, POWER_ROUTES, self._power)
         add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
-            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES), self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -217,7 +218,7 @@ class Operators:
             disks = known.join.disks if known is not None and known.join is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
             veto = coordinator.admission.veto(mac, is_any=is_any)
-            inherited = coordinator.inherited_locks(mac, self._engine.now())
+            inherited = coordinator.admission.inherited_locks(mac, self._engine.now())
             card = cards.card(
                 mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
             )
@@ -365,6 +366,8 @@ class Operators:
                         "append": label.append,
                         "kernel": label.kernel,
                         "initrd": label.initrd,
+                        "protected": bool(label.password),
+                        "hidden": label.hide,
                     }
                     for label in self._labels.values()
                 ],
@@ -529,5 +532,6 @@ OWN_ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
+    *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -96,6 +96,10 @@ class Streams:
         subscriber = self._open.get(name)
         return subscriber is not None and self._put(subscriber, data)
 
+    def listens(self, name: str) -> bool:
+        """Whether ``name`` has a stream."""
+        return name in self._open
+
     def broadcast(self, data: bytes) -> None:
         """Queue a frame for everybody."""
         for subscriber in list(self._open.values()):

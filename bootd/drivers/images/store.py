@@ -148,11 +148,11 @@ class ImageStore:
 
     # Images
 
-    def commit(self, manifest: ImageManifest, tags: Iterable[str] = ()) -> str:
-        """Make an image of chunks that are all here; its id. NAME:latest is it from now on, and NAME:TAG for
-        each of ``tags``. It is on the disk, or nothing of it is to be seen."""
+    def commit(self, manifest: ImageManifest, tags: Iterable[str] = (), *, latest: bool = True) -> str:
+        """Make an image of chunks that are all here; its id. NAME:latest is it from now on, unless told not to, and
+        NAME:TAG for each of ``tags``. It is on the disk, or nothing of it is to be seen."""
         encoded = manifests.encode(manifest)
-        references = [parse_reference(f"{manifest.name}:{tag}") for tag in (LATEST, *tags)]
+        references = [parse_reference(f"{manifest.name}:{tag}") for tag in (*([LATEST] if latest else []), *tags)]
         id_ = manifests.image_id(encoded)
         wanted = manifest.lengths()
         self.flush()

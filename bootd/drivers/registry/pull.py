@@ -65,9 +65,10 @@ class Pull:
             data = await self._client.get_document(repository, layer.digest, layer.size)
             index = packs.parse_index(data, document.layers[1:], self._where)
             await self._fetch(missing, index, lengths)
+        # An old version that is fetched is not the latest here, unless it is that there.
         tags = [self._source.tag] if NAME.match(self._source.tag) else []
-        await asyncio.to_thread(self._store.commit, manifest, tags)
-        given = [f"{manifest.name}:{tag}" for tag in dict.fromkeys([*tags, "latest"])]
+        await asyncio.to_thread(self._store.commit, manifest, tags, latest=False)
+        given = [f"{manifest.name}:{tag}" for tag in tags]
         if named is not None:
             await asyncio.to_thread(self._store.tag, id_, str(named))
             given.append(str(named))

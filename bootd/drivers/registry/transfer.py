@@ -50,8 +50,10 @@ async def each(function: Callable[[Item], Awaitable[None]], items: Iterable[Item
             for item in items:
                 await room.acquire()
                 group.create_task(run(item))
-    except* OperatorError as errors:
+    except BaseExceptionGroup as errors:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from None
+        if isinstance(first, OperatorError):
+            raise first from None
+        raise

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -75,7 +75,7 @@ class Transport:
         self._open: aiohttp.ClientSession | None = None
         self.requests = 0  # sent so far
 
-    async def __aenter__(self) -> "Transport":
+    async def __aenter__(self) -> Self:
         self._open = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),

@@ -6,6 +6,7 @@ SECTOR = 512
 HEAD = 1 << 20  # bytes at the begin of a disk, and of each partition, in which tables and superblocks are
 TAIL = 1 << 17  # bytes at the end: the other half of a GPT, superblocks of old RAIDs
 _EXTENDED = (0x05, 0x0F, 0x85)
+_PROTECTIVE = 0xEE
 _MAX_LOGICAL = 128
 _ENTRIES, _ENTRY = 446, 16
 
@@ -34,6 +35,17 @@ def extended_records(read: Read, size: int) -> Iterator[int]:
             if not following:
                 break
             sector = first + following[0]
+
+
+def gpt_size(read: Read) -> int | None:
+    """The least bytes of a disk whose protective record and first GPT header ``read`` gives; None without them.
+    0: there is the record, and no header behind it."""
+    if not any(kind == _PROTECTIVE for kind, _ in _entries(read(0, SECTOR))):
+        return None
+    header = read(SECTOR, SECTOR)
+    if not header.startswith(b"EFI PART"):
+        return 0
+    return (int.from_bytes(header[32:40], "little") + 1) * SECTOR
 
 
 def _entries(record: bytes) -> Iterator[tuple[int, int]]:

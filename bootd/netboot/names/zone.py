@@ -131,11 +131,6 @@ def name_of(text: str) -> Name:
     return tuple(label.encode() for label in text.lower().strip(".").split(".") if label)
 
 
-def text_of(name: Name) -> str:
-    """Labels as one dotted text, for people and logs."""
-    return ".".join(label.decode("ascii", "backslashreplace") for label in name) or "."
-
-
 def reverse_name(address: str) -> Name:
     """The owner of the PTR record of an IPv4 address (RFC 1035 section 3.5)."""
     return (*(part.encode() for part in reversed(address.split("."))), *REVERSE)
