@@ -5,6 +5,7 @@ as in use, as everything does that no tool knows. Nothing is written.
 """
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -166,19 +167,25 @@ def _hibernated(place: Place, kind: str) -> str:
     """Why an NTFS must be left to the Windows that sleeps in it. ntfscat opens it for reading only."""
     if kind != "ntfs" or not place.device:
         return ""
-    head = b""
+    command = ["ntfscat", place.device, volumes.HIBERNATION_FILE]
+    environment = {**os.environ, "LC_ALL": "C"}  # what it says is read here
     try:
-        with subprocess.Popen(
-            ["ntfscat", place.device, volumes.HIBERNATION_FILE],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            if process.stdout is not None:
-                head = process.stdout.read(16)
-            process.kill()
-    except OSError as error:
-        return f"whether Windows is hibernated cannot be told: ntfscat: {error.strerror}"
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment
+            ) as process,
+        ):
+            head = process.stdout.read(16) if process.stdout is not None else b""
+            if head:
+                process.kill()  # it may be as large as the memory
+            elif process.wait(TOOL_SECONDS) != 0:
+                errors.seek(0)
+                said = errors.read(4096).decode("ascii", "replace")
+                if "open inode: No such file" not in said:
+                    return f"whether Windows is hibernated cannot be told: ntfscat: {_printable(said)}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"whether Windows is hibernated cannot be told: ntfscat: {error}"
     return "Windows is hibernated in it (fast startup counts, too)" if volumes.is_hibernation(head) else ""
 
 

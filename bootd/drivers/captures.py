@@ -109,12 +109,10 @@ class CaptureStore:
             raise PeerProtocolError(
                 f"{run.count} of {run.description.chunks} chunks were told, {len(run.wanted)} are missing"
             )
-        names = {bytes(run.digests[at : at + DIGEST_SIZE]) for at in range(0, len(run.digests), DIGEST_SIZE)}
-        if await self._work(self._store_missing, names - {ZEROS}):
-            self.forget(task.id)  # removed meanwhile: the node tells all again, and sends what is missing
-            raise UnknownRunError
         image = await self._work(self._store_commit, task.request, run, origin)
         self.forget(task.id)
+        if not image:  # chunks were removed meanwhile: the node tells all again, and sends what is missing
+            raise UnknownRunError
         return image
 
     def forget(self, task: str) -> None:
@@ -151,6 +149,10 @@ class CaptureStore:
         self._store().put_stored(name.hex(), data)
 
     def _store_commit(self, request: CaptureRequest, run: _Run, origin: str) -> str:
+        """The id of the image; "" when chunks of it are not there any more."""
+        names = {bytes(run.digests[at : at + DIGEST_SIZE]) for at in range(0, len(run.digests), DIGEST_SIZE)}
+        if self._store_missing(names - {ZEROS}):
+            return ""
         return self._store().commit(self._manifest(request, run, origin), request.tags)
 
     def _manifest(self, request: CaptureRequest, run: _Run, origin: str) -> ImageManifest:

@@ -110,6 +110,15 @@ def suspend(path: Path, _folder: Path) -> None:
         stream.write(b"S1SUSPEND\0")
 
 
+def break_root(path: Path, _folder: Path) -> None:
+    """The record of the root folder in the master file table: ntfs-3g cannot open it any more."""
+    with path.open("r+b") as stream:
+        boot = stream.read(512)
+        cluster = struct.unpack_from("<H", boot, 11)[0] * boot[13]
+        stream.seek(struct.unpack_from("<Q", boot, 48)[0] * cluster + 5 * 1024)
+        stream.write(bytes(1024))
+
+
 DIRTY: dict[str, tuple[str, Callable[[Path, Path], None], str]] = {
     "ext3": ("ext3", spoil("ext3"), "journal has changes"),
     "ext4": ("ext4", spoil("ext4"), "journal has changes"),
@@ -118,6 +127,7 @@ DIRTY: dict[str, tuple[str, Callable[[Path, Path], None], str]] = {
     "btrfs": ("btrfs", spoil("btrfs"), "log tree has changes"),
     "ntfs": ("ntfs", real.kill_ntfs, "marked dirty"),
     "ntfs hibernated": ("ntfs", real.hibernate, "Windows is hibernated"),
+    "ntfs without a root": ("ntfs", break_root, "cannot be told"),
     "fat32": ("fat32", mark(65, 1), "marked dirty"),
     "fat16": ("fat16", mark(37, 1), "marked dirty"),
     "exfat": ("exfat", mark(106, 2), "marked dirty"),

@@ -53,7 +53,7 @@ class CaptureRequests:
 
     async def _source(self, request: web.Request, task: Task) -> web.Response:
         body = await read_body(request, captured.MAX_DESCRIPTION)
-        await self._store.begin(task, captured.decode(body))
+        await self._store.begin(task, await asyncio.to_thread(captured.decode, body))
         return web.Response(status=204)
 
     async def _chunks(self, request: web.Request, task: Task) -> web.Response:
