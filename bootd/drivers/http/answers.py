@@ -233,6 +233,32 @@ class Node(Struct):
     disks: list[Disk]
 
 
+class Backup(Struct):
+    """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+
+    id: str
+    node: str
+    name: str
+    image: str
+    comment: str
+    user: str
+    source: str
+    state: str
+    ended: bool
+    reason: str
+    image_id: str | None
+    total: int
+    done: int
+    sent: int
+    wire: int
+    rate: int
+    remaining_seconds: float | None
+    seconds: float | None
+    notes: list[str]
+    attempts: int
+
+
 class Partition(Struct):
     """``start`` in bytes, null = not known; ``used``: how it is in use, or what of another system it holds."""
 
@@ -356,6 +382,7 @@ class State(Struct):
     default_label: str
     sessions: list[Session]
     nodes: list[Node]
+    backups: list[Backup]
     journal: str
 
 
