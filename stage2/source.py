@@ -67,7 +67,7 @@ class Source:
             place = _chosen(order, places, disk)
             path, self.name, size, table = place.device, place.name, place.size, None
             places, counter = [Place(place.name, 0, size, path)], f"{folder}/{os.path.basename(path)}/stat"
-        elif table is None:
+        elif not places:  # no table, or one that a boot sector only looks like
             places = [Place(disk.name, 0, size, path)]
         self._descriptor = open_alone(path, self.name)
         try:
