@@ -208,10 +208,6 @@ class ImageStore:
         if wanted.name:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return self._read_reference(wanted)
-        if wanted.tag == LATEST:  # it is lost when a removal finds no room to write it
-            versions = [image.id for image in self.images() if image.header.name == wanted.name]
-            if versions:
-                return versions[-1]
         prefix = wanted.prefix
         ids = [id_ for id_ in self.ids() if id_.startswith(prefix)] if prefix else []
         if len(ids) == 1:
