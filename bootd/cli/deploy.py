@@ -59,7 +59,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
-@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, when the session opens.")
 @click.option(
     "--delay",
     type=click.FloatRange(0, MAX_DELAY),
@@ -113,6 +113,7 @@ def deploy(
         "expect": expect or 0,
         "start_now": start_now or bool(at and not expect),
         "at": start_at,
+        "wake": bool(wake and start_at),
         "label": label,
         "name": name,
         "after": after,
@@ -124,7 +125,7 @@ def deploy(
         "delay": delay,
         "notify": notify,
     }
-    waking = nodes if wake else ()
+    waking = nodes if wake and not start_at else ()
     return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json, waking=waking)
 
 

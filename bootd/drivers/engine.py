@@ -33,6 +33,7 @@ from bootd.session.effects import (
     Send,
     StartHead,
     StopHead,
+    SwitchOn,
 )
 from bootd.session.member import Image
 from bootd.session.node_orders import NodeOrders
@@ -63,6 +64,7 @@ class Engine:
         self.image_store: Callable[[], ImageStore] | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
+        self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can
         self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""
         self._tally = metrics.RingTally()
@@ -190,6 +192,8 @@ class Engine:
             case StartHead():
                 if self._heads is not None:
                     self._heads.start(effect)
+            case SwitchOn():
+                self.switch_on(effect)
             case StopHead(session):
                 if self._heads is not None:
                     self._heads.stop(session)

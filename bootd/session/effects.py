@@ -178,6 +178,7 @@ class SessionRecord:
     layout: LayoutOrder | None = None
     delay: float = 0.0
     start_at: float = 0.0
+    wake: bool = False
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
@@ -327,6 +328,14 @@ class StopHead:
 
 
 @dataclass(frozen=True)
+class SwitchOn:
+    """Switch these nodes on: the time of ``session`` has come."""
+
+    session: str
+    nodes: tuple[str, ...]  # MACs
+
+
+@dataclass(frozen=True)
 class PolicyChanged:
     """A boot policy changed. ``node`` is a MAC, or "" for the default label; ``label`` "" = back to default."""
 
@@ -352,4 +361,4 @@ class Event:
     text: str
 
 
-Effect = Send | StartHead | StopHead | PolicyChanged | Persist | Event
+Effect = Send | StartHead | StopHead | SwitchOn | PolicyChanged | Persist | Event

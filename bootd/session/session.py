@@ -27,6 +27,7 @@ from bootd.session.effects import (
     Send,
     StartHead,
     StopHead,
+    SwitchOn,
 )
 from bootd.session.head import Head
 from bootd.session.machine import another_machine
@@ -169,7 +170,10 @@ class Session:
     def open_up(self, now: float) -> list[Effect]:
         """The time of a session that was scheduled has come: it wants nodes from now on."""
         self._enter(SessionState.PREPARING, now)
-        return [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        effects = [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        if self.plan.wake:
+            effects.append(SwitchOn(self.id, tuple(sorted(self.plan.nodes or ()))))
+        return effects
 
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
@@ -373,7 +377,7 @@ class Session:
         join = member.node.join
         if not 1 <= report.port <= 65535 or join is None:
             return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
-        if not member.is_saved:
+        if self._limits.saves and not member.is_saved:
             return self._drop(member, Standing.FAILED, messages.unsaved(member), now)
         member.address = Address(join.address, report.port)
         member.standing = Standing.READY

@@ -6,7 +6,7 @@ import pytest
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import orders
-from bootd.session.effects import AuditRecord, MemberRecord, NodeRecord, StartHead
+from bootd.session.effects import AuditRecord, MemberRecord, NodeRecord, StartHead, SwitchOn
 from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.wire.control import Cancel, Finish, MemberState, Prepare
@@ -251,6 +251,20 @@ def test_scheduled_can_be_started_changed_and_cancelled() -> None:
     room.create("lab1", start_at=WALL + 60)
     room.run(room.coordinator.cancel(room.session, "", "root", room.now))
     assert room.state == "cancelled"
+
+
+def test_nodes_are_woken_at_the_time() -> None:
+    room = Room(2)
+    room.create("lab[1-2]", start_at=WALL, wake=True)
+    restart(room)
+    assert not [effect for effect in room.effects if isinstance(effect, SwitchOn)]
+    due(room, WALL)
+    due(room, WALL + 1)
+    woken = [effect for effect in room.effects if isinstance(effect, SwitchOn)]
+    assert woken == [SwitchOn(room.session, (mac(1), mac(2)))]
+    for request in ({"nodes": "any", "start_at": WALL, "expect": 1}, {"nodes": "lab1"}):
+        with pytest.raises(OperatorError, match="cannot wake"):
+            Room(1).create(wake=True, **request)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
+    wake: bool = False  # the nodes are switched on at that time
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +126,7 @@ class Operators:
         self.engine = self._engine = engine
         self._labels, self._leases = labels, leases
         self._power = PowerDesk(engine, power)
+        engine.switch_on = self._power.switch_on
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -271,6 +273,7 @@ class Operators:
             keep_open=wanted.keep_open,
             delay=wanted.delay,
             start_at=orders.check_time(wanted.at, time.time()),
+            wake=wanted.wake,
         )
         id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
