@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
-from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
+from bootd.cli.image_registry import fetch_missing
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option, stored_images
 from bootd.cli.plan import print_cards
 from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
@@ -138,8 +139,10 @@ def carry_out(
     as_json: bool,
     waking: tuple[str, ...] = (),
 ) -> int:
-    """Ask unless told not to, make the session, and wait for it if wanted."""
+    """Have the images here, ask unless told not to, make the session, and wait for it if wanted."""
     check_place(wanted["disk"], wanted["parts"])
+    for image in stored_images(wanted):
+        fetch_missing(context.client, image)
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)

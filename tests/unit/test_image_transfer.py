@@ -209,6 +209,31 @@ def test_an_image_comes_once_and_stays(sites: Sites, tmp_path: Path, capsys: pyt
         site.close()
 
 
+def test_a_deploy_has_its_image_brought(sites: Sites, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site").mkdir()
+    site = Operators(tmp_path / "site", images=sites.settings)
+    try:
+        id_ = put(sites.main.images)
+        words = ("deploy", "lab", "lab1", "--disk", "only", "--yes", "--json")
+        code, _out, err = site.run(capsys, *words)
+        assert code == Exit.OK, err
+        assert ImageStore(site.images).resolve("lab") == id_
+        second = put(sites.main.images, "2026-02-01T00:00:00Z", 7)
+        sites.store.tag("lab", "hall:v2")
+        assert site.run(capsys, "image", "fetch", "hall:v2")[0] == Exit.OK
+        again = (*words[:2], "lab2", *words[3:])
+        assert site.run(capsys, *again)[0] == Exit.OK  # the name is what it was when it was fetched
+        assert second in ImageStore(site.images).ids()
+        sources = {session.plan.source for session in site.engine.coordinator.sessions.values()}
+        assert sources == {f"image:lab@{id_}"}
+        code, _out, err = site.run(capsys, "deploy", "hall", *words[2:])
+        assert (code, "there is no image hall" in err) == (Exit.INPUT, True)
+        code, _out, err = sites.main.run(capsys, "deploy", "hall", *words[2:])
+        assert (code, "there is no image hall" in err) == (Exit.INPUT, True)  # it has no upstream
+    finally:
+        site.close()
+
+
 def test_an_old_version_is_not_the_latest_here(sites: Sites, there: ImageStore) -> None:
     first = put(sites.main.images)
     sites.store.tag("lab", "lab:v1")
