@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +35,13 @@ def image_of(text: str) -> str:
             f"{text} is a file here, and may be an image of the store", f"say ./{text} or image:{text}", Exit.USAGE
         )
     return text
+
+
+def stored_images(order: dict[str, Any]) -> list[str]:
+    """The images of the store that an order names, as its commands take them."""
+    texts = [order["source"], order.get("layout", ""), *(part.partition("=")[2] for part in order["parts"])]
+    names = [text for text in texts if text and not text.startswith("/") and text != LAST]
+    return list(dict.fromkeys(text.removeprefix("image:").partition("#")[0].rpartition("@")[2] for text in names))
 
 
 def check_place(disk: str, parts: Sequence[str]) -> None:
