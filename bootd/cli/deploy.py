@@ -1,5 +1,6 @@
 """``bootd deploy`` and ``bootd wait``: make a session, and wait for what becomes of it."""
 
+import re
 import sys
 import time
 from datetime import datetime
@@ -101,7 +102,7 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there.
     """
-    if wake and ANY in (node.lower() for node in nodes):
+    if wake and ANY in re.split(r"[,\s]+", ",".join(nodes).lower()):
         raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.parts import check_place, image_of, part_of, part_option
 
 
@@ -22,6 +22,7 @@ def kiosk() -> None:
 @click.option("--at", default="", metavar="HH:MM", help="Once after this time of day [default: at every boot].")
 @click.option("--label", default="kamethod", show_default=True, help="What the machines boot to be reset.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
 @pass_context
 def set_kiosk(
     context: Context,
@@ -33,6 +34,7 @@ def set_kiosk(
     at: str,
     label: str,
     yes: bool,
+    as_json: bool,
 ) -> None:
     """Reset NODES to IMAGE from now on. What their users leave on that disk or partition is lost each time."""
     check_place(disk, parts)
@@ -48,17 +50,18 @@ def set_kiosk(
         "at": at,
         "label": label,
     }
-    count = len(context.client.request("PUT", "kiosk", body=body))
-    click.echo(f"{count} machine{'s' if count != 1 else ''} with a kiosk policy")
+    found = context.client.request("PUT", "kiosk", body=body)
+    tell(as_json, found, f"{len(found)} machine{'s' if len(found) != 1 else ''} with a kiosk policy")
 
 
 @kiosk.command("clear")
 @click.argument("nodes", nargs=-1, required=True)
+@json_option
 @pass_context
-def clear(context: Context, nodes: tuple[str, ...]) -> None:
+def clear(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
     """Reset NODES no more."""
-    context.client.request("DELETE", "kiosk", query=urlencode({"nodes": ",".join(nodes)}))
-    click.echo(f"{' '.join(nodes)}: reset no more")
+    found = context.client.request("DELETE", "kiosk", query=urlencode({"nodes": ",".join(nodes)}))
+    tell(as_json, found, f"{' '.join(nodes)}: reset no more")
 
 
 @kiosk.command("list")

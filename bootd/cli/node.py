@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
-from bootd.cli.contents import partitions
+from bootd.cli.contents import partitions, print_contents
 from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration, size
 from bootd.cli.hosts import selected
@@ -76,6 +76,9 @@ def show(context: Context, node: str, as_json: bool) -> None:
         return
     for text in machine_lines(item):
         console().print(text, markup=False, highlight=False, soft_wrap=True)
+    places = context.client.get("nodes", node, "contents")
+    if places:
+        print_contents(console(), places)
 
 
 @node.command("find")

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from bootd.drivers import metrics
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.images.store import ImageStore
@@ -62,6 +63,7 @@ class Engine:
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
         self.image_store: Callable[[], ImageStore] | None = None
+        self.captures: CaptureStore | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
         self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can
@@ -89,8 +91,11 @@ class Engine:
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         for kiosk in saved.kiosks:
             self.coordinator.kiosks.set(kiosk)
+        self.coordinator.captures.restore(saved.captures, self.now())
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
+            if group.macs and self.coordinator.nodes.groups.is_configured(group.name):
+                log.warning("a group of operators is in bootd.toml now, which counts", group=group.name)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)

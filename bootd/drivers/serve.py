@@ -14,6 +14,7 @@ import structlog
 
 from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.dhcp.leases import addressing
 from bootd.drivers.dhcp.router_advertisement import RouterAdvertisement
 from bootd.drivers.dhcp.service import DhcpServer
@@ -102,6 +103,7 @@ class Daemon:
         )
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
+        engine.captures = CaptureStore(self._settings.image_dir)
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         engine.health = self._health(engine, context)
         follow_sessions(engine.session_of)
@@ -117,6 +119,7 @@ class Daemon:
             if not self.reload_wanted:
                 self._notifier.stopping()
             await self._close(heads)
+            await asyncio.to_thread(engine.captures.close)
             engine.logs.close()
 
     def _compose(

@@ -267,6 +267,28 @@ class RemovedKiosk:
 
 
 @dataclass(frozen=True)
+class CaptureRecord:
+    """All of a capture that survives a restart."""
+
+    id: str
+    mac: str
+    image_name: str
+    comment: str
+    user: str
+    disk: str  # selector
+    part: str
+    dirty: bool
+    raw: bool
+    after: str
+    tags: tuple[str, ...]
+    state: str  # value of `captures.TaskState`
+    reason: str
+    image: str  # id; "" = none yet
+    source: str
+    attempts: int
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -290,6 +312,7 @@ Record = (
     | ContentRecord
     | KioskRecord
     | RemovedKiosk
+    | CaptureRecord
     | AuditRecord
 )
 

@@ -212,16 +212,6 @@ def test_gc_beside_writers_that_come_and_go(tmp_path: Path) -> None:
         content(store, image.id)
 
 
-def test_latest_is_the_newest_where_nothing_says_so(tmp_path: Path) -> None:
-    store = ImageStore(tmp_path)
-    put(store, some_bytes(8, CHUNK), created="2026-01-01T10:00:00Z")
-    newest = put(store, some_bytes(9, CHUNK), created="2026-01-02T10:00:00Z")
-    (tmp_path / "refs/golden/latest").unlink()
-    assert store.resolve("golden") == newest
-    with pytest.raises(ImageError):
-        store.resolve("golden:v1")
-
-
 def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     id_ = put(store, some_bytes(10, CHUNK))

@@ -241,11 +241,11 @@ def test_an_old_version_is_not_the_latest_here(sites: Sites, there: ImageStore) 
     sites.fetch(there, "lab:v1")
     assert there.resolve("lab:v1") == first
     with pytest.raises(ImageError, match="there is no image lab"):
-        there.resolve("lab", guess=False)
+        there.resolve("lab")
     sites.fetch(there, second[:16])
     assert second in there.ids()
     with pytest.raises(ImageError, match="there is no image lab"):
-        there.resolve("lab", guess=False)
+        there.resolve("lab")
     sites.fetch(there, "lab")
     assert there.resolve("lab") == second
 

@@ -83,7 +83,7 @@ async def fetch_image(images: ImageRoutes, request: web.Request) -> web.Response
     if not (wanted.refresh and upstream):
         try:
             # With an upstream, a name means what it says: an old version that is here is not taken for the latest.
-            id_ = await asyncio.to_thread(images.store.resolve, wanted.image, guess=not upstream)
+            id_ = await asyncio.to_thread(images.store.resolve, wanted.image)
             return web.json_response({"id": id_, "job": None})
         except ImageError:
             if not upstream:

@@ -15,6 +15,7 @@ from aiohttp import web
 from bootd.config import Settings
 from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
+from bootd.drivers.http.capture import CaptureRequests
 from bootd.drivers.http.files import IMAGES, send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.image_tickets import Tickets
@@ -105,6 +106,7 @@ class NodeInterface:
                 web.get("/node/v1/stage2", self._stage2),
                 web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
+                *CaptureRequests(self._engine, self._check).routes(),
                 web.post("/boot/unlock.ipxe", self._unlock.answer),
                 web.get("/health", self._health),
             ]

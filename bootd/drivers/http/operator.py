@@ -18,6 +18,7 @@ from aiohttp import web
 from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
@@ -127,6 +128,7 @@ class Operators:
         self._labels, self._leases = labels, leases
         self._power = PowerDesk(engine, power)
         engine.switch_on = self._power.switch_on
+        self._backups = Backups(engine)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -143,6 +145,7 @@ class Operators:
         app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
         add_routes(app, POWER_ROUTES, self._power)
+        add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
             add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
@@ -231,7 +234,7 @@ class Operators:
                 orders=found.parts,
                 needs=(GROW,) if wanted.grow else (),
                 layout=found.layout,
-                inherited=coordinator.admission.inherited_locks(mac, self._engine.now()),
+                inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
             )
             nodes.append(card)
@@ -570,4 +573,4 @@ OWN_ROUTES = (
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -202,17 +202,12 @@ class ImageStore:
             raise self.unusable(error) from None
         return id_
 
-    def resolve(self, reference: str, *, guess: bool = True) -> str:
-        """The id of the image that ``reference`` (NAME, NAME:TAG, an id or its begin) names. A ``guess``: where
-        nothing is said to be the latest of a name, it is the newest."""
+    def resolve(self, reference: str) -> str:
+        """The id of the image that ``reference`` (NAME, NAME:TAG, an id or its begin) names."""
         wanted = parse_reference(reference)
         if wanted.name:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return self._read_reference(wanted)
-        if guess and wanted.tag == LATEST:  # it is lost when a removal finds no room to write it
-            versions = [image.id for image in self.images() if image.header.name == wanted.name]
-            if versions:
-                return versions[-1]
         prefix = wanted.prefix
         ids = [id_ for id_ in self.ids() if id_.startswith(prefix)] if prefix else []
         if len(ids) == 1:
