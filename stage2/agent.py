@@ -23,7 +23,7 @@ from bootd.member.store import BlockStore, Store, StoreError
 from bootd.wire import layout as layouts
 from bootd.wire import manifest as manifests
 from bootd.wire.commands import Execute, Output, StopCommand
-from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Plan, Prepare, Report
+from bootd.wire.control import Arrange, Capture, Disk, Join, MemberState, Message, Plan, Prepare, Report
 from bootd.wire.errors import ProtocolError
 from bootd.wire.layout import Layout
 from bootd.wire.logs import Log
@@ -32,6 +32,7 @@ from bootd.wire.retry import for_method
 from stage2 import flow, way_back
 from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
+from stage2.capture import CaptureJob
 from stage2.commands import Commands
 from stage2.console import Console
 from stage2.gate import RefusedError, Target, open_target
@@ -109,6 +110,7 @@ class Agent:
         self._member: Member | None = None
         self._target: Target | None = None
         self._layout: Layout | None = None  # to be written before the first byte of the image
+        self._capture: CaptureJob | None = None
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -191,6 +193,8 @@ class Agent:
             case flow.Refuse(plan=plan, reason=reason):
                 self._own = Report(self.node.mac, plan.session, MemberState.PREPARING)
                 self._refused(reason)
+            case flow.ReadIn(order=order):
+                self._read_in(order)
             case flow.Place(arrange=arrange):
                 self._place(arrange)
             case flow.Leave(reboot=reboot):
@@ -265,6 +269,28 @@ class Agent:
         self._situation = flow.Situation(self.node.mac, flow.Step.MEMBER, prepare)
         self._console.mark(f"ready {port}")
 
+    def _read_in(self, order: Capture) -> None:
+        """Begin to read a disk into an image. Nothing is written here; any doubt ends in a refusal."""
+        self._situation = flow.Situation(
+            self.node.mac, flow.Step.CAPTURING, self._situation.prepare, task=order.task
+        )
+        self._return_at = None
+        self._console.mark(f"backup {order.disk.name} {order.disk.serial or order.disk.wwn or '-'}")
+        self._capture = CaptureJob(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
+        self._capture.start()
+
+    def _captured(self, job: CaptureJob) -> None:
+        """A capture has ended: an image, or a reason."""
+        self._capture = None
+        self._console.mark(f"backup ended: {job.ended}")
+        leaves = bool(job.image) and job.order.after == "reboot"
+        step = flow.Step.LEAVING if leaves else flow.Step.ENDED
+        self._situation = flow.Situation(self.node.mac, step, self._situation.prepare, task=job.order.task)
+        if leaves:
+            self._own = Report(self.node.mac, "", MemberState.REBOOTING)
+        else:
+            self._return_at = time.monotonic() + AFTER_CANCEL
+
     def _fetch_manifest(self, session: str) -> bytes:
         for number in range(1, MANIFEST_TRIES + 1):
             try:
@@ -304,6 +330,8 @@ class Agent:
 
     def _watch(self) -> None:
         """Show how far the member is; end it when it has failed."""
+        if self._capture is not None and self._capture.ended:
+            self._captured(self._capture)
         if self._member is None:
             return
         snapshot = self._member.snapshot()
@@ -340,6 +368,10 @@ class Agent:
 
     def _abandon(self, reason: str) -> None:
         """Cancelled, or ended too early: nothing of this disk is promised."""
+        if self._capture is not None:
+            if self._capture.stop():  # it ends soon, and `_captured` goes on from there
+                self._console.say(f"cancelled: {reason}")
+            return
         self._stop_member()
         self._console.say(f"cancelled: {reason}")
         self._own = Report(self.node.mac, "", MemberState.WAITING, reason=reason)

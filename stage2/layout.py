@@ -8,9 +8,8 @@ import errno
 import mmap
 import os
 import subprocess
-import threading
 
-from bootd.member.store import BlockStore
+from bootd.member.store import BlockStore, PlainStore
 from bootd.wire.control import PartTarget, Plan
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.layout import BOOT_CODE, Layout
@@ -26,10 +25,8 @@ class LayoutError(Exception):
     """The table is not on the disk as it should be; the text says why."""
 
 
-class Region:
+class Region(PlainStore):
     """Some bytes of a disk as a store: nothing outside of them can be reached. A `bootd.member.store.Store`."""
-
-    completes = False
 
     def __init__(self, disk: BlockStore, start: int, room: int, size: int) -> None:
         """``room``: bytes from ``start`` on; ``size``: of the image that goes there."""
@@ -49,9 +46,6 @@ class Region:
 
     def read_back(self, offset: int, buffer: memoryview) -> None:
         self._disk.read_back(self._at(offset, len(buffer)), buffer)
-
-    def complete(self, stop: threading.Event) -> str:  # noqa: ARG002 - of the protocol
-        return ""
 
     def close(self) -> None:
         """The disk is the caller's."""

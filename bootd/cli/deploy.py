@@ -1,5 +1,6 @@
 """``bootd deploy`` and ``bootd wait``: make a session, and wait for what becomes of it."""
 
+import re
 import sys
 import time
 from datetime import datetime
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
-from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
+from bootd.cli.image_registry import fetch_missing
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option, stored_images
 from bootd.cli.plan import print_cards
 from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
@@ -58,7 +60,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds for late nodes after the end.",
 )
-@click.option("--wake", is_flag=True, help="Switch the named nodes on, once the session is open.")
+@click.option("--wake", is_flag=True, help="Switch the named nodes on, when the session opens.")
 @click.option(
     "--delay",
     type=click.FloatRange(0, MAX_DELAY),
@@ -100,7 +102,7 @@ def deploy(
 
     NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there.
     """
-    if wake and ANY in (node.lower() for node in nodes):
+    if wake and ANY in re.split(r"[,\s]+", ",".join(nodes).lower()):
         raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {
@@ -112,6 +114,7 @@ def deploy(
         "expect": expect or 0,
         "start_now": start_now or bool(at and not expect),
         "at": start_at,
+        "wake": bool(wake and start_at),
         "label": label,
         "name": name,
         "after": after,
@@ -123,7 +126,7 @@ def deploy(
         "delay": delay,
         "notify": notify,
     }
-    waking = nodes if wake else ()
+    waking = nodes if wake and not start_at else ()
     return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json, waking=waking)
 
 
@@ -136,8 +139,10 @@ def carry_out(
     as_json: bool,
     waking: tuple[str, ...] = (),
 ) -> int:
-    """Ask unless told not to, make the session, and wait for it if wanted."""
+    """Have the images here, ask unless told not to, make the session, and wait for it if wanted."""
     check_place(wanted["disk"], wanted["parts"])
+    for image in stored_images(wanted):
+        fetch_missing(context.client, image)
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)

@@ -15,6 +15,8 @@ DEFAULT_SOCKET = "/run/bootd/bootd.sock"
 COMMANDS = {
     "api": ("api", "api"),
     "audit": ("audit", "audit"),
+    "backup": ("backup", "backup"),
+    "backups": ("backup", "backups"),
     "compat": ("compat", "compat"),
     "completion": ("completion", "completion"),
     "deploy": ("deploy", "deploy"),

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+
+from bootd.errors import Exit, OperatorError
 
 LAST = "@last"
 
@@ -20,8 +23,25 @@ grow_option = click.option(
 
 
 def image_of(text: str) -> str:
-    """An image as the daemon is told: a full path, or `@last`. ``IMAGE#5`` is partition 5 of a disk image."""
-    return text if text == LAST or not text else str(Path(text).absolute())
+    """An image as the daemon is told: the full path of a file, an image of the store (no ``/`` in it), or `@last`.
+    ``IMAGE#5`` is partition 5 of a disk image."""
+    if not text or text == LAST or text.startswith("image:"):
+        return text
+    path = Path(text)
+    if "/" in text:
+        return str(path.absolute())
+    if path.exists() or Path(text.partition("#")[0]).exists():
+        raise OperatorError(
+            f"{text} is a file here, and may be an image of the store", f"say ./{text} or image:{text}", Exit.USAGE
+        )
+    return text
+
+
+def stored_images(order: dict[str, Any]) -> list[str]:
+    """The images of the store that an order names, as its commands take them."""
+    texts = [order["source"], order.get("layout", ""), *(part.partition("=")[2] for part in order["parts"])]
+    names = [text for text in texts if text and not text.startswith("/") and text != LAST]
+    return list(dict.fromkeys(text.removeprefix("image:").partition("#")[0].rpartition("@")[2] for text in names))
 
 
 def check_place(disk: str, parts: Sequence[str]) -> None:

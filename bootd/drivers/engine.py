@@ -13,8 +13,10 @@ from typing import Any
 import structlog
 
 from bootd.drivers import metrics
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
@@ -32,6 +34,7 @@ from bootd.session.effects import (
     Send,
     StartHead,
     StopHead,
+    SwitchOn,
 )
 from bootd.session.member import Image
 from bootd.session.node_orders import NodeOrders
@@ -59,8 +62,11 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.image_store: Callable[[], ImageStore] | None = None
+        self.captures: CaptureStore | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
+        self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can
         self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""
         self._tally = metrics.RingTally()
@@ -85,8 +91,11 @@ class Engine:
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
         for kiosk in saved.kiosks:
             self.coordinator.kiosks.set(kiosk)
+        self.coordinator.captures.restore(saved.captures, self.now())
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
+            if group.macs and self.coordinator.nodes.groups.is_configured(group.name):
+                log.warning("a group of operators is in bootd.toml now, which counts", group=group.name)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
@@ -188,6 +197,8 @@ class Engine:
             case StartHead():
                 if self._heads is not None:
                     self._heads.start(effect)
+            case SwitchOn():
+                self.switch_on(effect)
             case StopHead(session):
                 if self._heads is not None:
                     self._heads.stop(session)

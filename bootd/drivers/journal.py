@@ -15,9 +15,11 @@ from typing import Any
 
 from bootd.drivers import contents
 from bootd.drivers.database import Database
+from bootd.session.captures import OPEN as OPEN_CAPTURES
 from bootd.session.effects import (
     AuditRecord,
     Binding,
+    CaptureRecord,
     ContentRecord,
     DefaultLabel,
     ForgottenNode,
@@ -89,6 +91,13 @@ CREATE TABLE notice (
 ) STRICT;
 """
 
+_CREATE_CAPTURES = """
+CREATE TABLE capture (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, is_open INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+"""
+
+
 _CREATE_REGISTRY = """
 ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
 CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
@@ -109,7 +118,7 @@ CREATE TABLE kiosk (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 # Steps from an empty file.
 SCHEMA = (
     *(_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_NOTICES, _CREATE_REGISTRY),
-    *(_CREATE_CONTENT, _CREATE_KIOSK),
+    *(_CREATE_CONTENT, _CREATE_KIOSK, _CREATE_CAPTURES),
 )
 
 
@@ -124,6 +133,7 @@ class Saved:
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
     kiosks: tuple[KioskRecord, ...] = ()
+    captures: tuple[CaptureRecord, ...] = ()  # every open one, and the latest that have ended
     groups: tuple[GroupRecord, ...] = ()
     host_files: tuple[HostFileRecord, ...] = ()
 
@@ -229,6 +239,14 @@ class Journal:
                 kiosks=tuple(
                     _kiosk(row[0]) for row in self._database.execute("SELECT body FROM kiosk ORDER BY mac")
                 ),
+                captures=tuple(
+                    CaptureRecord(**json.loads(row[0]))
+                    for row in self._database.execute(
+                        "SELECT body FROM capture WHERE is_open = 1 OR number IN (SELECT number FROM capture"
+                        " WHERE is_open = 0 ORDER BY number DESC LIMIT ?) ORDER BY number",
+                        (ended_sessions,),
+                    )
+                ),
                 groups=tuple(
                     _group(row[0]) for row in self._database.execute("SELECT body FROM node_group ORDER BY name")
                 ),
@@ -302,6 +320,13 @@ class Journal:
                 self._database.execute("INSERT OR REPLACE INTO lock VALUES (?, ?, ?)", (mac, place, body))
             case RemovedLock(mac, place):
                 self._database.execute("DELETE FROM lock WHERE mac = ? AND place = ?", (mac, place))
+            case CaptureRecord(id_):
+                is_open = int(record.state in {state.value for state in OPEN_CAPTURES})
+                self._database.execute(
+                    "INSERT INTO capture (id, is_open, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " is_open = excluded.is_open, body = excluded.body",
+                    (id_, is_open, json.dumps(asdict(record))),
+                )
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",

@@ -1,6 +1,7 @@
 """Kiosk policies at work: the clock that makes them due, and the sessions that reset the machines."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 
@@ -8,10 +9,12 @@ import structlog
 
 from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
+from bootd.drivers.source import Sources
 from bootd.errors import OperatorError
 from bootd.session.effects import Effect, Event, Persist
 from bootd.session.kiosk import PAUSE, TRIES, Kiosk, groups
 from bootd.session.request import SessionRequest
+from bootd.wire.stored import IMAGE
 
 log = structlog.get_logger(__name__)
 
@@ -87,10 +90,12 @@ class KioskKeeper:
         return node is not None and any(session.wants(node) for session in sessions)
 
     def _is_busy(self, group: list[Kiosk]) -> bool:
-        """Whether a session of the same policy is open."""
-        record = group[0].record
+        """Whether a session of the same policy is open: of its image, or for one of its machines."""
+        image, macs = group[0].record.image, {kiosk.record.mac for kiosk in group}
         return any(
-            session.plan.who == WHO and not session.ended and session.plan.source == record.image
+            session.plan.who == WHO
+            and not session.ended
+            and (_sends(session.plan.source, image) or bool(macs & (session.plan.nodes or frozenset())))
             for session in self._engine.coordinator.sessions.values()
         )
 
@@ -108,9 +113,12 @@ class KioskKeeper:
         for kiosk in group:
             kiosk.failures, kiosk.begun = kiosk.failures + 1, now
         try:
-            found = await asyncio.to_thread(order_sources.measure, record.image, record.disk, record.parts)
+            looked = Sources(self._engine.image_store)
+            found = await asyncio.to_thread(
+                order_sources.measure, record.image, record.disk, record.parts, looked=looked
+            )
             request = SessionRequest(
-                source=record.image,
+                source=found.source,
                 source_size=found.size,
                 source_sector=found.sector,
                 nodes=",".join(kiosk.record.mac for kiosk in group),
@@ -126,3 +134,11 @@ class KioskKeeper:
                 self._engine.note("kiosk", kiosk.record.mac, "", f"cannot be reset: {error.message}")
             return
         self._engine.run(effects)
+
+
+def _sends(source: str, image: str) -> bool:
+    """Whether the source of a session is what a policy calls ``image``: a file, or a version of that name."""
+    if not source.startswith(IMAGE):
+        return source == image
+    name = re.split("[:@#]", image.removeprefix(IMAGE))[0]
+    return source.removeprefix(IMAGE).startswith(f"{name}@")

@@ -1,11 +1,12 @@
 """What an operator orders, made ready for the coordinator: images are opened, measured and cut into parts."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bootd.drivers import source
+from bootd.drivers.source import Sources, sector_of
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import LayoutOrder, PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
@@ -13,6 +14,7 @@ from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.layout import MAX_GAP, digest, encode, gap_end
 from bootd.wire.layout import decode as decode_layout
+from bootd.wire.stored import IMAGE, SLICE
 from bootd.wire.table import as_object
 
 SFDISK_SECONDS = 30.0
@@ -20,8 +22,9 @@ SFDISK_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Measured:
-    """Sizes in bytes. ``disk``: the selector."""
+    """Sizes in bytes. ``disk``: the selector; ``source``: what is sent, as sessions and their journal write it."""
 
+    source: str
     size: int
     sector: int
     disk: str
@@ -29,37 +32,49 @@ class Measured:
     layout: LayoutOrder | None = None
 
 
-def measure(image: str, disk: str, parts: Sequence[str], layout: str = "", *, erase: str = "") -> Measured:
+def measure(
+    image: str,
+    disk: str,
+    parts: Sequence[str],
+    layout: str = "",
+    *,
+    erase: str = "",
+    looked: Sources,
+) -> Measured:
     """Look at everything that would be sent. Reads files: call it in a thread. `OperatorError`.
 
     ``parts``: see `bootd.session.parts`; () = the whole disk. ``layout``: file of the table that is written first;
     ``erase``: see `LayoutOrder`.
     """
     if layout:
-        return _measure_layout(layout, disk, parts, erase=erase)
+        return _measure_layout(image, looked.resolve(layout), disk, parts, erase=erase, looked=looked)
     if not parts:
         if not disk:
             raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
-        return Measured(source.measure(image), source.sector_of(image), disk, ())
+        source = looked.resolve(image)
+        return Measured(source, looked.size(source), looked.sector(source), disk, ())
     wishes = [parse_wish(text) for text in parts]
     chosen = disk_of(wishes, disk)
-    orders = tuple(_order(wish, image) for wish in wishes)
-    return Measured(sum(order.size for order in orders), 0, chosen, orders)
+    orders = tuple(_order(wish, image, looked) for wish in wishes)
+    return Measured(orders[0].image, sum(order.size for order in orders), 0, chosen, orders)
 
 
-def _measure_layout(path: str, disk: str, parts: Sequence[str], *, erase: str) -> Measured:
+def _measure_layout(
+    image: str, path: str, disk: str, parts: Sequence[str], *, erase: str, looked: Sources
+) -> Measured:
     """A table, and what goes onto its partitions: what ``parts`` say, else all that the disk image has there."""
     if not disk:
         raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
-    data = layout_of(path)
+    data = layout_of(path, looked)
     found = decode_layout(data)
     if parts:
         wishes = [parse_wish(text) for text in parts]
         if any(wish.disk or not wish.image for wish in wishes):
             raise OperatorError("with a layout each --part is N=IMAGE", "say --part 5=IMAGE", Exit.USAGE)
-        orders = [_order(wish, "") for wish in wishes]
+        orders = [_order(wish, "", looked) for wish in wishes]
     elif found.start:
-        orders = [_order(Wish("", entry.number, f"{path}#{entry.number}"), "") for entry in found.table.contents]
+        wishes = [Wish("", entry.number, f"{path}#{entry.number}") for entry in found.table.contents]
+        orders = [_order(wish, "", looked) for wish in wishes]
     else:
         raise OperatorError(
             f"{path}: is a table alone: nothing says what goes onto its partitions",
@@ -70,7 +85,8 @@ def _measure_layout(path: str, disk: str, parts: Sequence[str], *, erase: str) -
     if len({order.number for order in placed}) != len(placed):
         raise OperatorError("a partition is named twice", "name each once", Exit.USAGE)
     table_order = LayoutOrder(path, digest(data), found.table.sector, found.table.least, erase)
-    return Measured(sum(order.size for order in placed), found.table.sector, disk, placed, table_order)
+    source = looked.resolve(image) if image else placed[0].image
+    return Measured(source, sum(order.size for order in placed), found.table.sector, disk, placed, table_order)
 
 
 def _placed(order: PartOrder, found: table.PartitionTable, path: str) -> PartOrder:
@@ -88,19 +104,13 @@ def _placed(order: PartOrder, found: table.PartitionTable, path: str) -> PartOrd
     return replace(order, start=entry.start * found.sector, room=room)
 
 
-def layout_of(path: str) -> bytes:
-    """The encoded layout in the file at ``path``: what ``sfdisk --json`` printed, or that of a disk image with its
-    boot code and gap. `OperatorError`."""
-    if not path.startswith("/"):
-        raise OperatorError(f"{path}: not an absolute path", "name it with its full path", Exit.INPUT)
-    try:
-        with Path(path).open("rb") as stream:
-            head = stream.read(MAX_GAP)
-    except OSError as error:
-        raise OperatorError(f"{path}: {error.strerror}", "name a file on the server", Exit.INPUT) from None
+def layout_of(path: str, looked: Sources) -> bytes:
+    """The encoded layout in the file or the image of the store ``path``: what ``sfdisk --json`` printed, or that of
+    a disk image with its boot code and gap. `OperatorError`."""
+    head = looked.head(path, MAX_GAP)
     is_text = head.lstrip()[:1] == b"{" and b"partitiontable" in head
     try:
-        read = table.parse(head) if is_text else read_table(path)
+        read = table.parse(head) if is_text else read_table(path, looked)
         data = encode(as_object(read), b"" if is_text else head[: gap_end(read)])
         decode_layout(data)
     except PeerProtocolError as error:
@@ -110,11 +120,12 @@ def layout_of(path: str) -> bytes:
     return data
 
 
-def measure_again(record: SessionRecord) -> tuple[int, int]:
+def measure_again(record: SessionRecord, looked: Sources) -> tuple[int, int]:
     """Size and sector in bytes of what a session of before has sent, as it is now. `OperatorError`."""
     if not record.parts:
-        return source.measure(record.source), source.sector_of(record.source)
-    found = [_order(Wish("", part.number, ""), part.image or part.source) for part in record.parts]
+        source = looked.resolve(record.source)
+        return looked.size(source), looked.sector(source)
+    found = [_order(Wish("", part.number, ""), part.image or part.source, looked) for part in record.parts]
     for before, now in zip(record.parts, found, strict=True):
         if (before.source, before.size) != (now.source, now.size):
             text = f"{before.image or before.source} is not what it was: {now.size} bytes now, {before.size} then"
@@ -122,26 +133,28 @@ def measure_again(record: SessionRecord) -> tuple[int, int]:
     return sum(part.size for part in found), 0
 
 
-def _order(wish: Wish, image: str) -> PartOrder:
+def _order(wish: Wish, image: str, looked: Sources) -> PartOrder:
     text = wish.image or image
     path, separator, number = text.rpartition("#")
     if separator and number.isdigit() and not Path(text).exists():
-        start, size = partition_of(path, int(number))
-        return PartOrder(wish.number, f"slice:{start}:{size}:{path}", size, text)
-    size = source.measure(text)
-    if source.sector_of(text):
+        source = looked.resolve(path)
+        start, size = partition_of(source, int(number), looked)
+        return PartOrder(wish.number, f"{SLICE}{start}:{size}:{source}", size, f"{source}#{number}")
+    source = looked.resolve(text)
+    size = looked.size(source)
+    if looked.sector(source):
         raise OperatorError(
             f"{text}: is an image of a whole disk, with a GPT",
             f"say {text}#N for its partition N",
             Exit.INPUT,
         )
-    return PartOrder(wish.number, text, size, text)
+    return PartOrder(wish.number, source, size, source)
 
 
-def partition_of(path: str, number: int) -> tuple[int, int]:
-    """Start and size in bytes of partition ``number`` of the disk image at ``path``; `OperatorError`."""
-    size = source.measure(path)
-    read = read_table(path)
+def partition_of(path: str, number: int, looked: Sources) -> tuple[int, int]:
+    """Start and size in bytes of partition ``number`` of the disk image ``path``; `OperatorError`."""
+    size = looked.size(path)
+    read = read_table(path, looked)
     entry = read.entry(number)
     if entry is None or entry not in read.contents:
         there = ", ".join(str(one.number) for one in read.contents) or "none"
@@ -153,8 +166,14 @@ def partition_of(path: str, number: int) -> tuple[int, int]:
     return entry.start * read.sector, entry.size * read.sector
 
 
-def read_table(path: str) -> table.PartitionTable:
-    """The partition table of the disk image at ``path``, as sfdisk reads it; `OperatorError`."""
+def read_table(path: str, looked: Sources) -> table.PartitionTable:
+    """The partition table of the disk image ``path``, as sfdisk reads it, or read it when the image was made;
+    `OperatorError`."""
+    if path.startswith(IMAGE):
+        stored = looked.table(path)
+        if stored is None:
+            raise OperatorError(f"{path}: has no partition table", "name the image of a disk", Exit.INPUT)
+        return _parsed(path, json.dumps({"partitiontable": stored}).encode())
     command = ["sfdisk", "--json", path]
     try:
         done = subprocess.run(
@@ -167,12 +186,16 @@ def read_table(path: str) -> table.PartitionTable:
         raise OperatorError(
             f"{path}: {said[-1] if said else 'sfdisk reads it not'}", "name a disk image", Exit.INPUT
         )
-    try:
-        found = table.parse(done.stdout)
-    except PeerProtocolError as error:
-        raise OperatorError(f"{path}: {error}", "name a disk image with a DOS table or a GPT", Exit.INPUT) from None
-    sector = source.sector_of(path)  # sfdisk takes every file for a disk with sectors of 512 bytes
+    found = _parsed(path, done.stdout)
+    sector = sector_of(path)  # sfdisk takes every file for a disk with sectors of 512 bytes
     if sector not in (0, found.sector):
         text = f"{path}: a disk image with sectors of {sector} bytes"
         raise OperatorError(text, "partitions of such an image cannot be named yet", Exit.INPUT)
     return found
+
+
+def _parsed(path: str, text: bytes) -> table.PartitionTable:
+    try:
+        return table.parse(text)
+    except PeerProtocolError as error:
+        raise OperatorError(f"{path}: {error}", "name a disk image with a DOS table or a GPT", Exit.INPUT) from None

@@ -1,7 +1,8 @@
 """The head of a ring as a process of its own: ``python -m bootd.member.head``, settings on standard input.
 
-One JSON line: server, node, token, session, join_token, source, host, and maybe cache. It digests the source, hands
-the manifest to the daemon, serves, and ends on Finish, Cancel, or when standard input closes (the daemon is gone).
+One JSON line: server, node, token, session, join_token, source, host, and maybe cache, images and sources. It
+digests the source, hands the manifest to the daemon, serves, and ends on Finish, Cancel, or when standard input
+closes (the daemon is gone).
 
 Exit status: 0 ended as told, 1 failed (a report said why), 2 wrong settings.
 """
@@ -22,6 +23,7 @@ from bootd.member.digest_cache import DigestCache
 from bootd.member.member import Member
 from bootd.member.sources import (
     FileSource,
+    ImageSource,
     SourceError,
     describe_sources,
     join_stores,
@@ -59,18 +61,19 @@ class Settings:
     source: str  # path
     host: str  # address to listen on
     cache: str = ""  # folder where digests of files are remembered; "" for none
+    images: str = ""  # folder of the image store; "" for none
     sources: tuple[str, ...] = ()  # parts of what is sent, each a phase of its own; () = source alone
 
 
 def parse_settings(line: bytes) -> Settings:
-    """Every field as a non-empty string, nothing else, ``cache`` only if wanted; `SettingsError` names what does
-    not fit."""
+    """Every field as a non-empty string, nothing else, ``cache`` and ``images`` only if wanted; `SettingsError`
+    names what does not fit."""
     try:
         value = json.loads(line)
     except ValueError as error:
         raise SettingsError(f"settings are not JSON: {error}") from None
     names = {field.name for field in fields(Settings)}
-    if not isinstance(value, dict) or value.keys() | {"cache", "sources"} != names:
+    if not isinstance(value, dict) or value.keys() | {"cache", "images", "sources"} != names:
         raise SettingsError(f"settings must be an object of {', '.join(sorted(names))}")
     sources = value.pop("sources", [])
     if not isinstance(sources, list) or not all(isinstance(item, str) and item for item in sources):
@@ -107,11 +110,11 @@ class Head:
             for source in sources:
                 source.close()
 
-    def _open(self, cache: DigestCache | None) -> list[FileSource]:
-        opened: list[FileSource] = []
+    def _open(self, cache: DigestCache | None) -> list[FileSource | ImageSource]:
+        opened: list[FileSource | ImageSource] = []
         try:
             for text in self._settings.sources or (self._settings.source,):
-                opened.append(open_source(text, cache))
+                opened.append(open_source(text, cache, self._settings.images))
         except SourceError:
             for source in opened:
                 source.close()
@@ -124,7 +127,7 @@ class Head:
         self._client.close()
         self._put(None)
 
-    def _prepare(self, sources: Sequence[FileSource]) -> Manifest:
+    def _prepare(self, sources: Sequence[FileSource | ImageSource]) -> Manifest:
         reported, size = 0.0, sum(source.size for source in sources)
 
         def progress(done: int) -> None:
@@ -142,7 +145,7 @@ class Head:
         self._retry(lambda: self._client.put_manifest(self._settings.session, image.encoded))
         return image
 
-    def _serve(self, sources: Sequence[FileSource], image: Manifest) -> int:
+    def _serve(self, sources: Sequence[FileSource | ImageSource], image: Manifest) -> int:
         member = Member(
             node=self._settings.node,
             session=self._settings.session,

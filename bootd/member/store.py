@@ -13,6 +13,8 @@ import struct
 import threading
 from typing import Any, Protocol
 
+from bootd.wire.frames import Encoding
+
 _BLKSSZGET = 0x1268  # logical sector size of a block device, linux/fs.h
 _BLKZEROOUT = 0x127F  # struct {u64 start, length}: reads as zeros afterwards and stays allocated, linux/fs.h
 _PUNCH = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
@@ -44,6 +46,10 @@ class Store(Protocol):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:
+        """These bytes as a chunk goes out, if that is how they are kept; None: they have to be read. Who asks again
+        for what it was given has found it wrong: then it is checked, and `OSError` names what is damaged."""
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write all of ``buffer``; afterwards the kernel has it."""
@@ -105,6 +111,10 @@ class PlainStore:
 
     def complete(self, stop: threading.Event) -> str:  # noqa: ARG002 - of the protocol
         return ""
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:  # noqa: ARG002 - of the protocol
+        """Nothing is kept in the way of chunks."""
+        return None
 
     def write(self, offset: int, buffer: memoryview) -> None:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from bootd.session.effects import LayoutOrder, PartOrder
 from bootd.session.locks import Held
 from bootd.session.parts import choose_target
 from bootd.session.selector import Refusal, Selector
-from bootd.wire.control import Disk, Join, Lock, Partition
+from bootd.wire.control import Disk, Join, Partition
 from bootd.wire.locks import describe
 from bootd.wire.targets import partition_name
 
@@ -27,7 +27,7 @@ def card(
     orders: Sequence[PartOrder] = (),
     needs: Sequence[str] = (),
     layout: LayoutOrder | None = None,
-    inherited: Sequence[Lock] = (),
+    inherited: Sequence[Held] = (),
     veto: str = "",
 ) -> dict[str, Any]:
     """The card of one node. ``join`` None = not seen yet; ``size``, ``sector``: of the image, in bytes.
@@ -46,7 +46,7 @@ def card(
         "write": 0,
         "refusal": "",
         "note": "",
-        "locks": [view_lock(one) for one in held],
+        "locks": [view_lock(one) for one in (*held, *inherited)],
         "disks": [view_disk(disk) for disk in disks or ()],
     }
     if veto:
@@ -55,7 +55,7 @@ def card(
     if join is None:
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
-    locks = [*(one.lock for one in held), *inherited]
+    locks = [one.lock for one in (*held, *inherited)]
     choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"

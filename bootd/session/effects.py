@@ -178,6 +178,7 @@ class SessionRecord:
     layout: LayoutOrder | None = None
     delay: float = 0.0
     start_at: float = 0.0
+    wake: bool = False
     parent: str = ""
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
@@ -266,6 +267,28 @@ class RemovedKiosk:
 
 
 @dataclass(frozen=True)
+class CaptureRecord:
+    """All of a capture that survives a restart."""
+
+    id: str
+    mac: str
+    image_name: str
+    comment: str
+    user: str
+    disk: str  # selector
+    part: str
+    dirty: bool
+    raw: bool
+    after: str
+    tags: tuple[str, ...]
+    state: str  # value of `captures.TaskState`
+    reason: str
+    image: str  # id; "" = none yet
+    source: str
+    attempts: int
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -289,6 +312,7 @@ Record = (
     | ContentRecord
     | KioskRecord
     | RemovedKiosk
+    | CaptureRecord
     | AuditRecord
 )
 
@@ -327,6 +351,14 @@ class StopHead:
 
 
 @dataclass(frozen=True)
+class SwitchOn:
+    """Switch these nodes on: the time of ``session`` has come."""
+
+    session: str
+    nodes: tuple[str, ...]  # MACs
+
+
+@dataclass(frozen=True)
 class PolicyChanged:
     """A boot policy changed. ``node`` is a MAC, or "" for the default label; ``label`` "" = back to default."""
 
@@ -352,4 +384,4 @@ class Event:
     text: str
 
 
-Effect = Send | StartHead | StopHead | PolicyChanged | Persist | Event
+Effect = Send | StartHead | StopHead | SwitchOn | PolicyChanged | Persist | Event

@@ -82,9 +82,10 @@ def eject_nodes(coordinator: Coordinator, text: str, hosts: str, who: str, now: 
             f"nobody would be left in session {session.title}", f"bootd session cancel {session.title}", Exit.USAGE
         )
     effects: list[Effect] = [Persist(AuditRecord(who, "eject-nodes", f"{session.id} {' '.join(sorted(macs))}"))]
-    for mac in sorted(macs):
-        node = coordinator.nodes.add(mac)
-        effects += session.eject(node, f"taken out by {who}", now)
+    nodes = [coordinator.nodes.add(mac) for mac in sorted(macs)]
+    effects += session.eject(nodes, f"taken out by {who}", now)
+    for node in nodes:
+        mac = node.mac
         if session.members[mac].is_written:
             node.automatic = session.plan.label
             effects += [PolicyChanged(mac, session.plan.label, "not cloned: taken out"), Persist(node.record())]

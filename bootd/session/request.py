@@ -43,6 +43,7 @@ class SessionRequest:
     layout: LayoutOrder | None = None
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
+    wake: bool = False  # its nodes are switched on at that time
     parent: str = ""  # a session whose plan is carried out again: its id, image and disks
     image_root: str = ""
     bindings: Mapping[str, Binding] = field(default_factory=dict)
@@ -91,6 +92,9 @@ def checked(
     chosen = selector.parse(request.disk)
     hosts = registry.host_set(request.nodes)
     wanted = hosts.macs
+    if request.wake and (wanted is None or not request.start_at):
+        what = "any" if wanted is None else "a session that begins at once"
+        raise OperatorError(f"{what} cannot wake nodes later", "name the nodes and a time", Exit.USAGE)
     for session in open_sessions:
         if request.name and request.name in (session.plan.name, session.id):
             raise OperatorError(f"a session {request.name} is open", "choose another name", Exit.BUSY)
@@ -129,6 +133,7 @@ def checked(
         order_of_layout=request.layout,
         delay=request.delay,
         start_at=request.start_at,
+        wake=request.wake,
         parent=request.parent,
         image_root=request.image_root,
         bindings=request.bindings,

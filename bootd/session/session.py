@@ -10,7 +10,7 @@ Longer than other modules: what a report, a deadline and an operator each do to 
 table of consequences, and is read together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from bootd.session import messages, outcome, release
@@ -27,6 +27,7 @@ from bootd.session.effects import (
     Send,
     StartHead,
     StopHead,
+    SwitchOn,
 )
 from bootd.session.head import Head
 from bootd.session.machine import another_machine
@@ -169,7 +170,10 @@ class Session:
     def open_up(self, now: float) -> list[Effect]:
         """The time of a session that was scheduled has come: it wants nodes from now on."""
         self._enter(SessionState.PREPARING, now)
-        return [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        effects = [self._event("opened", "", "its time has come"), *self.start_head(now)]
+        if self.plan.wake:
+            effects.append(SwitchOn(self.id, tuple(sorted(self.plan.nodes or ()))))
+        return effects
 
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
@@ -373,7 +377,7 @@ class Session:
         join = member.node.join
         if not 1 <= report.port <= 65535 or join is None:
             return self._drop(member, Standing.FAILED, f"it is ready but listens on no port ({report.port})", now)
-        if not member.is_saved:
+        if self._limits.saves and not member.is_saved:
             return self._drop(member, Standing.FAILED, messages.unsaved(member), now)
         member.address = Address(join.address, report.port)
         member.standing = Standing.READY
@@ -409,13 +413,20 @@ class Session:
     # --- trouble -----------------------------------------------------------------------------------------
 
     def _drop(
-        self, member: Member, standing: Standing, reason: str, now: float, *, replaced: bool = False
+        self,
+        member: Member,
+        standing: Standing,
+        reason: str,
+        now: float,
+        *,
+        replaced: bool = False,
+        settles: bool = True,
     ) -> list[Effect]:
         """The session goes on without ``member``, which gets the reason; who follows it gets a new predecessor.
 
         ``replaced``: a new process on the same node has joined, so there is nobody to cancel, and the session
         must not be closed before the newcomer has been judged. A lost member is not cancelled: should it be
-        heard again, it goes on with what it has.
+        heard again, it goes on with what it has. ``settles``: what follows for the session is judged at once.
         """
         node = member.node
         followed = member in self.arrangement
@@ -446,7 +457,7 @@ class Session:
             effects.append(Send(node.mac, Cancel(self.id, reason)))
         if followed and self.state is SessionState.RUNNING:
             effects += self._arrange(f"{node.name} is {standing.value}", now)
-        return effects if replaced else [*effects, *self._settle(now)]
+        return [*effects, *self._settle(now)] if settles and not replaced else effects
 
     def _wake(self, member: Member, report: Report, now: float) -> list[Effect]:
         """A member that was lost, or was known from the journal only, is heard: the same process, with what it has.
@@ -548,18 +559,22 @@ class Session:
                 member.standing, member.reason = Standing.ABSENT, "taken in again, it has not joined yet"
         return [self._event("added", mac, "taken into the session") for mac in sorted(macs)] + self._settle(now)
 
-    def eject(self, node: Node, reason: str, now: float) -> list[Effect]:
-        """The session goes on without ``node``, which does not come back by itself."""
-        if self.plan.nodes is not None:
-            self.plan = replace(self.plan, nodes=self.plan.nodes - {node.mac})
-            self.expect = min(self.expect, len(self.plan.nodes or ()))
-        member = self.members.get(node.mac)
-        if member is None:
-            member = self.members[node.mac] = Member(node, Standing.EJECTED, now)
-        if member.live:
-            return self._drop(member, Standing.EJECTED, reason, now)
-        member.standing, member.reason = Standing.EJECTED, reason
-        return [self._event("ejected", node.mac, reason), *self._settle(now)]
+    def eject(self, nodes: Iterable[Node], reason: str, now: float) -> list[Effect]:
+        """The session goes on without ``nodes``, which do not come back by themselves."""
+        effects: list[Effect] = []
+        for node in nodes:
+            if self.plan.nodes is not None:
+                self.plan = replace(self.plan, nodes=self.plan.nodes - {node.mac})
+                self.expect = min(self.expect, len(self.plan.nodes or ()))
+            member = self.members.get(node.mac)
+            if member is None:
+                member = self.members[node.mac] = Member(node, Standing.EJECTED, now)
+            if member.live:
+                effects += self._drop(member, Standing.EJECTED, reason, now, settles=False)
+            else:
+                member.standing, member.reason = Standing.EJECTED, reason
+                effects.append(self._event("ejected", node.mac, reason))
+        return effects + self._settle(now)
 
     def close(self, now: float) -> list[Effect]:
         """Nobody may join any more: it starts with whoever is ready, and ends as soon as everybody is verified."""

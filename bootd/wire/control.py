@@ -43,6 +43,15 @@ class MemberState(Enum):
     PARKED = "parked"  # gave up after bounded retries; nothing more happens without an operator
 
 
+class CaptureState(Enum):
+    """Where the reading of a disk stands, as the node says itself."""
+
+    EXAMINING = "examining"  # opens the source, finds out what is in use
+    READING = "reading"
+    REFUSED = "refused"  # reason says why, and what to do
+    FAILED = "failed"  # reason says why
+
+
 @dataclass(frozen=True)
 class Partition:
     """One partition as the node sees it. Empty strings: not known, or none."""
@@ -204,6 +213,21 @@ class Report:
     trouble: str = ""  # about a neighbour: "predecessor 52:54:..: connection refused"
 
 
+@dataclass(frozen=True)
+class CaptureReport:
+    """How far a node is with a `Capture`. Bytes of the source."""
+
+    node: str
+    task: str
+    state: CaptureState
+    total: int = 0  # in use
+    done: int = 0  # of these: read, and on the server
+    sent: int = 0  # of these: that the server did not have
+    wire: int = 0  # bytes that went over the network for them
+    reason: str = ""  # for REFUSED, FAILED: one sentence
+    notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
+
+
 # --- down: coordinator to node -----------------------------------------------------------------------------
 
 
@@ -252,7 +276,21 @@ class Cancel:
     reason: str
 
 
-Message = Join | Report | Log | Output | Wait | Prepare | Arrange | Finish | Cancel | Execute | StopCommand
+@dataclass(frozen=True)
+class Capture:
+    """Read a disk, or one partition of it, into the image store of the server. Nothing is written on the node."""
+
+    task: str  # id; `Cancel` names it as its session
+    disk: Disk  # as the node described it
+    partition: int  # number; 0 = the whole disk
+    dirty: bool  # also when a file system was not left cleanly
+    raw: bool  # also what is encrypted, as it is
+    after: str  # "reboot" or "stay" (remain in stage2)
+
+
+_Up = Join | Report | CaptureReport | Log | Output
+_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand
+Message = _Up | _Down
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
 _hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootd.drivers.order_sources import layout_of, measure
+from bootd.drivers.source import Sources
 from bootd.errors import OperatorError
 from bootd.wire.control import Disk, Partition, PartTarget, Plan
 from bootd.wire.errors import PeerProtocolError
@@ -19,6 +20,7 @@ from stage2 import layout as partitioning
 from stage2.gate import Target
 from tests.netns.disks import MIB, TEN, LoopDisk
 
+LOOKED = Sources()
 SIZE = 40 * MIB
 GPT = """label: gpt
 label-id: 6D9F7A52-0D0C-4F7F-9F42-B007D0000001
@@ -62,7 +64,7 @@ def opened(disk: LoopDisk) -> Target:
 @pytest.mark.parametrize("script", [TEN, GPT], ids=["ten partitions", "gpt"])
 def test_table_boot_code_and_gap_of_the_golden_disk(tmp_path: Path, disk: LoopDisk, script: str) -> None:
     image = golden(tmp_path / "golden", script)
-    layout = decode(layout_of(str(image)))
+    layout = decode(layout_of(str(image), LOOKED))
     before = disk.content()
     target = opened(disk)
     try:
@@ -94,7 +96,7 @@ def test_a_table_alone_brings_no_boot_code(tmp_path: Path, disk: LoopDisk) -> No
     image = golden(tmp_path / "golden", TEN)
     text = tmp_path / "table.json"
     text.write_text(subprocess.run(["sfdisk", "--json", image], check=True, capture_output=True, text=True).stdout)
-    layout = decode(layout_of(str(text)))
+    layout = decode(layout_of(str(text), LOOKED))
     assert layout.start == b""
     target = opened(disk)
     try:
@@ -125,7 +127,7 @@ def test_no_write_leaves_its_partition(disk: LoopDisk) -> None:
 
 
 def test_a_plan_that_does_not_fit_its_layout(tmp_path: Path) -> None:
-    layout = decode(layout_of(str(golden(tmp_path / "golden", TEN))))
+    layout = decode(layout_of(str(golden(tmp_path / "golden", TEN)), LOOKED))
     shown = Disk("sda", SIZE, 512, "S1", "", "", "", False, "", "d" * 64)
     good = Plan(
         "s", "m", "r", MIB, MIB, shown, 1, parts=(PartTarget(Partition(5, 4 * MIB, "", "", "", 8 * MIB), MIB),)
@@ -143,11 +145,11 @@ def test_a_plan_that_does_not_fit_its_layout(tmp_path: Path) -> None:
 
 def test_what_a_layout_makes_of_an_order(tmp_path: Path) -> None:
     image = golden(tmp_path / "golden", TEN)
-    found = measure(str(image), "only", [], str(image), erase="S1")
+    found = measure(str(image), "only", [], str(image), erase="S1", looked=LOOKED)
     assert [part.number for part in found.parts] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
     assert found.parts[3].source == f"slice:{8 * MIB}:{4 * MIB}:{image}"
     assert found.layout is not None
-    assert (found.layout.digest, found.layout.erase) == (digest(layout_of(str(image))), "S1")
+    assert (found.layout.digest, found.layout.erase) == (digest(layout_of(str(image), LOOKED)), "S1")
     assert found.layout.least == SIZE
     big = tmp_path / "big"
     big.write_bytes(bytes(5 * MIB))
@@ -159,7 +161,7 @@ def test_what_a_layout_makes_of_an_order(tmp_path: Path) -> None:
         ([f"10={big}", f"10={big}"], "named twice"),
     ):
         with pytest.raises(OperatorError, match=reason):
-            measure(str(image), "only", parts, str(image))
+            measure(str(image), "only", parts, str(image), looked=LOOKED)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"{}\n", b'{"version":1}\n', b"[" * 100, b"x" * (MAX_LAYOUT + 1)])
@@ -169,7 +171,7 @@ def test_what_is_no_layout_is_refused(data: bytes) -> None:
 
 
 def test_bytes_that_would_reach_into_the_first_partition_are_refused(tmp_path: Path) -> None:
-    line, _, start = layout_of(str(golden(tmp_path / "golden", TEN))).partition(b"\n")
+    line, _, start = layout_of(str(golden(tmp_path / "golden", TEN)), LOOKED).partition(b"\n")
     assert isinstance(decode(line + b"\n" + start), Layout)
     with pytest.raises(PeerProtocolError, match="before the first partition"):
         decode(line + b"\n" + start + b"x")

@@ -233,6 +233,32 @@ class Node(Struct):
     disks: list[Disk]
 
 
+class Backup(Struct):
+    """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+
+    id: str
+    node: str
+    name: str
+    image: str
+    comment: str
+    user: str
+    source: str
+    state: str
+    ended: bool
+    reason: str
+    image_id: str | None
+    total: int
+    done: int
+    sent: int
+    wire: int
+    rate: int
+    remaining_seconds: float | None
+    seconds: float | None
+    notes: list[str]
+    attempts: int
+
+
 class Partition(Struct):
     """``start`` in bytes, null = not known; ``used``: how it is in use, or what of another system it holds."""
 
@@ -298,12 +324,21 @@ class GroupLabel(Struct):
     why: str
 
 
+class InheritedLock(Struct):
+    """A lock of another node that holds here too: it is the same machine, or had this very disk."""
+
+    node: str
+    name: str
+    lock: Lock
+
+
 class Machine(Node):
     """``hardware`` null: it was never in stage2. ``changed``: how it differs from who answers now."""
 
     disks: list[PlannedDisk]  # type: ignore[assignment]
     hardware: Hardware | None
     group_label: GroupLabel | None
+    inherited_locks: list[InheritedLock]
     changed: str | None
 
 
@@ -347,6 +382,7 @@ class State(Struct):
     default_label: str
     sessions: list[Session]
     nodes: list[Node]
+    backups: list[Backup]
     journal: str
 
 

@@ -10,6 +10,7 @@ from bootd.drivers import order_sources
 from bootd.drivers.http import answers
 from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
+from bootd.drivers.source import Sources
 from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.effects import AuditRecord, Effect, KioskRecord, Persist, RemovedKiosk
@@ -35,7 +36,8 @@ async def set_kiosk(owner: Owner, request: web.Request) -> web.Response:
     if order.label not in coordinator.labels:
         raise OperatorError(f"label {order.label!r} is not defined", "see bootd label list", Exit.USAGE)
     check_time(order.at)
-    found = await asyncio.to_thread(order_sources.measure, order.image, order.disk, order.parts)
+    looked = Sources(owner.engine.image_store)
+    found = await asyncio.to_thread(order_sources.measure, order.image, order.disk, order.parts, looked=looked)
     selector.parse(found.disk)
     effects: list[Effect] = []
     for mac in sorted(macs):

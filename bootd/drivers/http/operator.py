@@ -18,6 +18,7 @@ from aiohttp import web
 from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
@@ -28,6 +29,7 @@ from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
+from bootd.drivers.source import Sources
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -64,6 +66,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
+    wake: bool = False  # the nodes are switched on at that time
 
 
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +127,8 @@ class Operators:
         self.engine = self._engine = engine
         self._labels, self._leases = labels, leases
         self._power = PowerDesk(engine, power)
+        engine.switch_on = self._power.switch_on
+        self._backups = Backups(engine)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -140,6 +145,7 @@ class Operators:
         app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
         add_routes(app, POWER_ROUTES, self._power)
+        add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
             add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
@@ -228,13 +234,13 @@ class Operators:
                 orders=found.parts,
                 needs=(GROW,) if wanted.grow else (),
                 layout=found.layout,
-                inherited=coordinator.admission.inherited_locks(mac, self._engine.now()),
+                inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
             )
             nodes.append(card)
         return web.json_response(
             {
-                "source": wanted.source,
+                "source": found.source,
                 "size": found.size,
                 "sector": found.sector,
                 "disk": found.disk,
@@ -250,7 +256,7 @@ class Operators:
             raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
         found = await self._measure(wanted)
         order = SessionRequest(
-            source=wanted.source,
+            source=found.source,
             source_size=found.size,
             source_sector=found.sector,
             nodes=wanted.nodes,
@@ -270,6 +276,7 @@ class Operators:
             keep_open=wanted.keep_open,
             delay=wanted.delay,
             start_at=orders.check_time(wanted.at, time.time()),
+            wake=wanted.wake,
         )
         id_, effects = self._engine.coordinator.create(order, who_asks(request), self._engine.now())
         self._engine.run(effects)
@@ -280,7 +287,13 @@ class Operators:
 
     async def _measure(self, wanted: Deploy) -> order_sources.Measured:
         return await asyncio.to_thread(
-            order_sources.measure, wanted.source, wanted.disk, wanted.parts, wanted.layout, erase=wanted.erase
+            order_sources.measure,
+            wanted.source,
+            wanted.disk,
+            wanted.parts,
+            wanted.layout,
+            erase=wanted.erase,
+            looked=Sources(self._engine.image_store),
         )
 
     async def _change(self, request: web.Request) -> web.Response:
@@ -560,4 +573,4 @@ OWN_ROUTES = (
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
