@@ -1,11 +1,13 @@
 """``bootd session``: change a session that is there."""
 
 import sys
+from typing import Any
 from urllib.parse import urlencode
 
 import click
 
 from bootd.cli.context import Context, json_option, pass_context, print_json
+from bootd.cli.deploy import wait
 from bootd.cli.state import print_session
 from bootd.errors import Exit, OperatorError
 
@@ -17,11 +19,13 @@ def session() -> None:
 
 @session.command("start-now")
 @click.argument("name")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @json_option
 @pass_context
-def start_now(context: Context, name: str, as_json: bool) -> None:
+def start_now(context: Context, name: str, is_waiting: bool, as_json: bool) -> int:
     """Start with the nodes that are ready. NAME is a session's name or id."""
-    _show(context.client.request("PATCH", "sessions", name, body={"start_now": True}), as_json)
+    changed = context.client.request("PATCH", "sessions", name, body={"start_now": True})
+    return _shown_or_awaited(changed, is_waiting=is_waiting, as_json=as_json)
 
 
 @session.command("expect")
@@ -65,10 +69,13 @@ def eject(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_
 @session.command("retry")
 @click.argument("name")
 @click.argument("nodes", nargs=-1)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask, although disks are erased.")
 @json_option
 @pass_context
-def retry(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def retry(
+    context: Context, *, name: str, nodes: tuple[str, ...], is_waiting: bool, yes: bool, as_json: bool
+) -> int:
     """Clone those nodes of an ended session that are not cloned [default: all], in a session of their own.
 
     Under the same plan: same image, same options, same disks. Exit code 4 when the plan does not hold any more.
@@ -80,7 +87,8 @@ def retry(context: Context, *, name: str, nodes: tuple[str, ...], yes: bool, as_
             click.echo(f"{item['name']}: {item['state']}: {item['reason']}", err=True)
         _confirm(f"{found['source']} is written over disk {found['selector']} of these. Go on?")
     body = {"nodes": ",".join(nodes)}
-    _show(context.client.request("POST", "sessions", name, "retry", body=body), as_json)
+    made = context.client.request("POST", "sessions", name, "retry", body=body)
+    return _shown_or_awaited(made, is_waiting=is_waiting, as_json=as_json)
 
 
 @session.command("notices")
@@ -123,6 +131,16 @@ def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
     click.confirm(question, abort=True, err=True)
+
+
+def _shown_or_awaited(value: dict[str, Any], *, is_waiting: bool, as_json: bool) -> int:
+    if not is_waiting:
+        _show(value, as_json)
+        return Exit.OK
+    code: int = click.get_current_context().invoke(
+        wait, session=value["id"], timeout=None, notify=(), as_json=as_json
+    )
+    return code
 
 
 def _show(value: dict[str, object], as_json: bool) -> None:

@@ -69,7 +69,7 @@ class Reasons:
 
 
 _ignored = Reasons()
-_results = Reasons(32)
+_kinds = Reasons(32)
 
 
 def count_ignored(reason: str) -> None:
@@ -78,7 +78,7 @@ def count_ignored(reason: str) -> None:
 
 
 def count_event(kind: str) -> None:
-    EVENTS.labels(_results.label(kind)).inc()
+    EVENTS.labels(_kinds.label(kind)).inc()
 
 
 class RingTally:

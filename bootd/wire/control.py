@@ -21,6 +21,10 @@ MAX_MESSAGE = 1 << 20
 MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
+# An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
+# partitions as targets, tables that are written first, growth to a larger disk.
+PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
+ABILITIES = (PARTITIONS, LAYOUT, GROW)
 
 
 class MemberState(Enum):
@@ -57,6 +61,9 @@ class Partition:
     partuuid: str  # lower case: a GUID of a GPT, or DISK-NN of an MBR
     filesystem: str  # as blkid calls it: "ext4", "ntfs", "BitLocker", ...
     label: str  # of the filesystem
+    start: int = 0  # bytes from the beginning of the disk
+    type: str = ""  # lower case: "0x83" of an MBR, the GUID of a GPT
+    used: str = ""  # how it is in use, or what of another system lies on it: "mounted at /", "raid member", ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,14 @@ class Address:
 
 
 @dataclass(frozen=True)
+class PartTarget:
+    """One partition that is written: as the node has described it, and the bytes that go onto it."""
+
+    partition: Partition
+    size: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a deploy will do to which disk. The agent re-checks all of it right before the first write."""
 
@@ -110,6 +125,10 @@ class Plan:
     eligible: int  # how many disks of the node were eligible then; one more or one less voids the plan
     locks: tuple[Lock, ...] = ()  # of this node, in force when the plan was made
     image_sector: int = 0  # bytes of a sector that the image was made for; 0 = not known
+    parts: tuple[PartTarget, ...] = ()  # only these are written, one for each part of the image; () = the disk
+    layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
+    least: int = 0  # bytes that the disk must have for that layout
+    empty: bool = False  # only a disk without partitions and file system may be written
 
 
 @dataclass(frozen=True)
@@ -166,6 +185,7 @@ class Join:
     memory: int
     disks: tuple[Disk, ...]
     hardware: Hardware = Hardware()  # without it: a stage2 older than this message
+    abilities: tuple[str, ...] = ()  # what this stage2 knows of plans, beside whole disks: see `ABILITIES`
 
 
 @dataclass(frozen=True)
@@ -226,6 +246,7 @@ class Prepare:
     token: str  # join token of the session, hex; proves membership on every link
     compare: bool = False  # digest what is on the target first and want only what differs (delta, resume)
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target. They are never skipped
+    grow: bool = False  # the last partition and its filesystem fill a larger disk when everything is verified
 
 
 @dataclass(frozen=True)

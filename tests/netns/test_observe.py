@@ -110,11 +110,12 @@ def test_a_session_is_counted_and_each_of_its_lines_names_it(daemon: Daemon) -> 
     data = numbered(daemon.folder / "image", 4)
     daemon.command("label", "set-default", "kamethod")
     image = str(daemon.folder / "image")
-    daemon.command("deploy", image, "any", "--disk", "only", "--expect", "2", "--name", "room", "--yes")
+    daemon.command("deploy", image, "any", "--disk", "only", "--expect", "9", "--name", "room", "--yes")
     id_ = daemon.session("room")["id"]
     until(lambda: metrics(daemon).get(("bootd_sessions", "waiting")) == 1, 10, "the session is counted")
     nodes = [start_node(daemon, name, len(data)) for name in NODES]
-    daemon.command("wait", "room", "--timeout", "60", expect=Exit.OK, seconds=70)
+    until(lambda: metrics(daemon).get(("bootd_members", "ready")) == 2, 40, "both are counted as ready")
+    daemon.command("session", "start-now", "room", "--wait", expect=Exit.OK, seconds=70)
     assert [node.wait(10) for node in nodes] == [0, 0]
     after = metrics(daemon)
     for kind in ("written", "durable", "verified"):

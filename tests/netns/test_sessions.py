@@ -154,14 +154,14 @@ def test_retry_clones_the_rest_of_it(daemon: Daemon) -> None:
 
 def test_start_at_a_time_survives_a_restart(daemon: Daemon) -> None:
     process, data = prepare(daemon, 4)
-    begin = time.time() + 6
+    begin = time.time() + 20
     moment = datetime.fromtimestamp(begin, UTC).isoformat()
     over = daemon.command(
         "deploy", str(daemon.folder / "image"), "any", "--disk", "only", "--at", "2020-01-01T00:00:00Z", "--yes",
         expect=Exit.USAGE,
     )  # fmt: skip
     assert "is over" in over
-    deploy(daemon, macs("n1", "n2"), "--name", "night", "--at", moment)
+    deploy(daemon, macs("n1", "n2"), "--name", "night", "--at", moment, "--wake")
     one = node(daemon, "n1", len(data))
     one.wait_for("waits: no session wants this node")
     assert daemon.session("night")["state"] == "scheduled"
@@ -171,8 +171,10 @@ def test_start_at_a_time_survives_a_restart(daemon: Daemon) -> None:
     daemon.start()
     assert time.time() < begin, "it is not over yet"
     assert daemon.session("night")["state"] == "scheduled"
-    one.wait_for("plan TEST-01", 30)
+    one.wait_for("plan TEST-01", 60)
     assert time.time() >= begin
+    woken = daemon.command("node", "timeline", NODES["n2"])
+    assert "its session begins: magic packet sent to 10.9.0.255 on eth0" in woken
     one.wait_for("finished", 30)  # n2 never came: it has started with who was there
     assert disk(daemon, "n1").read_bytes() == data
     daemon.command("wait", "night", "--timeout", "30", expect=Exit.PARTLY, seconds=40)
@@ -241,7 +243,7 @@ def test_ready_without_a_saved_table_is_refused(daemon: Daemon) -> None:
     deploy(daemon, macs("n1"), "--name", "room")
     words = [f"{ADDRESS}:{HTTP_PORT}", NODES["n1"], str(len(data))]
     liar = daemon.room.start("n1", [sys.executable, "-c", LIAR, *words])
-    text = liar.wait_for(r"liar: (.*)").group(1)
+    text = liar.wait_for(r"liar: (.*)\n").group(1)
     assert text.startswith("Cancel(")
     assert "the server holds no old partition table of vda from this attempt" in text
     (member,) = daemon.session("room")["members"]

@@ -166,7 +166,9 @@ def test_orders_that_make_no_sense(operators: Operators, capsys: pytest.CaptureF
     ):
         assert operators.request("POST", "/power", body)[0] == 400
     assert operators.run(capsys, "power", "off", "lab1")[0] == Exit.USAGE
-    assert operators.run(capsys, "deploy", "x.img", "any", "--disk", "only", "--wake", "--yes")[0] == Exit.USAGE
+    for nodes in ("any", "any,!lab3", "!lab3,ANY"):
+        code, _, err = operators.run(capsys, "deploy", "x.img", nodes, "--disk", "only", "--wake", "--yes")
+        assert (code, "cannot be woken" in err) == (Exit.USAGE, True), nodes
 
 
 def test_results_keep_the_order_and_name_each_failure(tmp_path: Path) -> None:

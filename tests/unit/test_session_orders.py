@@ -6,7 +6,7 @@ import pytest
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import orders
-from bootd.session.effects import AuditRecord, MemberRecord, NodeRecord, StartHead
+from bootd.session.effects import AuditRecord, MemberRecord, NodeRecord, StartHead, SwitchOn
 from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.wire.control import Cancel, Finish, MemberState, Prepare
@@ -176,6 +176,23 @@ def test_never_the_last_one() -> None:
     assert room.coordinator.sessions[room.session].plan.nodes == frozenset({mac(2)})
 
 
+def test_several_are_ejected_before_anything_is_judged() -> None:
+    """Without lab1 everybody that is left is verified: lab2, which goes too, must not be told to finish."""
+    room = Room(3)
+    room.create("lab[1-3]", expect=2)
+    room.head_ready()
+    room.ready(1, 2)
+    room.receiving(1, 1 << 20)
+    room.verified(2)
+    eject(room, "lab[1-2]")
+    assert not any(isinstance(message, Finish) for message in room.inbox[mac(2)])
+    assert room.state == "running"
+    room.ready(3)
+    room.verified(3)
+    room.rebooting(3)
+    assert room.verdicts() == {"lab1": (False, "ejected"), "lab2": (False, "ejected"), "lab3": (True, "done")}
+
+
 def test_all_that_run_ejected_ends_the_session() -> None:
     room = Room(2)
     room.create("lab[1-2]", expect=1)
@@ -251,6 +268,20 @@ def test_scheduled_can_be_started_changed_and_cancelled() -> None:
     room.create("lab1", start_at=WALL + 60)
     room.run(room.coordinator.cancel(room.session, "", "root", room.now))
     assert room.state == "cancelled"
+
+
+def test_nodes_are_woken_at_the_time() -> None:
+    room = Room(2)
+    room.create("lab[1-2]", start_at=WALL, wake=True)
+    restart(room)
+    assert not [effect for effect in room.effects if isinstance(effect, SwitchOn)]
+    due(room, WALL)
+    due(room, WALL + 1)
+    woken = [effect for effect in room.effects if isinstance(effect, SwitchOn)]
+    assert woken == [SwitchOn(room.session, (mac(1), mac(2)))]
+    for request in ({"nodes": "any", "start_at": WALL, "expect": 1}, {"nodes": "lab1"}):
+        with pytest.raises(OperatorError, match="cannot wake"):
+            Room(1).create(wake=True, **request)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """``POST /api/v1/power``: nodes switched on and off, on record, and never by accident in a session."""
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
@@ -11,7 +13,7 @@ from bootd.drivers.http.routes import Route
 from bootd.drivers.power.actions import DISRUPTIVE, Action
 from bootd.drivers.power.control import PowerControl
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import AuditRecord, Effect, Event, Persist
+from bootd.session.effects import AuditRecord, Effect, Event, Persist, SwitchOn
 
 
 class PowerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +29,19 @@ class PowerDesk:
 
     def __init__(self, engine: Engine, control: PowerControl | None) -> None:
         self._engine, self._control = engine, control
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def switch_on(self, effect: SwitchOn) -> None:
+        """Begin to switch nodes on; what became of each is told in its timeline."""
+        if self._control is not None:
+            task = asyncio.create_task(self._switch_on(self._control, effect), name=f"power of {effect.session}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _switch_on(self, control: PowerControl, effect: SwitchOn) -> None:
+        for one in await control.carry_out(effect.nodes, Action.ON, self._is_uefi):
+            metrics.POWER.labels(Action.ON.value, "ok" if one.ok else "failed").inc()
+            self._engine.run([Event("power", one.mac, effect.session, f"on, its session begins: {one.text}")])
 
     async def switch(self, request: web.Request) -> web.Response:
         """A result per node. Refused as a whole (409) when a node is in a session and that is not confirmed."""

@@ -125,7 +125,10 @@ class RingSender:
             node_labels={},
             head_host="0.0.0.0",  # each receiver is told the address that it sees, in `_send`
             draw=secrets.token_hex,
-            limits=Limits(silence=timing.silence, stall=timing.stall, rejoin=timing.silence, attempts=3),
+            # By hand there is no server that could keep what was on the targets.
+            limits=Limits(
+                silence=timing.silence, stall=timing.stall, rejoin=timing.silence, attempts=3, saves=False
+            ),
             # The order of the list: the place in it stands for a switch, for receivers join in any order.
             switches={name.mac: f"{number:06}" for number, name in enumerate(names)},
         )
