@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp man clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,12 @@ bench-boot: setup ## power-on to stage1 beside dnsmasq with PXELINUX, and to a l
 
 bench-dhcp: setup ## a boot storm of 1,000 machines while a 1 GiB image is served (root). BENCH='--clients 200'
 	$(ROOT) $(RUN) -m tests.bench.dhcp $(BENCH)
+
+bench-registry: setup ## images to and from docker-registry, packs of several sizes. BENCH='--chunks 256 --packs 0 32'
+	$(RUN) -m tests.bench.registry $(BENCH)
+
+bench-images: setup ## images against partclone with zstd, dd with gzip (root). BENCH='--mebibytes 1024 --runs 1'
+	$(ROOT) $(RUN) -m tests.bench.images $(BENCH)
 
 deb: setup ## a Debian package in build/deb. VERSION=0.2.0 in place of the changelog's
 	sh debian/build.sh build/deb $(VERSION)

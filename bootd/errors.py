@@ -13,7 +13,7 @@ class Exit(IntEnum):
     REFUSED = 4  # a safety rule said no; nothing was written
     CONFIG = 5  # the configuration file is wrong
     BUSY = 6  # port in use, second daemon, image in use
-    UNREACHABLE = 7  # the daemon does not answer
+    UNREACHABLE = 7  # the daemon does not answer, or a registry
     INPUT = 8  # image unreadable, file missing
 
 

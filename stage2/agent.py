@@ -18,18 +18,25 @@ from typing import Protocol
 
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.member import Member
-from bootd.member.store import BlockStore, StoreError
+from bootd.member.parts import PartStore
+from bootd.member.store import BlockStore, Store, StoreError
+from bootd.wire import layout as layouts
 from bootd.wire import manifest as manifests
 from bootd.wire.commands import Execute, Output, StopCommand
-from bootd.wire.control import Arrange, Disk, Join, MemberState, Message, Prepare, Report
+from bootd.wire.control import Arrange, Capture, Disk, Join, MemberState, Message, Plan, Prepare, Report
 from bootd.wire.errors import ProtocolError
+from bootd.wire.layout import Layout
 from bootd.wire.logs import Log
+from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
 from stage2 import flow, way_back
+from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
+from stage2.capture import CaptureJob
 from stage2.commands import Commands
 from stage2.console import Console
-from stage2.gate import RefusedError, open_target
+from stage2.gate import RefusedError, Target, open_target
+from stage2.grow import grow
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
 from stage2.shipping import Shipping
@@ -52,6 +59,7 @@ class Coordinator(Protocol):
     def join(self, message: Join) -> None: ...
     def report(self, message: Report) -> bool: ...
     def fetch_manifest(self, session: str) -> bytes: ...
+    def fetch_layout(self, session: str) -> bytes: ...
     def save_table(self, encoded: bytes) -> None: ...
     def send_log(self, message: Log) -> None: ...
     def send_output(self, message: Output) -> None: ...
@@ -100,7 +108,9 @@ class Agent:
         self._situation = flow.Situation(node.mac)
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
-        self._target: tuple[int, Disk] | None = None
+        self._target: Target | None = None
+        self._layout: Layout | None = None  # to be written before the first byte of the image
+        self._capture: CaptureJob | None = None
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -183,6 +193,8 @@ class Agent:
             case flow.Refuse(plan=plan, reason=reason):
                 self._own = Report(self.node.mac, plan.session, MemberState.PREPARING)
                 self._refused(reason)
+            case flow.ReadIn(order=order):
+                self._read_in(order)
             case flow.Place(arrange=arrange):
                 self._place(arrange)
             case flow.Leave(reboot=reboot):
@@ -197,6 +209,8 @@ class Agent:
         self._return_at = None
         self._console.begin(plan.image_size)
         self._console.mark(f"plan {plan.disk.name} {plan.disk.serial or plan.disk.wwn or '-'}")
+        for part in plan.parts:
+            self._console.say(f"partition {part.partition.number}: {part.size} bytes at {part.partition.start}")
         self._own = Report(self.node.mac, plan.session, MemberState.PREPARING, total=plan.image_size)
         self._send()
         try:
@@ -210,8 +224,17 @@ class Agent:
         if (manifest.size, manifest.chunk_size) != (plan.image_size, plan.chunk_size):
             self._refused(f"the manifest says {manifest.size} bytes, the plan {plan.image_size}")
             return
-        if len(manifest.parts) > 1:
-            self._refused(f"the manifest has {len(manifest.parts)} parts, the plan names one disk")
+        wrong = misfit(plan, manifest)
+        if wrong:
+            self._refused(wrong)
+            return
+        try:
+            self._layout = self._fetch_layout(plan)
+        except RefusedError as error:
+            self._refused(f"the layout does not fit: {error}")
+            return
+        except CALL_ERRORS as error:
+            self._failed(f"the layout cannot be had: {error}")
             return
         try:
             self._target = open_target(plan, self._take, self._dev_root)
@@ -219,7 +242,7 @@ class Agent:
             self._refused(str(error))
             return
         try:
-            size = way_back.save(plan.session, *self._target, self._client.save_table, self._dev_root)
+            size = way_back.save(plan.session, self._target, self._client.save_table, self._dev_root)
         except way_back.WayBackError as error:
             self._close_target()
             self._failed(str(error))
@@ -231,7 +254,7 @@ class Agent:
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=BlockStore(self._target[0], manifest.size, prepare.zeros),
+                store=store_of(self._target, prepare, manifest),
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
@@ -246,6 +269,28 @@ class Agent:
         self._situation = flow.Situation(self.node.mac, flow.Step.MEMBER, prepare)
         self._console.mark(f"ready {port}")
 
+    def _read_in(self, order: Capture) -> None:
+        """Begin to read a disk into an image. Nothing is written here; any doubt ends in a refusal."""
+        self._situation = flow.Situation(
+            self.node.mac, flow.Step.CAPTURING, self._situation.prepare, task=order.task
+        )
+        self._return_at = None
+        self._console.mark(f"backup {order.disk.name} {order.disk.serial or order.disk.wwn or '-'}")
+        self._capture = CaptureJob(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
+        self._capture.start()
+
+    def _captured(self, job: CaptureJob) -> None:
+        """A capture has ended: an image, or a reason."""
+        self._capture = None
+        self._console.mark(f"backup ended: {job.ended}")
+        leaves = bool(job.image) and job.order.after == "reboot"
+        step = flow.Step.LEAVING if leaves else flow.Step.ENDED
+        self._situation = flow.Situation(self.node.mac, step, self._situation.prepare, task=job.order.task)
+        if leaves:
+            self._own = Report(self.node.mac, "", MemberState.REBOOTING)
+        else:
+            self._return_at = time.monotonic() + AFTER_CANCEL
+
     def _fetch_manifest(self, session: str) -> bytes:
         for number in range(1, MANIFEST_TRIES + 1):
             try:
@@ -256,13 +301,37 @@ class Agent:
                 time.sleep(number)
         raise AssertionError("unreachable")
 
+    def _fetch_layout(self, plan: Plan) -> Layout | None:
+        """The layout that the plan is bound to, if there is one."""
+        if not plan.layout:
+            return None
+        data = self._client.fetch_layout(plan.session)
+        if layouts.digest(data) != plan.layout:
+            raise RefusedError("it is not that of the plan")
+        layout = layouts.decode(data)
+        wrong = partitioning.misfit(layout, plan)
+        if wrong:
+            raise RefusedError(wrong)
+        return layout
+
     def _place(self, arrange: Arrange) -> None:
+        if self._layout is not None and self._target is not None:
+            try:
+                partitioning.write(self._layout, self._target)
+            except partitioning.LayoutError as error:
+                self._stop_member()
+                self._failed(str(error))
+                return
+            self._console.say(f"partition table written: {len(self._layout.table.entries)} partitions")
+            self._layout = None
         if self._member is not None and self._member.arrange(arrange):
             self._situation = replace(self._situation, epoch=arrange.epoch)
             self._console.say(f"epoch {arrange.epoch}: behind {arrange.predecessor_node}")
 
     def _watch(self) -> None:
         """Show how far the member is; end it when it has failed."""
+        if self._capture is not None and self._capture.ended:
+            self._captured(self._capture)
         if self._member is None:
             return
         snapshot = self._member.snapshot()
@@ -299,6 +368,10 @@ class Agent:
 
     def _abandon(self, reason: str) -> None:
         """Cancelled, or ended too early: nothing of this disk is promised."""
+        if self._capture is not None:
+            if self._capture.stop():  # it ends soon, and `_captured` goes on from there
+                self._console.say(f"cancelled: {reason}")
+            return
         self._stop_member()
         self._console.say(f"cancelled: {reason}")
         self._own = Report(self.node.mac, "", MemberState.WAITING, reason=reason)
@@ -321,12 +394,14 @@ class Agent:
 
     def _finished(self, reboot: bool) -> None:
         """Verified and released by the coordinator."""
-        disk = self._target[1].name if self._target else ""
+        disk = self._target.disk.name if self._target else ""
         self._stop_member()
         self._console.say("session finished")
         self._own = self._report_as(MemberState.FINISHING, "")
         self._send()
         note = make_bootable(disk) if disk else ""
+        if disk and self._situation.prepare is not None and self._situation.prepare.grow:
+            note = "; ".join(text for text in (grow(disk, self._dev_root), note) if text)
         if note:
             self._console.say(note)
             self._own = self._report_as(MemberState.FINISHING, note)
@@ -360,7 +435,7 @@ class Agent:
 
     def _close_target(self) -> None:
         if self._target is not None:
-            os.close(self._target[0])
+            self._target.close()
             self._target = None
 
     def _report_as(self, state: MemberState, reason: str) -> Report:
@@ -419,6 +494,31 @@ class Agent:
                 self._failing = not arrived
                 self._console.say("reports get through again" if arrived else "reports do not get through")
             return arrived
+
+
+def misfit(plan: Plan, manifest: Manifest) -> str:
+    """Why the parts of the manifest are not those of the plan; "" when they are."""
+    if len(manifest.parts) != max(1, len(plan.parts)):
+        what = f"{len(plan.parts)} partitions" if plan.parts else "one disk"
+        return f"the manifest has {len(manifest.parts)} parts, the plan names {what}"
+    for part, target in zip(manifest.parts, plan.parts, strict=False):
+        if part.size != target.size:
+            return f"the manifest has {part.size} bytes for partition {target.partition.number}, not {target.size}"
+    return ""
+
+
+def store_of(target: Target, prepare: Prepare, manifest: Manifest) -> Store:
+    """Where the member writes: each part of the manifest through the descriptor that the gate opened for it, or, on
+    a disk that gets a layout, at its place there."""
+    stores: list[Store]
+    if prepare.plan.layout:
+        stores = [*partitioning.regions(target, prepare.plan, prepare.zeros)]
+    else:
+        stores = [
+            BlockStore(descriptor, part.size, prepare.zeros)
+            for descriptor, part in zip(target.writable, manifest.parts, strict=True)
+        ]
+    return stores[0] if len(stores) == 1 else PartStore(manifest, stores)
 
 
 def reboot_now() -> None:

@@ -7,7 +7,7 @@ is a value; the agent carries it out.
 from dataclasses import dataclass
 from enum import Enum
 
-from bootd.wire.control import Arrange, Cancel, Finish, Message, Plan, Prepare, Wait
+from bootd.wire.control import Arrange, Cancel, Capture, Finish, Message, Plan, Prepare, Wait
 
 
 class Step(Enum):
@@ -15,6 +15,7 @@ class Step(Enum):
 
     IDLE = "idle"  # joined, no plan
     MEMBER = "member"  # the target is open, the member runs
+    CAPTURING = "capturing"  # a disk of this node is read into an image
     ENDED = "ended"  # refused, failed, cancelled or finished: only a new plan changes anything
     LEAVING = "leaving"  # about to reboot: nothing counts any more
 
@@ -28,6 +29,7 @@ class Situation:
     prepare: Prepare | None = None  # the last plan that was taken up
     epoch: int = 0  # of the last arrangement that was taken up
     verified: bool = False
+    task: str = ""  # of the last capture that was taken up
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class ReadIn:
+    """Read a disk into an image."""
+
+    order: Capture
+
+
+@dataclass(frozen=True)
 class Place:
     arrange: Arrange
 
@@ -74,7 +83,7 @@ class Abandon:
     reason: str
 
 
-Decision = Ignore | ShowWait | TakeUp | Refuse | Place | Leave | Abandon
+Decision = Ignore | ShowWait | TakeUp | Refuse | ReadIn | Place | Leave | Abandon
 
 
 def decide(situation: Situation, message: Message) -> Decision:
@@ -86,11 +95,15 @@ def decide(situation: Situation, message: Message) -> Decision:
             return ShowWait(reason) if situation.step is Step.IDLE else Ignore("has a plan")
         case Prepare():
             return _prepare(situation, message)
+        case Capture():
+            return _capture(situation, message)
         case Arrange():
             return _arrange(situation, message)
         case Finish():
             return _finish(situation, message)
         case Cancel(session=session, reason=reason):
+            if situation.step is Step.CAPTURING and session == situation.task:
+                return Abandon(reason)
             if situation.step is Step.MEMBER and session == _session(situation):
                 return Abandon(reason)
             return Ignore(f"not in session {session}")
@@ -107,9 +120,19 @@ def _prepare(situation: Situation, message: Prepare) -> Decision:
         return Ignore("plan is known")
     if situation.step is Step.MEMBER:
         return Ignore(f"busy with session {_session(situation)}")
+    if situation.step is Step.CAPTURING:
+        return Ignore("busy with a backup")  # the plan comes again when this node joins again
     if plan.node != situation.node:
         return Refuse(plan, f"the plan is for node {plan.node}, this is {situation.node}")
     return TakeUp(message)
+
+
+def _capture(situation: Situation, message: Capture) -> Decision:
+    if message.task == situation.task:
+        return Ignore("task is known")
+    if situation.step in (Step.MEMBER, Step.CAPTURING):
+        return Ignore("busy")
+    return ReadIn(message)
 
 
 def _arrange(situation: Situation, message: Arrange) -> Decision:

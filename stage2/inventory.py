@@ -1,7 +1,7 @@
 """The disks of this node: what they are, and which of them nobody may touch.
 
 `disks_of` is pure: it judges what ``lsblk --json`` and sysfs said. `take` asks them. Identity (serial, WWN) is read
-from sysfs, since lsblk knows it only with a udev data base, which stage2 does not have.
+from sysfs, and what lies on disks from blkid: lsblk knows both only with a udev data base, which stage2 has not.
 
 The table digest is SHA-256 over the disk's size and its first and last MiB: the protective MBR, both copies of a
 GPT (header and 128 entries at 512 or 4096 bytes a sector) and what lies in the gap behind them. It takes no parser
@@ -11,19 +11,20 @@ that could be wrong, covers disks without a table as well, and changes with any 
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bootd.wire import saved
 from bootd.wire.control import Disk, Partition
+from bootd.wire.targets import CONTENT
+from stage2 import signatures
 
-COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID"
+COLUMNS = "NAME,KNAME,TYPE,SIZE,RO,RM,MOUNTPOINTS,FSTYPE,TRAN,MODEL,LOG-SEC,LABEL,PARTUUID,START,PARTTYPE"
 MAX_PARTITIONS = 256  # of one disk: a minor number is a byte
 # Members of pools and of other systems' storage: part of something that this machine does not see as a whole.
 FOREIGN = frozenset({"zfs_member", "vmfs_volume_member", "vmfs", "ceph_bluestore", "bcache", "drbd", "apfs"})
 NETWORK_TRANSPORTS = frozenset({"iscsi", "fc", "fcoe", "nbd", "rbd", "tcp", "rdma"})
-CONTENT = ("raid member", "multipath", "BitLocker", "foreign filesystem")  # what lies on a disk that nobody uses
 VIRTUAL_NAMES = {"zram": "zram", "ram": "RAM disk", "loop": "loop device", "fd": "floppy", "nbd": "network"}
 LSBLK_TIMEOUT = 60.0  # seconds: a dying disk may hold lsblk up
 
@@ -82,6 +83,9 @@ def partitions_of(device: Mapping[str, Any]) -> Iterator[Partition]:
                 partuuid=(part.get("partuuid") or "").lower()[:64],
                 filesystem=part.get("fstype") or "",
                 label=_printable((part.get("label") or "").encode("ascii", "replace"))[:64],
+                start=int(part.get("start") or 0) * 512,  # sysfs counts so, whatever the sectors of the disk
+                type=(part.get("parttype") or "").lower()[:64],
+                used=in_use([reason for own in _family(part) if (reason := _use(own))]),
             )
 
 
@@ -103,13 +107,17 @@ def exclusion(device: Mapping[str, Any], transport: str, facts: Facts) -> str:
         return "read-only"
     if not int(device.get("size") or 0):
         return "no medium"
-    reasons = [reason for part in _family(device) if (reason := _use(part))]
-    if reasons:
-        # What is in use outweighs what may be overruled by naming the disk.
-        return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0])
+    reason = in_use([reason for part in _family(device) if (reason := _use(part))])
+    if reason:
+        return reason
     if not facts.table_digest:
         return facts.trouble or "unreadable"
     return ""
+
+
+def in_use(reasons: Sequence[str]) -> str:
+    """The one of several that counts, "" for none: use outweighs what may be overruled by naming the disk."""
+    return next((reason for reason in reasons if not reason.startswith(CONTENT)), reasons[0] if reasons else "")
 
 
 def _use(part: Mapping[str, Any]) -> str:
@@ -131,7 +139,7 @@ def _use(part: Mapping[str, Any]) -> str:
         return f"in use by {part.get('kname') or kind}"
     if filesystem == "bitlocker":
         return "BitLocker"
-    if filesystem in FOREIGN:
+    if filesystem == signatures.SEVERAL or filesystem in FOREIGN:
         return f"foreign filesystem: {filesystem}"
     return ""
 
@@ -179,6 +187,7 @@ def take(sys_root: str = "/sys", dev_root: str = "/dev") -> tuple[Disk, ...]:
     facts = {}
     for device in lsblk.get("blockdevices", ()):
         if device.get("type") == "disk":
+            signatures.complete(device, dev_root)
             facts[device["kname"]] = read_facts(device["kname"], int(device.get("size") or 0), sys_root, dev_root)
     return disks_of(lsblk, facts)
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bootd.wire.control import Disk, Join
+from bootd.wire.control import ABILITIES, Disk, Join
 from stage2.hardware import read_hardware
 
 HANDOVER = "/run/bootd/node.json"
@@ -79,6 +79,7 @@ def join_of(node: Node, disks: Sequence[Disk], sys_root: str = "/sys", proc_root
         method=node.work,
         memory=memory,
         disks=tuple(disks),
+        abilities=ABILITIES,
         hardware=read_hardware(sys_root, proc_root),
     )
 

@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 SUITE = "bookworm"
 PACKAGES = (
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
-    *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode"),
+    *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),
@@ -52,6 +52,14 @@ UNWANTED = (
     *("usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/idlelib"),
     *("usr/lib/python3.11/test", "usr/lib/python3.11/unittest", "usr/lib/python3.11/distutils"),
     *("usr/lib/python3.11/ensurepip", "usr/lib/python3.11/turtledemo", "usr/lib/python3.11/tkinter"),
+)
+# Came with what is needed, and nothing that is needed opens them: what only ntfsdecrypt links to, and the programs
+# of partclone for file systems that nobody asks it about.
+_LIBRARIES = "usr/lib/x86_64-linux-gnu/lib"
+UNWANTED_FILES = (
+    *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
+    *(f"{_LIBRARIES}gmp.so*", "usr/bin/ntfsdecrypt"),
+    *(f"usr/sbin/partclone.{name}" for name in ("reiser4", "apfs", "minix", "hfs*", "nilfs2", "ufs", "jfs")),
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "lib64", "var/log")
 # Small blocks and no shared tail blocks: the kernel keeps three of those, and Python's many small files would have
@@ -92,7 +100,7 @@ def base_image(store: Cache, progress: Progress) -> Path:
     debian = debian_tree(store, progress)
     overlay = source_root() / "stage2/overlay/etc"
     configuration = [part for path in sorted(overlay.iterdir()) for part in (path.name, path)]
-    lists = json.dumps([MODULES, UNWANTED, FOLDERS, COMPRESSION])
+    lists = json.dumps([MODULES, UNWANTED, UNWANTED_FILES, FOLDERS, COMPRESSION])
     key = digest_of(lists, debian.name, tree.name, Path(__file__), *configuration)
 
     def make(path: Path) -> None:
@@ -111,6 +119,9 @@ def fill(root: Path, tree: Path, configuration: Path) -> None:
     """Turn the Debian tree at ``root`` into that of stage2."""
     for name in UNWANTED:
         shutil.rmtree(root / name, ignore_errors=True)
+    for pattern in UNWANTED_FILES:
+        for path in root.glob(pattern):
+            path.unlink()
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     link_applets(root)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from bootd.member.control import ControlError
-from bootd.wire.control import Disk
 from bootd.wire.saved import MAX_DUMP, SavedTable, encode
+from stage2.gate import Target
 from stage2.inventory import read_ends
 
 TRIES = 3
@@ -19,13 +19,13 @@ class WayBackError(Exception):
     """There is no way back, so nothing may be written; the text says why."""
 
 
-def save(session: str, descriptor: int, disk: Disk, send: Callable[[bytes], None], dev_root: str = "/dev") -> int:
-    """Read both ends of ``disk`` behind the open ``descriptor`` and have the server confirm that it keeps them.
+def save(session: str, target: Target, send: Callable[[bytes], None], dev_root: str = "/dev") -> int:
+    """Read both ends of the disk of the open ``target`` and have the server confirm that it keeps them.
 
     Bytes that were sent. `WayBackError` when the ends are not those of the plan any more, cannot be read, or the
     server does not confirm within `TRIES`.
     """
-    path = f"/proc/self/fd/{descriptor}"
+    disk, path = target.disk, f"/proc/self/fd/{target.reader}"
     try:
         content = _read(path, disk.size)
     except OSError as error:

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.image_registry import fetch_missing
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option, stored_images
 from bootd.cli.plan import print_cards
 from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
@@ -31,9 +33,9 @@ notify_option = click.option(
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("nodes", nargs=-1, required=True)
-@click.option(
-    "--disk", required=True, help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas."
-)
+@click.option("--disk", default="", help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas.")
+@part_option
+@grow_option
 @click.option("--expect", type=click.IntRange(min=1), help="Start when so many are ready [default: all named].")
 @click.option("--start-now", is_flag=True, help="Start with the first that is ready; later ones join behind.")
 @click.option("--at", default="", help="Begin at 02:00 or 2026-01-31T02:00:00+01:00, with who is there then.")
@@ -76,6 +78,8 @@ def deploy(
     image: Path,
     nodes: tuple[str, ...],
     disk: str,
+    parts: tuple[str, ...],
+    grow: bool,
     expect: int | None,
     start_now: bool,
     at: str,
@@ -94,17 +98,19 @@ def deploy(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Clone IMAGE, a raw disk image on the server, onto one disk of each of NODES.
+    """Clone IMAGE, a raw image on the server, onto one disk of each of NODES, or onto partitions of it (--part).
 
-    NODES are names, ranges such as lab[3-5], MACs, or `any`.
+    NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there.
     """
     if wake and ANY in re.split(r"[,\s]+", ",".join(nodes).lower()):
         raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
     start_at = parse_time(at, datetime.now().astimezone()) if at else 0.0
     wanted = {
-        "source": str(image.absolute()),
+        "source": image_of(str(image)),
         "nodes": ",".join(nodes),
         "disk": disk,
+        "parts": [part_of(text) for text in parts],
+        "grow": grow,
         "expect": expect or 0,
         "start_now": start_now or bool(at and not expect),
         "at": start_at,
@@ -120,16 +126,33 @@ def deploy(
         "delay": delay,
         "notify": notify,
     }
+    waking = nodes if wake and not start_at else ()
+    return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json, waking=waking)
+
+
+def carry_out(
+    context: Context,
+    wanted: dict[str, Any],
+    *,
+    is_waiting: bool,
+    yes: bool,
+    as_json: bool,
+    waking: tuple[str, ...] = (),
+) -> int:
+    """Have the images here, ask unless told not to, make the session, and wait for it if wanted."""
+    check_place(wanted["disk"], wanted["parts"])
+    for image in stored_images(wanted):
+        fetch_missing(context.client, image)
     if not yes:
         _ask(context.client, wanted)
     session = context.client.request("POST", "sessions", body=wanted)
-    if wake and not start_at:  # now that they boot into it
-        print_switched(ask_power(context, nodes, "on"), stderr=True)
+    if waking:  # now that they boot into it
+        print_switched(ask_power(context, waking, "on"), stderr=True)
     if not is_waiting:
         if as_json:
             print_json(session)
         else:
-            what = f"begins at {clock(start_at)}" if start_at else "is open"
+            what = f"begins at {clock(wanted['at'])}" if wanted.get("at") else "is open"
             click.echo(f"session {session['name'] or session['id']} ({session['id']}) {what}")
             click.echo(f"follow it: bootd watch {session['name'] or session['id']}")
         return Exit.OK
@@ -156,13 +179,14 @@ def _ask(client: Client, order: dict[str, Any]) -> None:
     """Show what will be written where, and have it confirmed."""
     plan = client.request("POST", "preview", body=order)
     output = Console(stderr=True)
-    print_cards(output, plan, order["disk"])
+    print_cards(output, plan, plan.get("disk") or order["disk"])
     output.print(f"after   {order['after']}")
     if order["at"]:
         output.print(f"at      {clock(order['at'])}")
     if not sys.stdin.isatty():
         raise OperatorError("this erases disks and nobody can be asked here", "say --yes", Exit.USAGE)
-    click.confirm("Everything on these disks is lost. Go on?", abort=True, err=True)
+    what = "these partitions" if order.get("parts") else "these disks"
+    click.confirm(f"Everything on {what} is lost. Go on?", abort=True, err=True)
 
 
 def _wait_for(client: Client, id_: str, timeout: float | None, as_json: bool) -> int:

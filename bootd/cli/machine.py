@@ -38,6 +38,8 @@ def machine_lines(node: dict[str, Any]) -> Iterator[str]:
         yield from (f"           {text}" for text in content_lines(disk))
     for lock in node["locks"]:
         yield f"LOCK     {line(lock)}"
+    for other in node["inherited_locks"]:
+        yield f"LOCK     {line(other['lock'])} (of {other['name']}: the same machine, or disk)"
 
 
 def _hardware(node: dict[str, Any]) -> Iterator[str]:

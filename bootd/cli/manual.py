@@ -19,10 +19,10 @@ EXIT_MEANINGS = {
     Exit.ERROR: "Something failed, and the text says what; of a session: no node is verified.",
     Exit.USAGE: "The command line is wrong, or names what is not there.",
     Exit.PARTLY: "Some nodes are verified, others not.",
-    Exit.REFUSED: "A safety rule said no, and nothing was written; or the caller may not do this.",
+    Exit.REFUSED: "A safety rule said no, and nothing was written; or this is not allowed, here or elsewhere.",
     Exit.CONFIG: "The configuration file is wrong.",
     Exit.BUSY: "A port or an image is in use, another daemon runs, or too many requests were made.",
-    Exit.UNREACHABLE: "The daemon does not answer.",
+    Exit.UNREACHABLE: "The daemon does not answer; or a registry, or the bootd of another site.",
     Exit.INPUT: "An image cannot be read, or a file is missing.",
 }
 _FILES = (

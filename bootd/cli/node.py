@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import click
 from rich.table import Table
 
+from bootd.cli.contents import partitions, print_contents
 from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
 from bootd.cli.format import duration, size
 from bootd.cli.hosts import selected
@@ -75,6 +76,9 @@ def show(context: Context, node: str, as_json: bool) -> None:
         return
     for text in machine_lines(item):
         console().print(text, markup=False, highlight=False, soft_wrap=True)
+    places = context.client.get("nodes", node, "contents")
+    if places:
+        print_contents(console(), places)
 
 
 @node.command("find")
@@ -213,3 +217,6 @@ def unpark(context: Context, nodes: tuple[str, ...], as_json: bool) -> None:
 def wake(context: Context, nodes: tuple[str, ...], as_json: bool) -> int:
     """Send NODES a magic packet (wake-on-LAN). Whether one woke is seen when it boots: bootd node boots NODE."""
     return switch(context, nodes, "wake", as_json=as_json)
+
+
+node.add_command(partitions)

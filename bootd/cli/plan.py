@@ -9,28 +9,45 @@ from rich.console import Console
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import size
 from bootd.cli.lock import line
+from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
 from bootd.errors import Exit
 
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("nodes", nargs=-1, required=True)
-@click.option(
-    "--disk", required=True, help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas."
-)
+@click.option("--disk", default="", help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas.")
+@part_option
+@grow_option
 @json_option
 @pass_context
-def plan(context: Context, *, image: Path, nodes: tuple[str, ...], disk: str, as_json: bool) -> int:
+def plan(
+    context: Context,
+    *,
+    image: Path,
+    nodes: tuple[str, ...],
+    disk: str,
+    parts: tuple[str, ...],
+    grow: bool,
+    as_json: bool,
+) -> int:
     """What cloning IMAGE onto NODES would do: their disks, what is on them, locks, refusals. Nothing happens.
 
     Exit code 4 when every node would be refused.
     """
-    order = {"source": str(image.absolute()), "nodes": ",".join(nodes), "disk": disk}
+    check_place(disk, parts)
+    order = {
+        "source": image_of(str(image)),
+        "nodes": ",".join(nodes),
+        "disk": disk,
+        "parts": [part_of(text) for text in parts],
+        "grow": grow,
+    }
     preview = context.client.request("POST", "preview", body=order)
     if as_json:
         print_json(preview)
     else:
-        print_cards(console(), preview, disk)
+        print_cards(console(), preview, preview.get("disk") or disk)
     return Exit.REFUSED if all_refused(preview) else Exit.OK
 
 
@@ -56,7 +73,9 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     """One node: what would be written, what is there now, its locks, and why not."""
     lines = []
     chosen = card["disk"]
-    if chosen is not None:
+    if card["parts"]:
+        lines += part_lines(card)
+    elif chosen is not None:
         lines.append(f"ERASE   {disk_line(chosen)}")
         lines += [f"        now: {text}" for text in content_lines(chosen)]
         lines.append(f"WRITE   {size(card['write'])} of the image")
@@ -70,6 +89,24 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         lines.append(f"REFUSED {card['refusal']}")
     elif card["note"]:
         lines.append(card["note"])
+    return lines
+
+
+def part_lines(card: dict[str, Any]) -> list[str]:
+    """The partitions of one disk that would be written, and those that stay."""
+    disk = card["disk"]
+    lines = [f"disk    {disk_line(disk)}"]
+    if card["layout"]:
+        lines = [f"ERASE   {disk_line(disk)}", *(f"        now: {text}" for text in content_lines(disk))]
+        lines.append(f"TABLE   of {card['layout']}")
+        return lines + [
+            f"WRITE   {part['name']}  {size(part['write'])} of {part['image']}" for part in card["parts"]
+        ]
+    written = {part["number"]: part for part in card["parts"]}
+    for part in card["parts"]:
+        lines.append(f"ERASE   {part['name']}  {partition_line(part)}")
+        lines.append(f"WRITE   {part['name']}  {size(part['write'])} of {part['image']}")
+    lines += [f"keep    {partition_line(part)}" for part in disk["partitions"] if part["number"] not in written]
     return lines
 
 
@@ -91,12 +128,16 @@ def disk_line(disk: dict[str, Any]) -> str:
 def content_lines(disk: dict[str, Any]) -> list[str]:
     """What is on a disk, as far as its node has told."""
     lines = [f"{disk['filesystem']} on the whole disk"] if disk["filesystem"] else []
-    for part in disk["partitions"]:
-        label = f" {part['label']!r}" if part["label"] else ""
-        name = f"  {part['partuuid']}" if part["partuuid"] else ""
-        filesystem = part["filesystem"] or "no filesystem known"
-        lines.append(f"partition {part['number']}  {size(part['size'])}  {filesystem}{label}{name}")
+    lines += [partition_line(part) for part in disk["partitions"]]
     return lines or ["no partitions known"]
+
+
+def partition_line(part: dict[str, Any]) -> str:
+    """A partition, as far as its node has told."""
+    label = f" {part['label']!r}" if part["label"] else ""
+    name = f"  {part['partuuid']}" if part["partuuid"] else ""
+    filesystem = part["filesystem"] or "no filesystem known"
+    return f"partition {part['number']}  {size(part['size'])}  {filesystem}{label}{name}"
 
 
 def _say(output: Console, text: str) -> None:

@@ -20,7 +20,7 @@ from bootd.errors import Exit, OperatorError
 _COLOURS = {
     **dict.fromkeys(("done", "verified"), "green"),
     **dict.fromkeys(("failed", "lost", "evicted", "ejected", "parked", "refused", "cancelled", "partly"), "red"),
-    **dict.fromkeys(("receiving", "verifying", "running", "finishing"), "cyan"),
+    **dict.fromkeys(("receiving", "verifying", "running", "finishing", "reading"), "cyan"),
 }
 _RETRY_SECONDS = 1.0
 _BAR_WIDTH = 24
@@ -88,6 +88,8 @@ def overview(value: dict[str, Any], name: str | None = None) -> RenderableType:
     for session in value.get("sessions", []):
         if name is None or name in (session["name"], session["id"]):
             parts += _session(session)
+    if name is None and value.get("backups"):
+        parts.append(backups_table(value["backups"]))
     if name is None and value.get("nodes"):
         parts.append(_nodes(value["nodes"]))
     if value.get("journal", "ok") != "ok":
@@ -95,6 +97,26 @@ def overview(value: dict[str, Any], name: str | None = None) -> RenderableType:
     if name is None and "default_label" in value:
         parts.append(Text(f"default label: {value['default_label']}"))
     return Group(*parts)
+
+
+def backups_table(backups: list[dict[str, Any]]) -> Table:
+    """Disks that are read into images, oldest first."""
+    table = Table("backup", "id", "node", "of", "state", "", "MB in use", "new", "MB/s", "ETA", "note", box=None)
+    for item in backups:
+        table.add_row(
+            item["image"],
+            item["id"],
+            item["name"],
+            item["source"],
+            Text(item["state"], style=_COLOURS.get(item["state"], "")),
+            ProgressBar(total=1.0, completed=item["done"] / max(1, item["total"]), width=_BAR_WIDTH),
+            megabytes(item["total"]) if item["total"] else "-",
+            megabytes(item["sent"]) if item["total"] else "-",
+            _rate(item["rate"]),
+            duration(item["remaining_seconds"]),
+            item["reason"] or "; ".join(item["notes"]),
+        )
+    return table
 
 
 def print_session(session: dict[str, Any]) -> None:

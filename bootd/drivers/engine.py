@@ -13,8 +13,10 @@ from typing import Any
 import structlog
 
 from bootd.drivers import metrics
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.heads import Heads
 from bootd.drivers.http.streams import Streams, frame
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.journal import AuditLine, Journal
 from bootd.drivers.logs import LogStore
 from bootd.drivers.tables import TableStore
@@ -60,6 +62,8 @@ class Engine:
         self.timeline: deque[dict[str, Any]] = deque(maxlen=MAX_TIMELINE)
         self.history: TimelineStore | None = None
         self.tables: TableStore | None = None
+        self.image_store: Callable[[], ImageStore] | None = None
+        self.captures: CaptureStore | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
         self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can
@@ -85,8 +89,13 @@ class Engine:
         saved = self._journal.load()
         self._manifests = {record.session: record.encoded for record in saved.manifests}
         self.coordinator.restore_locks(saved.locks, self.now(), time.time())
+        for kiosk in saved.kiosks:
+            self.coordinator.kiosks.set(kiosk)
+        self.coordinator.captures.restore(saved.captures, self.now())
         for group in saved.groups:
             self.coordinator.nodes.groups.restore(group)
+            if group.macs and self.coordinator.nodes.groups.is_configured(group.name):
+                log.warning("a group of operators is in bootd.toml now, which counts", group=group.name)
         self.node_orders.host_files = {record.mac: record for record in saved.host_files}
         kept = self.coordinator.restore(saved.nodes, saved.default_label, saved.sessions, saved.members, self.now())
         self.run(kept)
@@ -136,6 +145,10 @@ class Engine:
     def audit(self, limit: int, since: float, who: str) -> list[AuditLine]:
         """See `Journal.audit`; `OperatorError` when it cannot be read."""
         return self._journal.audit(limit, since=since, who=who)
+
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """See `Journal.contents`; `OperatorError` when it cannot be read."""
+        return self._journal.contents(mac)
 
     def head_ended(self, session: str, reason: str) -> None:
         """The process of a head is gone, though nobody ended it."""

@@ -27,11 +27,12 @@ class Heads:
         command: Sequence[str] = HEAD_COMMAND,
         *,
         cache: str = "",
+        images: str = "",
     ) -> None:
         """``server`` is HOST:PORT of the node interface, ``host`` the address that successors dial, ``cache`` the
-        folder where heads remember the digests of images."""
+        folder where heads remember the digests of files, ``images`` that of the image store."""
         self._server, self._host, self._on_end, self._command = server, host, on_end, command
-        self._cache = {"cache": cache} if cache else {}
+        self._folders = {key: path for key, path in (("cache", cache), ("images", images)) if path}
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -51,7 +52,8 @@ class Heads:
                 "join_token": order.join_token,
                 "source": order.source,
                 "host": self._host,
-                **self._cache,
+                **({"sources": order.sources} if order.sources else {}),
+                **self._folders,
             }
         )
         worker = Worker(order.node, self._command, line.encode())

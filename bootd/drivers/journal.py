@@ -13,28 +13,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bootd.drivers import contents
 from bootd.drivers.database import Database
+from bootd.session.captures import OPEN as OPEN_CAPTURES
 from bootd.session.effects import (
     AuditRecord,
     Binding,
+    CaptureRecord,
+    ContentRecord,
     DefaultLabel,
     ForgottenNode,
     GroupRecord,
     HostFileLine,
     HostFileRecord,
+    KioskRecord,
+    LayoutOrder,
     LockRecord,
     ManifestRecord,
     MemberRecord,
     NodeRecord,
+    PartOrder,
     Record,
     RemovedGroup,
+    RemovedKiosk,
     RemovedLock,
     SessionRecord,
     Verdict,
 )
 from bootd.session.machine import Machine
 from bootd.session.states import ENDED
-from bootd.wire.control import Disk, Join, Lock, Partition, decode_as, encode
+from bootd.wire.control import Disk, Join, Lock, Partition, PartTarget, decode_as, encode
 from bootd.wire.errors import PeerProtocolError
 
 MAX_DETAIL = 8192  # characters of one audit detail
@@ -83,21 +91,35 @@ CREATE TABLE notice (
 ) STRICT;
 """
 
+_CREATE_CAPTURES = """
+CREATE TABLE capture (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, is_open INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+"""
+
+
 _CREATE_REGISTRY = """
 ALTER TABLE node ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
 CREATE TABLE node_group (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE host_file (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """
 
+_CREATE_CONTENT = """
+CREATE TABLE content (
+    mac TEXT NOT NULL, disk TEXT NOT NULL, partition INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (mac, disk, partition)
+) STRICT;
+"""
 
+_CREATE_KIOSK = """
+CREATE TABLE kiosk (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+"""
+
+# Steps from an empty file.
 SCHEMA = (
-    _CREATE,
-    _CREATE_OPEN,
-    _CREATE_LOCK,
-    _CREATE_TOKENS,
-    _CREATE_NOTICES,
-    _CREATE_REGISTRY,
-)  # steps from an empty file
+    *(_CREATE, _CREATE_OPEN, _CREATE_LOCK, _CREATE_TOKENS, _CREATE_NOTICES, _CREATE_REGISTRY),
+    *(_CREATE_CONTENT, _CREATE_KIOSK, _CREATE_CAPTURES),
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,8 @@ class Saved:
     members: tuple[MemberRecord, ...]  # of the open ones
     manifests: tuple[ManifestRecord, ...] = ()  # of the open ones
     locks: tuple[LockRecord, ...] = ()
+    kiosks: tuple[KioskRecord, ...] = ()
+    captures: tuple[CaptureRecord, ...] = ()  # every open one, and the latest that have ended
     groups: tuple[GroupRecord, ...] = ()
     host_files: tuple[HostFileRecord, ...] = ()
 
@@ -212,6 +236,17 @@ class Journal:
                     _lock(*row)
                     for row in self._database.execute("SELECT mac, place, body FROM lock ORDER BY mac, place")
                 ),
+                kiosks=tuple(
+                    _kiosk(row[0]) for row in self._database.execute("SELECT body FROM kiosk ORDER BY mac")
+                ),
+                captures=tuple(
+                    CaptureRecord(**json.loads(row[0]))
+                    for row in self._database.execute(
+                        "SELECT body FROM capture WHERE is_open = 1 OR number IN (SELECT number FROM capture"
+                        " WHERE is_open = 0 ORDER BY number DESC LIMIT ?) ORDER BY number",
+                        (ended_sessions,),
+                    )
+                ),
                 groups=tuple(
                     _group(row[0]) for row in self._database.execute("SELECT body FROM node_group ORDER BY name")
                 ),
@@ -236,13 +271,29 @@ class Journal:
             raise self._file.unusable(error) from None
         return [AuditLine(*row) for row in reversed(rows)]
 
+    def contents(self, mac: str) -> list[dict[str, Any]]:
+        """What the disks and partitions of a node should hold and hold: see `contents.of_node`."""
+        try:
+            return contents.of_node(self._database, mac)
+        except sqlite3.Error as error:
+            raise self._file.unusable(error) from None
+
     def _put(self, record: Record) -> None:
         match record:
             case NodeRecord():
                 self._put_node(record)
             case ForgottenNode(mac):
                 self._database.execute("DELETE FROM node WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
                 self._database.execute("DELETE FROM host_file WHERE mac = ?", (mac,))
+            case KioskRecord(mac):
+                body = json.dumps(asdict(record))
+                self._database.execute("INSERT OR REPLACE INTO kiosk VALUES (?, ?)", (mac, body))
+            case RemovedKiosk(mac):
+                self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
+            case ContentRecord():
+                contents.put(self._database, record, self._clock())
             case GroupRecord(name, label, macs):
                 body = json.dumps({"name": name, "label": label, "macs": sorted(macs)})
                 self._database.execute("INSERT OR REPLACE INTO node_group VALUES (?, ?)", (name, body))
@@ -269,6 +320,13 @@ class Journal:
                 self._database.execute("INSERT OR REPLACE INTO lock VALUES (?, ?, ?)", (mac, place, body))
             case RemovedLock(mac, place):
                 self._database.execute("DELETE FROM lock WHERE mac = ? AND place = ?", (mac, place))
+            case CaptureRecord(id_):
+                is_open = int(record.state in {state.value for state in OPEN_CAPTURES})
+                self._database.execute(
+                    "INSERT INTO capture (id, is_open, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " is_open = excluded.is_open, body = excluded.body",
+                    (id_, is_open, json.dumps(asdict(record))),
+                )
             case AuditRecord(who, what, detail):
                 self._database.execute(
                     "INSERT INTO audit (time, who, what, detail) VALUES (?, ?, ?, ?)",
@@ -342,6 +400,8 @@ def _session(body: str) -> SessionRecord:
     value["without"] = tuple(value.get("without", ()))
     value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
     value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
+    value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
+    value["layout"] = LayoutOrder(**value["layout"]) if value.get("layout") else None
     return SessionRecord(**value)
 
 
@@ -354,12 +414,20 @@ def _member(body: str) -> MemberRecord:
     value = json.loads(body)
     value["disk"] = _disk(value["disk"]) if value["disk"] is not None else None
     value["locks"] = tuple(Lock(**lock) for lock in value.get("locks", ()))
+    value["parts"] = tuple(
+        PartTarget(Partition(**part["partition"]), part["size"]) for part in value.get("parts", ())
+    )
     return MemberRecord(**value)
 
 
 def _disk(value: dict[str, Any]) -> Disk:
     partitions = tuple(Partition(**partition) for partition in value.pop("partitions", ()))
     return Disk(**value, partitions=partitions)
+
+
+def _kiosk(body: str) -> KioskRecord:
+    value = json.loads(body)
+    return KioskRecord(**{**value, "parts": tuple(value["parts"])})
 
 
 def _group(body: str) -> GroupRecord:

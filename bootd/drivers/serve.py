@@ -14,6 +14,7 @@ import structlog
 
 from bootd.config import Settings
 from bootd.drivers.boot_context import BootContext
+from bootd.drivers.captures import CaptureStore
 from bootd.drivers.dhcp.leases import addressing
 from bootd.drivers.dhcp.router_advertisement import RouterAdvertisement
 from bootd.drivers.dhcp.service import DhcpServer
@@ -23,6 +24,7 @@ from bootd.drivers.engine import TICK_SECONDS, Engine
 from bootd.drivers.heads import Heads
 from bootd.drivers.health import Health, free_space
 from bootd.drivers.http.bulk import BulkService
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.images import ImageRoutes
 from bootd.drivers.http.network import NetworkInterface
 from bootd.drivers.http.node import NodeInterface, bounds
@@ -31,6 +33,7 @@ from bootd.drivers.http.unix_socket import OperatorInterface
 from bootd.drivers.interfaces import Interface, detect
 from bootd.drivers.jobs.runner import Jobs
 from bootd.drivers.journal import Journal
+from bootd.drivers.kiosk import KioskKeeper
 from bootd.drivers.lock import RunLock
 from bootd.drivers.logging_setup import follow_sessions
 from bootd.drivers.logs import LogStore
@@ -95,9 +98,12 @@ class Daemon:
         context.check()
         server = f"{interface.address}:{self._settings.server.http_port}"
         cache = str(Path(self._settings.server.state_dir) / "digests")
-        heads = Heads(server, interface.address, engine.head_ended, cache=cache)
+        heads = Heads(
+            server, interface.address, engine.head_ended, cache=cache, images=str(self._settings.image_dir)
+        )
         engine.attach_heads(heads)
         engine.history = TimelineStore(Path(self._settings.server.state_dir) / "timeline.db")
+        engine.captures = CaptureStore(self._settings.image_dir)
         engine.tables = TableStore(Path(self._settings.server.state_dir) / "tables")
         engine.health = self._health(engine, context)
         follow_sessions(engine.session_of)
@@ -113,6 +119,7 @@ class Daemon:
             if not self.reload_wanted:
                 self._notifier.stopping()
             await self._close(heads)
+            await asyncio.to_thread(engine.captures.close)
             engine.logs.close()
 
     def _compose(
@@ -134,7 +141,7 @@ class Daemon:
                 settings.boot_dir, BootContext(engine, settings, address), address, settings.server.http_port
             )
             served: list[Service] = [
-                NodeInterface(engine, tree, settings, address),
+                NodeInterface(engine, tree, settings, address, tickets),
                 BulkService(
                     address,
                     settings.server.bulk_port,
@@ -142,6 +149,8 @@ class Daemon:
                     on_event,
                     bounds=bounds(settings),
                     workers=settings.server.bulk_workers,
+                    images=settings.image_dir,
+                    tickets=tickets,
                 ),
                 TftpServer(settings, address, tree, on_event),
             ]
@@ -151,11 +160,13 @@ class Daemon:
                 )
             return served
 
+        tickets = Tickets()
         names = [interface.name for interface in interfaces]
         dhcp = DhcpServer(settings, names, context.policy, on_event)
         power = PowerControl(settings, names)
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
         images = ImageRoutes(engine, settings.image_dir, settings.images, jobs, settings.registry)
+        images.tickets, images.bulk_port = tickets, settings.server.bulk_port
         operators = Operators(
             engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power
         )
@@ -164,6 +175,7 @@ class Daemon:
             *([engine.history] if engine.history is not None else []),
             OperatorInterface(operators, settings.socket_path),
             *([NetworkInterface(operators, settings.api)] if settings.api.enabled else []),
+            KioskKeeper(engine),
             *(Rebound(interface, settings.server.address, files) for interface in interfaces),
         ]
         if settings.dhcp.proxy or settings.dhcp.pool:

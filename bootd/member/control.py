@@ -87,6 +87,10 @@ class ControlClient:
         """For the head: what the session replicates."""
         self._request("PUT", f"/node/v1/manifest?session={quote(session, safe='')}", encoded)
 
+    def fetch_layout(self, session: str) -> bytes:
+        """What `bootd.wire.layout` describes: the partition table that the session's plan writes first."""
+        return self._request("GET", f"/node/v1/layout?session={quote(session, safe='')}", None, SAVE_SECONDS)
+
     def save_table(self, encoded: bytes) -> None:
         """Have the server keep what `bootd.wire.saved` describes; `ControlError` unless it says that it does."""
         self._request("POST", f"/node/v1/saved?node={quote(self._node, safe='')}", encoded, SAVE_SECONDS)

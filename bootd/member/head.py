@@ -1,7 +1,8 @@
 """The head of a ring as a process of its own: ``python -m bootd.member.head``, settings on standard input.
 
-One JSON line: server, node, token, session, join_token, source, host, and maybe cache. It digests the source, hands
-the manifest to the daemon, serves, and ends on Finish, Cancel, or when standard input closes (the daemon is gone).
+One JSON line: server, node, token, session, join_token, source, host, and maybe cache, images and sources. It
+digests the source, hands the manifest to the daemon, serves, and ends on Finish, Cancel, or when standard input
+closes (the daemon is gone).
 
 Exit status: 0 ended as told, 1 failed (a report said why), 2 wrong settings.
 """
@@ -13,14 +14,22 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from bootd.member.context import describe
 from bootd.member.control import ControlClient, ControlError
 from bootd.member.digest_cache import DigestCache
 from bootd.member.member import Member
-from bootd.member.sources import FileSource, SourceError, describe_sources, suitable_chunk_size
+from bootd.member.sources import (
+    FileSource,
+    ImageSource,
+    SourceError,
+    describe_sources,
+    join_stores,
+    open_source,
+    suitable_chunk_size,
+)
 from bootd.wire.control import Arrange, Cancel, Finish, MemberState, Message, Report
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
@@ -52,22 +61,27 @@ class Settings:
     source: str  # path
     host: str  # address to listen on
     cache: str = ""  # folder where digests of files are remembered; "" for none
+    images: str = ""  # folder of the image store; "" for none
+    sources: tuple[str, ...] = ()  # parts of what is sent, each a phase of its own; () = source alone
 
 
 def parse_settings(line: bytes) -> Settings:
-    """Every field as a non-empty string, nothing else, ``cache`` only if wanted; `SettingsError` names what does
-    not fit."""
+    """Every field as a non-empty string, nothing else, ``cache`` and ``images`` only if wanted; `SettingsError`
+    names what does not fit."""
     try:
         value = json.loads(line)
     except ValueError as error:
         raise SettingsError(f"settings are not JSON: {error}") from None
     names = {field.name for field in fields(Settings)}
-    if not isinstance(value, dict) or value.keys() | {"cache"} != names:
+    if not isinstance(value, dict) or value.keys() | {"cache", "images", "sources"} != names:
         raise SettingsError(f"settings must be an object of {', '.join(sorted(names))}")
+    sources = value.pop("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(item, str) and item for item in sources):
+        raise SettingsError("sources must be a list of strings that are not empty")
     for name, item in value.items():
         if not isinstance(item, str) or not item:
             raise SettingsError(f"{name} must be a string that is not empty")
-    return Settings(**value)
+    return Settings(**value, sources=tuple(sources))
 
 
 class Head:
@@ -83,17 +97,29 @@ class Head:
         """The exit status."""
         try:
             cache = DigestCache(self._settings.cache) if self._settings.cache else None
-            source = FileSource(self._settings.source, cache)
+            sources = self._open(cache)
         except SourceError as error:
             return self._give_up(str(error))
         try:
-            return self._serve(source, self._prepare(source))
+            return self._serve(sources, self._prepare(sources))
         except _Ended:
             return 0
         except HeadError as error:
             return self._give_up(str(error))
         finally:
-            source.close()
+            for source in sources:
+                source.close()
+
+    def _open(self, cache: DigestCache | None) -> list[FileSource | ImageSource]:
+        opened: list[FileSource | ImageSource] = []
+        try:
+            for text in self._settings.sources or (self._settings.source,):
+                opened.append(open_source(text, cache, self._settings.images))
+        except SourceError:
+            for source in opened:
+                source.close()
+            raise
+        return opened
 
     def end(self) -> None:
         """Standard input has closed."""
@@ -101,8 +127,8 @@ class Head:
         self._client.close()
         self._put(None)
 
-    def _prepare(self, source: FileSource) -> Manifest:
-        reported = 0.0
+    def _prepare(self, sources: Sequence[FileSource | ImageSource]) -> Manifest:
+        reported, size = 0.0, sum(source.size for source in sources)
 
         def progress(done: int) -> None:
             nonlocal reported
@@ -110,22 +136,22 @@ class Head:
                 raise _Ended
             if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
-                self._client.report(self._say(MemberState.PREPARING, source.size, written=done))
+                self._client.report(self._say(MemberState.PREPARING, size, written=done))
 
         try:
-            image = describe_sources([source], suitable_chunk_size([source]), progress)
+            image = describe_sources(sources, suitable_chunk_size(sources), progress, is_phased=True)
         except SourceError as error:
             raise HeadError(f"{self._settings.source}: {error}") from None
         self._retry(lambda: self._client.put_manifest(self._settings.session, image.encoded))
         return image
 
-    def _serve(self, source: FileSource, image: Manifest) -> int:
+    def _serve(self, sources: Sequence[FileSource | ImageSource], image: Manifest) -> int:
         member = Member(
             node=self._settings.node,
             session=self._settings.session,
             join_token=self._settings.join_token,
             manifest=image,
-            store=source.store,
+            store=join_stores(image, sources),
             listen_host=self._settings.host,
             report=self._client.report,
             is_head=True,
@@ -149,7 +175,8 @@ class Head:
             self._client.close()
         if member.snapshot().state is not MemberState.FAILED:
             return 0
-        source.mistrust()
+        for source in sources:
+            source.mistrust()
         return 1
 
     def _listen(self) -> None:

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from bootd.member.store import Store
+from bootd.wire.frames import Encoding
 from bootd.wire.manifest import Manifest
 
 
@@ -26,6 +27,10 @@ class PartStore:
     def read(self, offset: int, buffer: memoryview) -> None:
         number, inner = self._place(offset)
         self._stores[number].read(inner, buffer)
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:
+        number, inner = self._place(offset)
+        return self._stores[number].packed(inner, length)
 
     def write(self, offset: int, buffer: memoryview) -> None:
         number, inner = self._place(offset)

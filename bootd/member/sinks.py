@@ -96,6 +96,9 @@ class StreamStore:
     def read(self, offset: int, buffer: memoryview) -> None:
         self._spool.read(offset, buffer)
 
+    def packed(self, offset: int, length: int) -> None:
+        """Nothing is kept in the way of chunks."""
+
     def write(self, offset: int, buffer: memoryview) -> None:
         """`OSError` (EPIPE) also when the command has failed: nothing more is of use."""
         self._check()

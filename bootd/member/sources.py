@@ -14,6 +14,7 @@ from typing import Protocol
 from bootd.member.buffers import Slot
 from bootd.member.child import Child
 from bootd.member.digest_cache import DigestCache
+from bootd.member.images import ImageContent
 from bootd.member.parts import PartStore
 from bootd.member.spool import Spool
 from bootd.member.store import SourceStore, Store, StoreError
@@ -21,6 +22,7 @@ from bootd.wire import manifest
 from bootd.wire.digest import digest, zero_digest
 from bootd.wire.errors import LocalProtocolError
 from bootd.wire.manifest import Manifest, Part
+from bootd.wire.stored import IMAGE, SLICE, image_of
 
 READ_AHEAD = 3  # chunks
 _STDIN = 0
@@ -59,11 +61,16 @@ class Source(Protocol):
 class FileSource:
     """A regular file or a block device. ``cache``: where the digests of a file may be known from an earlier run."""
 
-    def __init__(self, path: str, cache: DigestCache | None = None) -> None:
+    def __init__(
+        self, path: str, cache: DigestCache | None = None, *, start: int = 0, size: int | None = None
+    ) -> None:
+        """``start``, ``size``: only these bytes of it; their digests are not remembered."""
         try:
-            self._store = SourceStore(path)
+            self._store = SourceStore(path, start, size)
         except StoreError as error:
             raise SourceError(str(error)) from None
+        if size is not None:
+            cache = None
         self.name = os.fsencode(os.path.basename(path) or path).decode("utf-8", "replace")
         self._path = path
         self._cache = cache
@@ -97,6 +104,68 @@ class FileSource:
 
     def close(self) -> None:
         self._store.close()
+
+
+class ImageSource:
+    """An image of the store in ``folder``, or ``size`` bytes of it from ``start`` on. Its digests are known."""
+
+    def __init__(self, folder: str, text: str, *, start: int = 0, size: int | None = None) -> None:
+        try:
+            self._store = ImageContent(folder, image_of(text), start, size)
+        except StoreError as error:
+            raise SourceError(str(error)) from None
+        self.name = text.removeprefix(IMAGE).rpartition("@")[0]
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def size(self) -> int:
+        return self._store.size
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes; in other chunks its digests are not known."""
+        return self._store.chunk_size
+
+    def take(self, chunk_size: int, progress: Progress) -> None:
+        """Nothing: the bytes are where they are."""
+
+    def digests(self, chunk_size: int, progress: Progress) -> Sequence[bytes]:
+        if chunk_size != self.chunk_size:
+            return list(_digest_store(self._store, chunk_size, progress))
+        found = []
+        for offset in range(0, self.size, chunk_size):
+            length = min(chunk_size, self.size - offset)
+            known = self._store.digest(offset, length)
+            if known is None:
+                piece = memoryview(bytearray(length))
+                self._store.read(offset, piece)
+                known = digest(piece)
+            found.append(known)
+            progress(offset + length)
+        return found
+
+    def mistrust(self) -> None:
+        """Nothing is remembered."""
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def open_source(text: str, cache: DigestCache | None = None, images: str = "") -> FileSource | ImageSource:
+    """A path, ``image:NAME@ID`` of the store in ``images``, or ``slice:START:SIZE:`` and one of these: some bytes
+    of it. `SourceError`."""
+    if not text.startswith(SLICE):
+        return ImageSource(images, text) if text.startswith(IMAGE) else FileSource(text, cache)
+    try:
+        start, size, path = text.removeprefix(SLICE).split(":", 2)
+        if path.startswith(IMAGE):
+            return ImageSource(images, path, start=int(start), size=int(size))
+        return FileSource(path, cache, start=int(start), size=int(size))
+    except ValueError:
+        raise SourceError(f"{text[:100]!r} is not {SLICE}START:SIZE:PATH") from None
 
 
 class StreamSource:
@@ -213,7 +282,10 @@ def describe_sources(
 
 
 def suitable_chunk_size(sources: Sequence[Source]) -> int:
-    """For all of them; of a stream that is not taken in yet nothing is known."""
+    """For all of them; of a stream that is not taken in yet nothing is known. Images say what their chunks are."""
+    stored = {source.chunk_size for source in sources if isinstance(source, ImageSource)}
+    if len(stored) == 1:
+        return stored.pop()
     return manifest.suitable_chunk_size(sum(source.size for source in sources))
 
 
@@ -260,7 +332,7 @@ def read_ahead(fill: Callable[[memoryview], int], chunk_size: int) -> Iterator[m
         free.put(None)
 
 
-def _digest_store(store: SourceStore, chunk_size: int, progress: Progress) -> Iterator[bytes]:
+def _digest_store(store: Store, chunk_size: int, progress: Progress) -> Iterator[bytes]:
     position = 0
 
     def fill(buffer: memoryview) -> int:

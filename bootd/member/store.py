@@ -13,6 +13,8 @@ import struct
 import threading
 from typing import Any, Protocol
 
+from bootd.wire.frames import Encoding
+
 _BLKSSZGET = 0x1268  # logical sector size of a block device, linux/fs.h
 _BLKZEROOUT = 0x127F  # struct {u64 start, length}: reads as zeros afterwards and stays allocated, linux/fs.h
 _PUNCH = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
@@ -44,6 +46,10 @@ class Store(Protocol):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``."""
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:
+        """These bytes as a chunk goes out, if that is how they are kept; None: they have to be read. Who asks again
+        for what it was given has found it wrong: then it is checked, and `OSError` names what is damaged."""
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write all of ``buffer``; afterwards the kernel has it."""
@@ -105,6 +111,10 @@ class PlainStore:
 
     def complete(self, stop: threading.Event) -> str:  # noqa: ARG002 - of the protocol
         return ""
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:  # noqa: ARG002 - of the protocol
+        """Nothing is kept in the way of chunks."""
+        return None
 
     def write(self, offset: int, buffer: memoryview) -> None:
         raise NotImplementedError
@@ -239,9 +249,9 @@ class FileStore(PlainStore):
 
 
 class SourceStore(PlainStore):
-    """A regular file or block device that the head reads."""
+    """A regular file or block device that the head reads: all of it, or ``size`` bytes from ``start`` on."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, start: int = 0, size: int | None = None) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -250,12 +260,16 @@ class SourceStore(PlainStore):
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             os.close(descriptor)
             raise StoreError(f"{path} is neither a regular file nor a block device")
-        self.size = os.lseek(descriptor, 0, os.SEEK_END)
-        self._descriptor = descriptor
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        self.size = end - start if size is None else size
+        self._descriptor, self._start = descriptor, start
+        if start + self.size > end:
+            os.close(descriptor)
+            raise StoreError(f"{path} has {end} bytes, {start + self.size} were expected")
         if self.size == 0:
             os.close(descriptor)
             raise StoreError(f"{path} is empty")
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        os.posix_fadvise(descriptor, start, self.size, os.POSIX_FADV_SEQUENTIAL)
 
     @property
     def descriptor(self) -> int:
@@ -263,7 +277,7 @@ class SourceStore(PlainStore):
         return self._descriptor
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        read_exactly(self._descriptor, offset, buffer)
+        read_exactly(self._descriptor, self._start + offset, buffer)
 
     def write(self, offset: int, buffer: memoryview) -> None:
         raise OSError(errno.EROFS, f"a source is never written: {len(buffer)} bytes at {offset}")

@@ -7,7 +7,7 @@ from enum import Enum
 from bootd.session.effects import Effect, Event, Persist
 from bootd.session.groups import LOCAL
 from bootd.session.hosts import normal_mac
-from bootd.session.locks import Locks
+from bootd.session.locks import Held, Locks
 from bootd.session.machine import another_machine, difference, machine_of, merged
 from bootd.session.nodes import Node, Registry
 from bootd.wire.control import Join, Lock
@@ -64,10 +64,10 @@ class Admission:
         """The locks that hold for a node now: its own; those of a node that is the same machine under another MAC;
         and those that name a disk of its by WWN, wherever that disk was when it was locked."""
         own = self._locks.in_force(mac, now)
-        return own + tuple(lock for lock in self.inherited_locks(mac, now) if lock not in own)
+        return own + tuple(held.lock for _, held in self.inherited_locks(mac, now) if held.lock not in own)
 
-    def inherited_locks(self, mac: str, now: float) -> tuple[Lock, ...]:
-        """Of these, the ones of other nodes."""
+    def inherited_locks(self, mac: str, now: float) -> tuple[tuple[str, Held], ...]:
+        """Of these, the ones of other nodes, with the MAC of each."""
         node = self._nodes.get(mac)
         same = set(self._nodes.twins.same(mac))
         wwns = {disk.wwn for disk in node.join.disks if disk.wwn} if node is not None and node.join else set()
@@ -130,12 +130,22 @@ class Admission:
         node.warned = warnings
         return effects
 
+    def _are_together(self, one: str, other: str) -> bool:
+        """Whether a machine has shown network cards with both MACs at a time."""
+        nodes = (self._nodes.get(one), self._nodes.get(other))
+        joins = [node.join for node in nodes if node is not None and node.join is not None]
+        return any({one, other} <= {nic.mac for nic in join.hardware.nics} for join in joins)
+
     def warnings(self, node: Node) -> tuple[str, ...]:
         """What an operator should know of a node's identity."""
         texts = [f"another machine answers under this MAC: {node.changed}"] if node.changed else []
-        same = [self._nodes.name(mac) for mac in self._nodes.twins.same(node.mac)]
-        if same:
-            texts.append(f"same machine as {', '.join(same)} (serial, disks): a new network card, or two of them?")
+        for mac in self._nodes.twins.same(node.mac):
+            how = (
+                "by another of its network cards"
+                if self._are_together(node.mac, mac)
+                else "a changed network card?"
+            )
+            texts.append(f"same machine as {self._nodes.name(mac)} (serial, disks): {how}")
         others = [self._nodes.name(mac) for mac in self._nodes.twins.sharing_uuid(node.mac)]
         if others:
             who = ", ".join(sorted(others)) if len(others) <= MAX_NAMED else f"{len(others)} or more others"

@@ -1,56 +1,75 @@
 """What a deploy would do to each node: one card per node, for ``bootd plan`` and the question of ``bootd deploy``.
 
-Plain values for JSON: sizes in bytes. The choice is `locks.choose_unlocked`, the same that a session makes.
+Plain values for JSON: sizes in bytes. The choice is `parts.choose_target`, the same that a session makes.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from bootd.session.locks import Held, choose_unlocked
+from bootd.session.effects import LayoutOrder, PartOrder
+from bootd.session.locks import Held
+from bootd.session.parts import choose_target
 from bootd.session.selector import Refusal, Selector
-from bootd.wire.control import Disk, Lock
+from bootd.wire.control import Disk, Join, Partition
 from bootd.wire.locks import describe
+from bootd.wire.targets import partition_name
 
 
 def card(
     mac: str,
     name: str,
-    disks: Sequence[Disk] | None,
+    join: Join | None,
     held: Sequence[Held],
     selector: Selector,
     *,
     size: int,
     sector: int,
-    inherited: Sequence[Lock] = (),
+    orders: Sequence[PartOrder] = (),
+    needs: Sequence[str] = (),
+    layout: LayoutOrder | None = None,
+    inherited: Sequence[Held] = (),
     veto: str = "",
 ) -> dict[str, Any]:
-    """The card of one node. ``disks`` None = it has not shown them; ``size``, ``sector``: of the image, in bytes.
+    """The card of one node. ``join`` None = not seen yet; ``size``, ``sector``: of the image, in bytes.
 
-    ``refusal`` is "" or why nothing would be written; ``disk`` is what would be overwritten, or None.
+    ``refusal`` is "" or why nothing would be written; ``disk`` is what would be overwritten, or None: all of it,
+    or only ``parts``, in their order.
     ``inherited``: locks of other nodes that hold here too; ``veto``: why it is refused whatever its disks are.
     """
+    disks = join.disks if join is not None else None
     entry: dict[str, Any] = {
         "node": mac,
         "name": name,
         "disk": None,
+        "parts": [],
+        "layout": layout.source if layout is not None else None,
         "write": 0,
         "refusal": "",
         "note": "",
-        "locks": [view_lock(one) for one in held],
+        "locks": [view_lock(one) for one in (*held, *inherited)],
         "disks": [view_disk(disk) for disk in disks or ()],
     }
     if veto:
         entry["refusal"], entry["note"] = veto, f"would be refused: {veto}"
         return entry
-    if disks is None:
+    if join is None:
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
-    locks = [*(one.lock for one in held), *inherited]
-    choice = choose_unlocked(disks, selector, size, locks, sector)
+    locks = [one.lock for one in (*held, *inherited)]
+    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout)
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:
-        entry["disk"], entry["write"] = view_disk(choice), size
+        entry["disk"], entry["write"] = view_disk(choice.disk), size
+        entry["parts"] = [
+            {
+                **view_partition(target.partition),
+                "name": partition_name(choice.disk.name, target.partition.number),
+                "image": order.image or order.source,
+                "write": target.size,
+            }
+            for target, order in zip(choice.parts, orders, strict=True)
+        ]
     return entry
 
 
@@ -66,16 +85,21 @@ def view_disk(disk: Disk) -> dict[str, Any]:
         "transport": disk.transport,
         "excluded": disk.excluded or None,
         "filesystem": disk.filesystem,
-        "partitions": [
-            {
-                "number": part.number,
-                "size": part.size,
-                "partuuid": part.partuuid,
-                "filesystem": part.filesystem,
-                "label": part.label,
-            }
-            for part in disk.partitions
-        ],
+        "partitions": [view_partition(part) for part in disk.partitions],
+    }
+
+
+def view_partition(part: Partition) -> dict[str, Any]:
+    """A partition; ``start`` null = not known."""
+    return {
+        "number": part.number,
+        "start": part.start or None,
+        "size": part.size,
+        "type": part.type,
+        "partuuid": part.partuuid,
+        "filesystem": part.filesystem,
+        "label": part.label,
+        "used": part.used or None,
     }
 
 

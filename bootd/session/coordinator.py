@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import hosts, nodes, policy, restart
+from bootd.session import aftermath, captures, hosts, nodes, policy, restart
 from bootd.session.admission import Admission, Unknown
+from bootd.session.captures import Captures
 from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
@@ -35,6 +36,7 @@ from bootd.session.effects import (
     SessionRecord,
 )
 from bootd.session.groups import ConfiguredGroup
+from bootd.session.kiosk import Kiosks
 from bootd.session.locks import MAX_SECONDS, Held, Locks, checked_lock
 from bootd.session.member import Image
 from bootd.session.nodes import Node, Registry
@@ -86,6 +88,8 @@ class Coordinator:
         self.default_label = default_label
         self.nodes = Registry(names, draw, groups=groups, numbers=numbers, addresses=addresses, prefix=prefix)
         self.locks = Locks()
+        self.kiosks = Kiosks()
+        self.captures = Captures(self.nodes, self.limits.silence)
         self.admission = Admission(self.nodes, self.locks, unknown)
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
@@ -97,6 +101,11 @@ class Coordinator:
         self._draw = draw
         for mac in [*self._node_labels, *(mac.lower() for mac in names)]:
             self.nodes.add(mac)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that may be booted."""
+        return self._labels
 
     # --- boot --------------------------------------------------------------------------------------------
 
@@ -134,6 +143,9 @@ class Coordinator:
                 group=self.admission.group_label(mac),
             )
         session = next(iter(self._wanting(node, boot=True)), None)
+        wanted = (session.plan.label, session.title) if session else None
+        if wanted is None and (task := self.captures.wanting(mac)) is not None:
+            wanted = (captures.LABEL, f"for the backup {task.request.image}")
         configured = self._node_labels.get(mac, "")
         if node.automatic and configured != policy.LOCAL:
             configured = ""  # the configuration brought it here to be cloned; ``local`` in it protects for good
@@ -141,7 +153,8 @@ class Coordinator:
             parked=node.parked,
             once=node.once,
             label=node.label or configured,
-            session=(session.plan.label, session.title) if session else None,
+            session=wanted,
+            kiosk=self.kiosks.label(mac),
             automatic=node.automatic,
             default=self.default_label,
             known=self._labels,
@@ -174,6 +187,8 @@ class Coordinator:
             Persist(node.record()),
             Event("joined", node.mac, "", f"{message.address}, {message.firmware}, {len(message.disks)} disks"),
         ]
+        if self.admission.is_known(node):
+            effects += self.captures.joined(node, now)
         return self._close(effects + self._place(node, now, joined=True))
 
     def report(self, message: Report, now: float) -> list[Effect]:
@@ -229,6 +244,8 @@ class Coordinator:
             return [Wait("this node is not known here")]
         if known.session in self.sessions:
             return self.sessions[known.session].commands_for(node)
+        if orders := self.captures.commands_for(known):
+            return orders
         for session in reversed(self.sessions.values()):
             member = session.members.get(node)
             if member is not None and member.standing in RESUMABLE | {Standing.CANCELLED, Standing.DONE}:
@@ -242,6 +259,7 @@ class Coordinator:
         effects: list[Effect] = []
         for session in list(self.sessions.values()):
             effects += session.tick(now)
+        effects += self.captures.tick(now)
         for mac, held in self.locks.expired(now):
             effects += self._unlock(mac, held, AuditRecord("bootd", "lock-expired", _locked(mac, held.lock)), now)
         return self._close(effects)
@@ -251,7 +269,7 @@ class Coordinator:
     def create(self, request: SessionRequest, who: str, now: float) -> tuple[str, list[Effect]]:
         """A new session; its id, and the effects that start its head. `OperatorError` when it makes no sense."""
         self.check_label(request.label)
-        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw)
+        plan, expect = checked(request, self.nodes, self.sessions.values(), self._new_id(), self._draw, who=who)
         session = Session(
             plan,
             expect=expect,
@@ -263,7 +281,9 @@ class Coordinator:
             locks=self.admission.locks_for,
         )
         self.sessions[session.id] = session
-        detail = f"{session.id} {request.source} to {request.nodes} on {plan.selector.text}, then {plan.after}"
+        places = "".join(f" partition {part.number}" for part in plan.parts)
+        where = f"{plan.selector.text}{places}"
+        detail = f"{session.id} {request.source} to {request.nodes} on {where}, then {plan.after}"
         effects: list[Effect] = [
             *self.admission.approve(sorted(plan.nodes or ())),
             Persist(restart.record(session, self.nodes.name)),
@@ -331,6 +351,12 @@ class Coordinator:
                 raise
             return restart.outcome(record)
         return known.outcome(self.nodes.name) if known.ended else None
+
+    def order_capture(self, request: captures.CaptureRequest, who: str, now: float) -> tuple[str, list[Effect]]:
+        """A new task for a node's disk; its id, and what is to be done. `OperatorError`."""
+        self.check_label(captures.LABEL)
+        id_ = self._new_id()
+        return id_, self._close(self.captures.order(request, id_, who, now))
 
     # --- operators: nodes and labels ---------------------------------------------------------------------
 
@@ -541,6 +567,9 @@ class Coordinator:
             return self._wait(node, f"not approved here; to let it take part: bootd node approve {node.name}")
         if node.parked:
             return self._wait(node, f"parked: {node.parked}; to try again: bootd node unpark {node.name}")
+        task = self.captures.wanting(node.mac)
+        if task is not None and not node.session:
+            return self._wait(node, f"backup {task.request.image} of this node is at work")
         wanting = self._wanting(node, boot=False)
         if node.session in self.sessions:
             wanting = [self.sessions[node.session]]
@@ -548,7 +577,9 @@ class Coordinator:
             named = f"named {node.join.session} is open" if node.join.session else "wants this node"
             if not joined and any(node.mac in session.members for session in self.sessions.values()):
                 return []
-            return self._wait(node, f"no session {named}")
+            for_any = any(session.open and session.plan.nodes is None for session in self.sessions.values())
+            why = self.admission.veto(node.mac, is_any=True) if for_any else ""
+            return self._wait(node, f"no session {named}{': ' if why else ''}{why}")
         if len(wanting) > 1:
             titles = ", ".join(session.title for session in wanting)
             return self._wait(node, f"{len(wanting)} sessions want this node: {titles}; choose with kaopt=")
@@ -639,25 +670,27 @@ class Coordinator:
         for session in [self.sessions[id_] for id_ in sorted(moved) if id_ in self.sessions]:
             if session.ended and session.id not in self._settled:
                 self._settled.add(session.id)
-                effects += self._after(session)
+                self.default_label, after = aftermath.policy_after(session, self.default_label)
+                effects += after
             effects.append(Persist(restart.record(session, self.nodes.name)))
-        effects += self._members_noted(effects)
+        effects += aftermath.members_noted(effects, self.sessions) + self._kiosks_noted(effects)
         ended = [session.id for session in self.sessions.values() if session.ended]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED_SESSIONS)]:
             del self.sessions[id_]
             self._settled.discard(id_)
         return sorted(effects, key=lambda effect: not isinstance(effect, Persist))
 
-    def _members_noted(self, effects: list[Effect]) -> list[Effect]:
-        """Records of the members that ``effects`` tell something of."""
-        noted = {(effect.session, effect.node) for effect in effects if isinstance(effect, Event) and effect.node}
-        records = []
-        for id_, mac in sorted(noted):
-            session = self.sessions.get(id_)
-            member = session.members.get(mac) if session is not None and not session.ended else None
-            if member is not None:
-                records.append(Persist(restart.member_record(id_, member)))
-        return list(records)
+    def _kiosks_noted(self, effects: list[Effect]) -> list[Effect]:
+        """A machine with a kiosk policy boots its own disk once after it was cloned, then it is reset again."""
+        noted: list[Effect] = []
+        for mac in {effect.node for effect in effects if isinstance(effect, Event) and effect.kind == "done"}:
+            node = self.nodes.get(mac)
+            if node is None or self.kiosks.get(mac) is None:
+                continue
+            node.once, node.once_until = policy.LOCAL, 0.0
+            record = self.kiosks.succeeded(mac)
+            noted += [Persist(node.record()), *([Persist(record)] if record is not None else [])]
+        return noted
 
     def switch_of(self, mac: str) -> str:
         """Where a node is plugged in: by the configuration, else by an operator; "" = not known."""
@@ -667,32 +700,10 @@ class Coordinator:
     def is_switch_configured(self, mac: str) -> bool:
         return mac in self._switches
 
-    def _after(self, session: Session) -> list[Effect]:
-        """Boot policy at the end of a session.
-
-        When it cloned at least one node and the default label still is its own, the default becomes ``local``.
-        A node whose disk it may have left half written does not follow: it keeps coming up in stage2, where it
-        waits and shows why, until it is cloned or an operator decides.
-        """
-        done = any(member.standing is Standing.DONE for member in session.members.values())
-        effects: list[Effect] = []
-        for member in session.members.values():
-            if member.is_written and member.standing not in (Standing.DONE, Standing.REFUSED):
-                member.node.automatic = session.plan.label
-                effects += [
-                    PolicyChanged(member.node.mac, session.plan.label, f"not cloned: {member.reason}"),
-                    Persist(member.node.record()),
-                ]
-        if done and session.plan.flip_default and self.default_label == session.plan.label:
-            self.default_label = policy.LOCAL
-            why = f"session {session.title} has ended"
-            effects += [Persist(DefaultLabel(policy.LOCAL)), PolicyChanged("", policy.LOCAL, why)]
-        return effects
-
     def _new_id(self) -> str:
         for _ in range(16):
             id_ = self._draw(4)
-            if id_ not in self.sessions and id_ not in self.past:
+            if id_ not in self.sessions and id_ not in self.past and id_ not in self.captures.tasks:
                 return id_
         raise OperatorError("no free session id was drawn in 16 tries", "try again")
 

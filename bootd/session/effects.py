@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bootd.errors import Exit
 from bootd.session.machine import Machine
-from bootd.wire.control import Disk, Join, Lock, Message
+from bootd.wire.control import Disk, Join, Lock, Message, PartTarget
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,29 @@ class Outcome:
     reason: str
     code: Exit
     verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class PartOrder:
+    """One partition that a session writes: its number on the chosen disk, and what goes onto it."""
+
+    number: int
+    source: str  # as the head opens it
+    size: int  # bytes
+    image: str = ""  # what an operator calls it
+    start: int = 0  # bytes; 0 = where the disk's own table has it; else a layout puts it there
+    room: int = 0  # bytes that the layout gives it
+
+
+@dataclass(frozen=True)
+class LayoutOrder:
+    """A partition table that a disk gets first."""
+
+    source: str  # path: a disk image, or what sfdisk --json has printed
+    digest: str  # of the encoded layout (`bootd.wire.layout`), hex
+    sector: int  # bytes
+    least: int  # bytes that the disk must have
+    erase: str  # serial (WWN, name) of the disk that may be erased though it is not empty; "" = none, "*" = any
 
 
 # --- records for the journal -------------------------------------------------------------------------------
@@ -149,6 +172,10 @@ class SessionRecord:
     flip_default: bool = True
     is_closing: bool = False
     source_sector: int = 0
+    parts: tuple[PartOrder, ...] = ()
+    grow: bool = False
+    who: str = ""
+    layout: LayoutOrder | None = None
     delay: float = 0.0
     start_at: float = 0.0
     wake: bool = False
@@ -172,6 +199,7 @@ class MemberRecord:
     disk: Disk | None
     compares: bool = False  # its plan says to digest the target first
     locks: tuple[Lock, ...] = ()  # that its plan carries
+    parts: tuple[PartTarget, ...] = ()
     is_released: bool = True  # was told to finish, in a session that finishes; an older bootd told all at once
     is_saved: bool = True  # the old table of ``disk`` is kept; of an older bootd: its agents saw to it
 
@@ -201,6 +229,66 @@ class RemovedLock:
 
 
 @dataclass(frozen=True)
+class ContentRecord:
+    """What a disk or partition of a node should hold, holds in part, or holds proven. The journal adds the time.
+
+    ``state``: "wanted" (a plan was made), "writing" (from here on it may hold anything), "installed" (verified).
+    """
+
+    mac: str
+    disk: str  # serial, WWN, or the kernel's name where it has neither
+    partition: int  # 0 = the whole disk
+    partuuid: str
+    image: str  # as the operator named it
+    root: str  # identity of the image, hex
+    size: int  # bytes
+    state: str
+    who: str
+    session: str
+
+
+@dataclass(frozen=True)
+class KioskRecord:
+    """A machine that is reset: see `bootd.session.kiosk`."""
+
+    mac: str
+    image: str  # as `deploy` takes it
+    disk: str  # selector; "" = as ``parts`` says
+    parts: tuple[str, ...]  # as --part says it
+    at: str  # time of day, "03:00"; "" = at every boot
+    label: str
+    who: str
+    is_due: bool
+
+
+@dataclass(frozen=True)
+class RemovedKiosk:
+    mac: str
+
+
+@dataclass(frozen=True)
+class CaptureRecord:
+    """All of a capture that survives a restart."""
+
+    id: str
+    mac: str
+    image_name: str
+    comment: str
+    user: str
+    disk: str  # selector
+    part: str
+    dirty: bool
+    raw: bool
+    after: str
+    tags: tuple[str, ...]
+    state: str  # value of `captures.TaskState`
+    reason: str
+    image: str  # id; "" = none yet
+    source: str
+    attempts: int
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """Who did what. Only ever added."""
 
@@ -221,6 +309,10 @@ Record = (
     | ManifestRecord
     | LockRecord
     | RemovedLock
+    | ContentRecord
+    | KioskRecord
+    | RemovedKiosk
+    | CaptureRecord
     | AuditRecord
 )
 
@@ -241,13 +333,14 @@ class Send:
 
 @dataclass(frozen=True)
 class StartHead:
-    """Start the worker that sends ``source``."""
+    """Start the worker that sends ``sources``, each in its turn."""
 
     session: str
     node: str  # "head-SESSION"
-    source: str  # path
+    source: str  # path; what an operator named
     join_token: str  # hex
     node_token: str  # hex, for its requests
+    sources: tuple[str, ...] = ()  # parts, each as `bootd.member.sources.open_source` takes it; () = source
 
 
 @dataclass(frozen=True)

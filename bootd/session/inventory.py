@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from bootd.session.cards import view_disk
+from bootd.session.cards import view_disk, view_lock
 from bootd.session.coordinator import Coordinator
 from bootd.session.nodes import Node
 from bootd.session.view import view_node
@@ -12,12 +12,16 @@ from bootd.session.view import view_node
 def view_machine(coordinator: Coordinator, node: Node, now: float) -> dict[str, Any]:
     """The node in short, and ``hardware``: what its stage2 told last, null when it was never there.
 
-    Its ``disks`` are told with their partitions. ``group_label`` is what its groups say, beside ``why`` of what it
-    boots.
+    Its ``disks`` are told with their partitions, and locks of other nodes that hold for it too. ``group_label`` is
+    what its groups say, beside ``why`` of what it boots.
     """
     group = coordinator.nodes.groups.choose_label(node.mac)
     value = view_node(coordinator, node, now)
     value["group_label"] = {"label": group.label, "why": group.why} if group is not None else None
+    value["inherited_locks"] = [
+        {"node": mac, "name": coordinator.nodes.name(mac), "lock": view_lock(held)}
+        for mac, held in coordinator.admission.inherited_locks(node.mac, now)
+    ]
     value["changed"] = node.changed or None
     value["hardware"] = asdict(node.join.hardware) if node.join is not None else None
     value["disks"] = [view_disk(disk) for disk in (node.join.disks if node.join is not None else ())]

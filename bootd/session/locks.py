@@ -57,11 +57,13 @@ class Locks:
     def in_force(self, mac: str, now: float) -> tuple[Lock, ...]:
         return tuple(held.lock for held in self.of(mac) if held.until is None or now < held.until)
 
-    def of_others(self, mac: str, same: Collection[str], wwns: Collection[str], now: float) -> tuple[Lock, ...]:
+    def of_others(
+        self, mac: str, same: Collection[str], wwns: Collection[str], now: float
+    ) -> tuple[tuple[str, Held], ...]:
         """Locks in force of other nodes that hold for ``mac`` too: all of those in ``same``, and those that name
-        one of ``wwns``."""
+        one of ``wwns``. Each with its node's MAC."""
         return tuple(
-            held.lock
+            (other, held)
             for other, held in self
             if other != mac
             and (held.until is None or now < held.until)

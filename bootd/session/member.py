@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from bootd.session.nodes import Node
 from bootd.session.states import LIVE, Standing
-from bootd.wire.control import Address, Arrange, Disk, Lock, Report
+from bootd.wire.control import Address, Arrange, Disk, Lock, PartTarget, Report
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Member:
     standing: Standing
     heard: float  # monotonic seconds
     disk: Disk | None = None
+    parts: tuple[PartTarget, ...] = ()  # of that disk, which alone are written; () = the disk
     locks: tuple[Lock, ...] = ()  # of the node, that its plan carries
     address: Address | None = None  # where successors dial, once READY
     reason: str = ""

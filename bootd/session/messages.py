@@ -6,7 +6,7 @@ from bootd.session.effects import Effect, Send
 from bootd.session.member import Image, Member
 from bootd.session.plan import SessionPlan
 from bootd.session.states import Standing
-from bootd.wire.control import Cancel, Finish, MemberState, Message, Plan, Prepare, Report
+from bootd.wire.control import Cancel, Disk, Finish, MemberState, Message, PartTarget, Plan, Prepare, Report
 
 _WORKING = frozenset(
     {
@@ -26,8 +26,21 @@ def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
     disks = member.node.join.disks if member.node.join else ()
     eligible = sum(not other.excluded for other in disks)
     own = Plan(plan.id, member.node.mac, image.root, image.size, image.chunk_size, member.disk, eligible)
-    own = replace(own, locks=member.locks, image_sector=plan.source_sector)
-    return Prepare(own, plan.join_token, member.compares, plan.zeros)
+    own = replace(own, locks=member.locks, image_sector=plan.source_sector, parts=member.parts)
+    if plan.order_of_layout is not None:
+        order = plan.order_of_layout
+        is_empty = not (order.erase or member.begun)
+        own = replace(own, layout=order.digest, least=order.least, empty=is_empty)
+    return Prepare(own, plan.join_token, member.compares, plan.zeros, plan.grow)
+
+
+def describe(size: int, disk: Disk, parts: tuple[PartTarget, ...]) -> str:
+    """What is written where, in an operator's words."""
+    identity = f"(serial {disk.serial or 'unknown'})"
+    if not parts:
+        return f"{size} bytes to {disk.name} {identity}"
+    places = ", ".join(f"{part.size} bytes to partition {part.partition.number}" for part in parts)
+    return f"{places} of {disk.name} {identity}"
 
 
 def in_force(plan: SessionPlan, image: Image | None, member: Member, *, is_open: bool) -> list[Message]:

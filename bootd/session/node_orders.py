@@ -113,7 +113,7 @@ class NodeOrders:
         for row in rows:  # two machines may change names
             known = self._nodes.get(normal_mac(row.mac))
             if known is not None and row.name and known.name != row.name:
-                known.name = default_name(known.mac)
+                self._nodes.take_name(known.mac)
         for row in rows:
             mac = normal_mac(row.mac)
             node = self._nodes.add(mac)
@@ -137,6 +137,11 @@ class NodeOrders:
     def _check_rows(self, rows: Sequence[NodeRow]) -> None:
         """Everything that could go wrong in the middle of an import."""
         groups = self._nodes.groups
+        members = {
+            name: groups.known_members(name)[0]
+            for name in {name for row in rows for name in row.groups}
+            if name in groups.names()
+        }
         seen: set[str] = set()
         names: dict[str, str] = {}
         for index, row in enumerate(rows, 1):
@@ -171,7 +176,7 @@ class NodeOrders:
             if row.label:
                 self._coordinator.check_label(row.label)
             for group in row.groups:
-                if mac in (groups.known_members(group)[0] if group in groups.names() else ()):
+                if mac in members.get(group, ()):
                     continue
                 if groups.is_configured(group):
                     text = f"{what}: group {group} is in bootd.toml, without {mac}"

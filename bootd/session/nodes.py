@@ -89,7 +89,10 @@ class Registry:
         self._configured = {mac.lower(): name for mac, name in names.items()}
         self._numbers = {mac.lower(): number for mac, number in (numbers or {}).items()}
         self._addresses = {mac.lower(): address for mac, address in (addresses or {}).items()}
-        self._prefix = prefix
+        self._prefix = prefix.lower()
+        self._by_name = {name.lower(): mac for mac, name in self._configured.items()}
+        self._by_given: dict[str, str] = {}  # MACs by the names that operators have given, in lower case
+        self._by_number: tuple[int, dict[int, list[str]]] = (-1, {})
         self._draw = draw
         self._nodes: dict[str, Node] = {}
         self._renamed = 0
@@ -135,6 +138,8 @@ class Registry:
         if node.machine is None and node.join is not None:  # a record of an older bootd
             node.machine = machine_of(node.join)
         self._nodes[node.mac] = node
+        if record.name and node.mac not in self._configured:
+            self._by_given[record.name.lower()] = node.mac
         self.twins.put(node.mac, node.machine)
         self._renamed += 1
         return node
@@ -158,6 +163,7 @@ class Registry:
         return True, min(idle, key=lambda node: node.seen or 0.0)
 
     def forget(self, mac: str) -> None:
+        self.take_name(mac)
         self._nodes.pop(mac, None)
         self.twins.put(mac, None)
         self._renamed += 1
@@ -193,15 +199,12 @@ class Registry:
         if mac:
             return mac
         wanted = text.strip().lower()
-        for known, name in self._configured.items():
-            if name.lower() == wanted:
-                return known
-        for node in self._nodes.values():
-            if node.name.lower() == wanted:
-                return node.mac
-        bare = wanted.removeprefix(self._prefix.lower())
+        named = self._by_name.get(wanted) or self._by_given.get(wanted)
+        if named:
+            return named
+        bare = wanted.removeprefix(self._prefix)
         if bare.isascii() and bare.isdigit() and len(bare) <= 6:
-            found = [one for one in {*self._configured, *self._nodes} if self.number(one) == int(bare)]
+            found = self._numbered(int(bare))
             if len(found) == 1:
                 return found[0]
             if found:
@@ -223,14 +226,26 @@ class Registry:
             raise OperatorError(f"{name!r} is not a host name", "use letters, digits and '-'", Exit.USAGE)
         if mac in self._configured:
             raise OperatorError(f"{mac} is named by the configuration", "change its [[node]] there", Exit.USAGE)
-        taken = [known for known, own in self._configured.items() if own.lower() == name.lower()]
-        taken += [node.mac for node in self._nodes.values() if node.name.lower() == name.lower()]
-        if any(other != mac for other in taken):
-            raise OperatorError(f"{name!r} is the name of {taken[0]}", "choose another", Exit.USAGE)
+        lower = name.lower()
+        taken = self._by_name.get(lower) or self._by_given.get(lower) or normal_mac(lower.removeprefix("node-"))
+        if taken and taken != mac:
+            raise OperatorError(f"{name!r} is the name of {taken}", "choose another", Exit.USAGE)
+        self.take_name(mac)
         node = self.add(mac)
         node.name = node.given_name = name
+        self._by_given[lower] = mac
         self._renamed += 1
         return node
+
+    def take_name(self, mac: str) -> None:
+        """Its operators' name is free again; its own is what the configuration or its MAC makes it."""
+        node = self._nodes.get(mac)
+        if node is None:
+            return
+        if self._by_given.get(node.given_name.lower()) == mac:
+            del self._by_given[node.given_name.lower()]
+        node.given_name, node.name = "", self._configured.get(mac) or default_name(mac)
+        self._renamed += 1
 
     def host_set(self, text: str) -> HostSet:
         """The machines that ``text`` names (`hosts.parse`); `OperatorError` for what is wrong or unknown."""
@@ -265,6 +280,17 @@ class Registry:
         """``machine`` is behind this MAC from now on."""
         node.machine, node.changed = machine, ""
         self.twins.put(node.mac, machine)
+
+    def _numbered(self, number: int) -> list[str]:
+        """The MACs that have this host id."""
+        if self._by_number[0] != self._renamed:
+            index: dict[int, list[str]] = {}
+            for mac in {*self._configured, *self._nodes}:
+                own = self.number(mac)
+                if own is not None:
+                    index.setdefault(own, []).append(mac)
+            self._by_number = (self._renamed, index)
+        return self._by_number[1].get(number, [])
 
     def _macs(self, names: tuple[str, ...]) -> frozenset[str]:
         macs: set[str] = set()

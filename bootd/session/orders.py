@@ -11,11 +11,12 @@ from bootd.session import restart
 from bootd.session.bindings import bound
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import AuditRecord, Effect, Persist, PolicyChanged, SessionRecord
-from bootd.session.locks import choose_unlocked
+from bootd.session.parts import choose_target
 from bootd.session.request import SessionRequest
 from bootd.session.selector import Refusal, parse
 from bootd.session.session import Session
 from bootd.session.states import ENDED, OPEN, SessionState, Standing
+from bootd.wire.control import GROW
 
 LATEST = 3600.0  # seconds after its time in which a session may still begin, when the daemon was down meanwhile
 LONGEST = 366 * 86400.0  # seconds that a session may wait for its time
@@ -81,9 +82,10 @@ def eject_nodes(coordinator: Coordinator, text: str, hosts: str, who: str, now: 
             f"nobody would be left in session {session.title}", f"bootd session cancel {session.title}", Exit.USAGE
         )
     effects: list[Effect] = [Persist(AuditRecord(who, "eject-nodes", f"{session.id} {' '.join(sorted(macs))}"))]
-    for mac in sorted(macs):
-        node = coordinator.nodes.add(mac)
-        effects += session.eject(node, f"taken out by {who}", now)
+    nodes = [coordinator.nodes.add(mac) for mac in sorted(macs)]
+    effects += session.eject(nodes, f"taken out by {who}", now)
+    for node in nodes:
+        mac = node.mac
         if session.members[mac].is_written:
             node.automatic = session.plan.label
             effects += [PolicyChanged(mac, session.plan.label, "not cloned: taken out"), Persist(node.record())]
@@ -154,6 +156,9 @@ def retry(
         parent=record.id,
         image_root=record.image_root or record.parent_root,
         bindings=bindings,
+        parts=record.parts,
+        grow=record.grow,
+        layout=record.layout,
     )
     _refuse_changed(coordinator, request, chosen, now)
     id_, effects = coordinator.create(request, who, now)
@@ -171,11 +176,22 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
         node, binding = coordinator.nodes.get(mac), request.bindings.get(mac)
         if node is None or node.join is None or binding is None:
             continue
-        locks = coordinator.admission.locks_for(mac, now)
-        disk = choose_unlocked(node.join.disks, selector, request.source_size, locks, request.source_sector)
-        disk = Refusal(coordinator.admission.veto(mac, is_any=False)) if node.changed else bound(disk, binding)
-        if isinstance(disk, Refusal):
-            troubles.append(f"{node.name}: {disk.reason}")
+        choice = choose_target(
+            node.join,
+            selector,
+            request.source_size,
+            coordinator.admission.locks_for(mac, now),
+            sector=request.source_sector,
+            orders=request.parts,
+            layout=request.layout,
+            needs=(GROW,) if request.grow else (),
+            is_written=True,
+        )
+        refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
+        if node.changed:
+            refused = Refusal(coordinator.admission.veto(mac, is_any=False))
+        if isinstance(refused, Refusal):
+            troubles.append(f"{node.name}: {refused.reason}")
     if troubles:
         raise OperatorError(
             f"the plan does not hold any more: {'; '.join(troubles)}",

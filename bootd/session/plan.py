@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bootd.session.effects import Binding
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
 from bootd.session.selector import Selector
+from bootd.wire.control import GROW, LAYOUT
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,32 @@ class SessionPlan:
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     without: frozenset[str] = frozenset()  # MACs that ``any`` leaves out
     flip_default: bool = True  # a default label that is the session's becomes "local" when it has cloned
+    who: str = ""  # who ordered it
+    parts: tuple[PartOrder, ...] = ()  # only these partitions are written, in this order; () = the disk
+    grow: bool = False  # the last partition fills a larger disk afterwards
+    order_of_layout: LayoutOrder | None = None  # the table that is written first; None = that of the disk stays
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     wake: bool = False  # its nodes are switched on at that time
     parent: str = ""  # id of the session whose plan this one carries out again
     image_root: str = ""  # of the parent: the source must still hold this image; "" = any
     bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the head opens, in order."""
+        return tuple(part.source for part in self.parts) or (self.source,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a node's stage2 must know of plans."""
+        return (*((GROW,) if self.grow else ()), *((LAYOUT,) if self.order_of_layout else ()))
+
+    @property
+    def layout(self) -> str:
+        """Path of the layout, "" for none."""
+        return self.order_of_layout.source if self.order_of_layout else ""
+
+    @property
+    def layout_digest(self) -> str:
+        return self.order_of_layout.digest if self.order_of_layout else ""

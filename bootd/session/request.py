@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
-from bootd.session.effects import Binding
+from bootd.session.effects import Binding, LayoutOrder, PartOrder
 from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
+from bootd.session.parts import ANY_DISK
 from bootd.session.plan import SessionPlan
 from bootd.session.session import Session
 
@@ -37,6 +38,9 @@ class SessionRequest:
     keep_open: float = 0.0  # seconds
     source_sector: int = 0  # bytes of a sector that the source was made for; 0 = not known
     flip_default: bool = True  # a default label that is the session's label becomes "local" when it has cloned
+    parts: tuple[PartOrder, ...] = ()  # only these partitions of the disk
+    grow: bool = False
+    layout: LayoutOrder | None = None
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     wake: bool = False  # its nodes are switched on at that time
@@ -46,7 +50,13 @@ class SessionRequest:
 
 
 def checked(
-    request: SessionRequest, registry: Registry, sessions: Iterable[Session], id_: str, draw: Callable[[int], str]
+    request: SessionRequest,
+    registry: Registry,
+    sessions: Iterable[Session],
+    id_: str,
+    draw: Callable[[int], str],
+    *,
+    who: str = "",
 ) -> tuple[SessionPlan, int]:
     """The plan and the number of nodes to expect; `OperatorError` says what is wrong and what to do.
 
@@ -72,6 +82,13 @@ def checked(
         raise OperatorError(f"{request.source} is empty", "name an image with content", Exit.INPUT)
     if request.name and not plain_name(request.name):
         raise OperatorError(f"{request.name!r} is not a session name", "use letters, digits, '-'", Exit.USAGE)
+    if request.parts and sum(part.size for part in request.parts) != request.source_size:
+        raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
+    if request.layout is not None and request.layout.erase == ANY_DISK:
+        raise OperatorError("erase names no disk", "say the serial of the disk", Exit.USAGE)
+    if request.parts and request.grow and request.layout is None:
+        text = "a partition cannot grow: others may lie behind it"
+        raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
     chosen = selector.parse(request.disk)
     hosts = registry.host_set(request.nodes)
     wanted = hosts.macs
@@ -110,6 +127,10 @@ def checked(
         keep_open=request.keep_open,
         source_sector=request.source_sector,
         flip_default=request.flip_default,
+        parts=request.parts,
+        grow=request.grow,
+        who=who,
+        order_of_layout=request.layout,
         delay=request.delay,
         start_at=request.start_at,
         wake=request.wake,

@@ -51,6 +51,10 @@ def resume(
         keep_open=kept.keep_open,
         flip_default=kept.flip_default,
         source_sector=kept.source_sector,
+        parts=kept.parts,
+        grow=kept.grow,
+        who=kept.who,
+        order_of_layout=kept.layout,
         delay=kept.delay,
         start_at=kept.start_at,
         wake=kept.wake,
@@ -114,6 +118,10 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         keep_open=plan.keep_open,
         flip_default=plan.flip_default,
         source_sector=plan.source_sector,
+        parts=plan.parts,
+        grow=plan.grow,
+        who=plan.who,
+        layout=plan.order_of_layout,
         is_closing=session.is_closing,
         delay=plan.delay,
         start_at=plan.start_at,
@@ -138,6 +146,7 @@ def member_record(session: str, member: Member) -> MemberRecord:
         disk=member.disk,
         compares=member.compares,
         locks=member.locks,
+        parts=member.parts,
         is_released=member.phases.finish is not None,
         is_saved=member.is_saved,
     )
@@ -170,7 +179,7 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.locks, member.is_saved = kept.locks, kept.is_saved
+    member.locks, member.is_saved, member.parts = kept.locks, kept.is_saved, kept.parts
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now

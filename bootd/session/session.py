@@ -10,12 +10,13 @@ Longer than other modules: what a report, a deadline and an operator each do to 
 table of consequences, and is read together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from bootd.session import messages, outcome, release
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.bindings import bound
+from bootd.session.contents import content_records
 from bootd.session.deadlines import Late, Remedy, find_late, find_slow, find_stall
 from bootd.session.effects import (
     Effect,
@@ -29,10 +30,10 @@ from bootd.session.effects import (
     SwitchOn,
 )
 from bootd.session.head import Head
-from bootd.session.locks import choose_unlocked
 from bootd.session.machine import another_machine
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Node
+from bootd.session.parts import choose_target
 from bootd.session.plan import Limits, SessionPlan
 from bootd.session.policy import LOCAL, RESCUE
 from bootd.session.selector import Refusal
@@ -177,7 +178,8 @@ class Session:
     def start_head(self, now: float) -> list[Effect]:
         plan = self.plan
         self.head.start(now)
-        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token)]
+        sources = plan.sources if plan.parts else ()
+        return [StartHead(plan.id, self.head.node, plan.source, plan.join_token, plan.head_token, sources)]
 
     def manifest(self, image: Image, now: float) -> list[Effect]:
         """The head has digested its source. A second, different manifest ends the session."""
@@ -233,9 +235,24 @@ class Session:
         effects: list[Effect] = []
         member = self.members.get(node.mac)
         locks = self._locks(node.mac, now)
-        disk = choose_unlocked(join.disks, self.plan.selector, self.image.size, locks, self.plan.source_sector)
+        plan = self.plan
+        choice = choose_target(
+            join,
+            plan.selector,
+            self.image.size,
+            locks,
+            sector=plan.source_sector,
+            orders=plan.parts,
+            needs=plan.needs,
+            layout=plan.order_of_layout,
+            is_written=member is not None and member.is_written,
+        )
         binding = self.plan.bindings.get(node.mac)
-        disk = Refusal(another_machine(node.name, node.changed)) if node.changed else bound(disk, binding)
+        if node.changed:
+            choice = Refusal(another_machine(node.name, node.changed))
+        elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
+            choice = other
+        disk = None if isinstance(choice, Refusal) else choice.disk
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
             if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
@@ -249,15 +266,18 @@ class Session:
         if not self.open:
             text = f"session {self.title} is {self.state.value}"
             return [*effects, *self._tell(node, text), *self._settle(now)]
-        if isinstance(disk, Refusal):
-            return [*effects, *self._refuse_by_selector(node, member, disk.reason, now)]
+        if isinstance(choice, Refusal):
+            return [*effects, *self._refuse_by_selector(node, member, choice.reason, now)]
         if member is not None and member.standing is Standing.REFUSED and member.disk == disk:
             member.refusals += 1
             return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
             member.begun = binding is not None and binding.begun
-        member.standing, member.heard, member.disk, member.reason = Standing.PREPARING, now, disk, ""
+        member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
+        member.disk, member.parts = choice.disk, choice.parts
+        if plan.order_of_layout is not None and member.phases.arranged is not None:
+            member.begun = True  # its table was written, though no byte of the image may have been
         member.former, member.report = member.report, None
         member.compares = self.plan.compare or member.begun
         member.locks, member.is_saved = locks, False
@@ -268,7 +288,8 @@ class Session:
         node.session, node.told = self.id, ""
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
-        text = f"plan: write {self.image.size} bytes to {disk.name} (serial {disk.serial or 'unknown'})"
+        text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts)}"
+        effects += content_records(self.plan, self.image, member, "wanted")
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
     def reported(self, report: Report, now: float) -> list[Effect]:
@@ -386,18 +407,26 @@ class Session:
         member.phases.ended = now
         member.node.session, member.node.attempts, member.node.cloned = "", 0, now
         effects: list[Effect] = [self._event("done", member.node.mac, reason), Persist(member.node.record())]
+        effects += content_records(self.plan, self.image, member, "installed")
         return [*effects, *self._end_if_complete(now)]
 
     # --- trouble -----------------------------------------------------------------------------------------
 
     def _drop(
-        self, member: Member, standing: Standing, reason: str, now: float, *, replaced: bool = False
+        self,
+        member: Member,
+        standing: Standing,
+        reason: str,
+        now: float,
+        *,
+        replaced: bool = False,
+        settles: bool = True,
     ) -> list[Effect]:
         """The session goes on without ``member``, which gets the reason; who follows it gets a new predecessor.
 
         ``replaced``: a new process on the same node has joined, so there is nobody to cancel, and the session
         must not be closed before the newcomer has been judged. A lost member is not cancelled: should it be
-        heard again, it goes on with what it has.
+        heard again, it goes on with what it has. ``settles``: what follows for the session is judged at once.
         """
         node = member.node
         followed = member in self.arrangement
@@ -428,7 +457,7 @@ class Session:
             effects.append(Send(node.mac, Cancel(self.id, reason)))
         if followed and self.state is SessionState.RUNNING:
             effects += self._arrange(f"{node.name} is {standing.value}", now)
-        return effects if replaced else [*effects, *self._settle(now)]
+        return [*effects, *self._settle(now)] if settles and not replaced else effects
 
     def _wake(self, member: Member, report: Report, now: float) -> list[Effect]:
         """A member that was lost, or was known from the journal only, is heard: the same process, with what it has.
@@ -530,18 +559,22 @@ class Session:
                 member.standing, member.reason = Standing.ABSENT, "taken in again, it has not joined yet"
         return [self._event("added", mac, "taken into the session") for mac in sorted(macs)] + self._settle(now)
 
-    def eject(self, node: Node, reason: str, now: float) -> list[Effect]:
-        """The session goes on without ``node``, which does not come back by itself."""
-        if self.plan.nodes is not None:
-            self.plan = replace(self.plan, nodes=self.plan.nodes - {node.mac})
-            self.expect = min(self.expect, len(self.plan.nodes or ()))
-        member = self.members.get(node.mac)
-        if member is None:
-            member = self.members[node.mac] = Member(node, Standing.EJECTED, now)
-        if member.live:
-            return self._drop(member, Standing.EJECTED, reason, now)
-        member.standing, member.reason = Standing.EJECTED, reason
-        return [self._event("ejected", node.mac, reason), *self._settle(now)]
+    def eject(self, nodes: Iterable[Node], reason: str, now: float) -> list[Effect]:
+        """The session goes on without ``nodes``, which do not come back by themselves."""
+        effects: list[Effect] = []
+        for node in nodes:
+            if self.plan.nodes is not None:
+                self.plan = replace(self.plan, nodes=self.plan.nodes - {node.mac})
+                self.expect = min(self.expect, len(self.plan.nodes or ()))
+            member = self.members.get(node.mac)
+            if member is None:
+                member = self.members[node.mac] = Member(node, Standing.EJECTED, now)
+            if member.live:
+                effects += self._drop(member, Standing.EJECTED, reason, now, settles=False)
+            else:
+                member.standing, member.reason = Standing.EJECTED, reason
+                effects.append(self._event("ejected", node.mac, reason))
+        return effects + self._settle(now)
 
     def close(self, now: float) -> list[Effect]:
         """Nobody may join any more: it starts with whoever is ready, and ends as soon as everybody is verified."""
@@ -649,8 +682,12 @@ class Session:
     def _arrange(self, why: str, now: float) -> list[Effect]:
         if self.head.address is None or not len(self.arrangement):
             return []
+        new = [member for member in self.arrangement if member.phases.arranged is None]
         places = self.arrangement.arrange(self.id, self.head.node, self.head.address, now, self.phase)
-        effects: list[Effect] = [Send(node, place) for node, place in places]
+        effects: list[Effect] = []
+        for member in new:
+            effects += content_records(self.plan, self.image, member, "writing")
+        effects += [Send(node, place) for node, place in places]
         return [self._event("arranged", "", f"epoch {self.arrangement.epoch}: {why}"), *effects]
 
     def _open_next_phase(self, now: float) -> list[Effect]:

@@ -7,6 +7,7 @@ seconds, null where something has not happened yet. Keys are only ever added.
 from collections.abc import Callable
 from typing import Any
 
+from bootd.session import captures
 from bootd.session.cards import view_lock
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import SessionRecord, Verdict
@@ -27,6 +28,9 @@ def view(coordinator: Coordinator, now: float) -> dict[str, Any]:
         "sessions": [view_past(record) for record in coordinator.past.values()]
         + [view_session(session, coordinator.nodes.name, now) for session in coordinator.sessions.values()],
         "nodes": [view_node(coordinator, node, now) for node in coordinator.nodes],
+        "backups": [
+            captures.view(task, coordinator.nodes.name, now) for task in coordinator.captures.tasks.values()
+        ],
     }
 
 

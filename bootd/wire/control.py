@@ -21,6 +21,10 @@ MAX_MESSAGE = 1 << 20
 MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
+# An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
+# partitions as targets, tables that are written first, growth to a larger disk.
+PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
+ABILITIES = (PARTITIONS, LAYOUT, GROW)
 
 
 class MemberState(Enum):
@@ -39,6 +43,15 @@ class MemberState(Enum):
     PARKED = "parked"  # gave up after bounded retries; nothing more happens without an operator
 
 
+class CaptureState(Enum):
+    """Where the reading of a disk stands, as the node says itself."""
+
+    EXAMINING = "examining"  # opens the source, finds out what is in use
+    READING = "reading"
+    REFUSED = "refused"  # reason says why, and what to do
+    FAILED = "failed"  # reason says why
+
+
 @dataclass(frozen=True)
 class Partition:
     """One partition as the node sees it. Empty strings: not known, or none."""
@@ -48,6 +61,9 @@ class Partition:
     partuuid: str  # lower case: a GUID of a GPT, or DISK-NN of an MBR
     filesystem: str  # as blkid calls it: "ext4", "ntfs", "BitLocker", ...
     label: str  # of the filesystem
+    start: int = 0  # bytes from the beginning of the disk
+    type: str = ""  # lower case: "0x83" of an MBR, the GUID of a GPT
+    used: str = ""  # how it is in use, or what of another system lies on it: "mounted at /", "raid member", ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,14 @@ class Address:
 
 
 @dataclass(frozen=True)
+class PartTarget:
+    """One partition that is written: as the node has described it, and the bytes that go onto it."""
+
+    partition: Partition
+    size: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a deploy will do to which disk. The agent re-checks all of it right before the first write."""
 
@@ -101,6 +125,10 @@ class Plan:
     eligible: int  # how many disks of the node were eligible then; one more or one less voids the plan
     locks: tuple[Lock, ...] = ()  # of this node, in force when the plan was made
     image_sector: int = 0  # bytes of a sector that the image was made for; 0 = not known
+    parts: tuple[PartTarget, ...] = ()  # only these are written, one for each part of the image; () = the disk
+    layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
+    least: int = 0  # bytes that the disk must have for that layout
+    empty: bool = False  # only a disk without partitions and file system may be written
 
 
 @dataclass(frozen=True)
@@ -157,6 +185,7 @@ class Join:
     memory: int
     disks: tuple[Disk, ...]
     hardware: Hardware = Hardware()  # without it: a stage2 older than this message
+    abilities: tuple[str, ...] = ()  # what this stage2 knows of plans, beside whole disks: see `ABILITIES`
 
 
 @dataclass(frozen=True)
@@ -184,6 +213,21 @@ class Report:
     trouble: str = ""  # about a neighbour: "predecessor 52:54:..: connection refused"
 
 
+@dataclass(frozen=True)
+class CaptureReport:
+    """How far a node is with a `Capture`. Bytes of the source."""
+
+    node: str
+    task: str
+    state: CaptureState
+    total: int = 0  # in use
+    done: int = 0  # of these: read, and on the server
+    sent: int = 0  # of these: that the server did not have
+    wire: int = 0  # bytes that went over the network for them
+    reason: str = ""  # for REFUSED, FAILED: one sentence
+    notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
+
+
 # --- down: coordinator to node -----------------------------------------------------------------------------
 
 
@@ -202,6 +246,7 @@ class Prepare:
     token: str  # join token of the session, hex; proves membership on every link
     compare: bool = False  # digest what is on the target first and want only what differs (delta, resume)
     zeros: str = "write"  # or "discard": how chunks of zeros reach the target. They are never skipped
+    grow: bool = False  # the last partition and its filesystem fill a larger disk when everything is verified
 
 
 @dataclass(frozen=True)
@@ -231,7 +276,21 @@ class Cancel:
     reason: str
 
 
-Message = Join | Report | Log | Output | Wait | Prepare | Arrange | Finish | Cancel | Execute | StopCommand
+@dataclass(frozen=True)
+class Capture:
+    """Read a disk, or one partition of it, into the image store of the server. Nothing is written on the node."""
+
+    task: str  # id; `Cancel` names it as its session
+    disk: Disk  # as the node described it
+    partition: int  # number; 0 = the whole disk
+    dirty: bool  # also when a file system was not left cleanly
+    raw: bool  # also what is encrypted, as it is
+    after: str  # "reboot" or "stay" (remain in stage2)
+
+
+_Up = Join | Report | CaptureReport | Log | Output
+_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand
+Message = _Up | _Down
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")
 _hints: dict[type[Any], dict[str, Any]] = {}  # of message classes, as they are first met

@@ -10,6 +10,8 @@ from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_CHUNK_SIZE
 
 BLOCK = 4096  # bytes
+IMAGE = "image:"  # begins the name of a source that is in the image store
+SLICE = "slice:"  # begins the name of a source that is a piece of another: slice:START:SIZE:SOURCE
 MAGIC = b"\x28\xb5\x2f\xfd"  # of a Zstandard frame, RFC 8878, section 3.1.1
 
 
@@ -38,3 +40,16 @@ def open_stored(data: Buffer, wanted: bytes, decompressor: Decompressor) -> Buff
     if digest(raw) != wanted:
         raise PeerProtocolError("stored chunk is not what its digest says")
     return raw
+
+
+def image_source(name: str, id_: str) -> str:
+    """A source as sessions, their journal and their head write it: ``image:NAME@ID``, NAME for people only."""
+    return f"{IMAGE}{name}@{id_}"
+
+
+def image_of(source: str) -> str:
+    """The id of the image that ``source``, or the piece of one, is; "" for a file."""
+    text = source
+    if text.startswith(SLICE):
+        text = text.split(":", 3)[3] if text.count(":") >= 3 else ""
+    return text.rpartition("@")[2] if text.startswith(IMAGE) and "@" in text else ""

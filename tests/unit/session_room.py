@@ -9,7 +9,7 @@ from bootd.session.effects import Effect, Event, Persist, PolicyChanged, Record,
 from bootd.session.member import Image
 from bootd.session.plan import Limits
 from bootd.session.request import SessionRequest
-from bootd.wire.control import Arrange, Disk, Hardware, Join, MemberState, Message, Plan, Prepare, Report
+from bootd.wire.control import ABILITIES, Arrange, Disk, Hardware, Join, MemberState, Message, Plan, Prepare, Report
 
 SIZE = 40 << 20
 ROOT = "ab" * 32
@@ -120,6 +120,7 @@ class Room:
             memory=1 << 29,
             disks=(disk(),) if disks is None else disks,
             hardware=hardware or Hardware(),
+            abilities=ABILITIES,
         )
         return self.run(self.coordinator.join(message, self.now))
 

@@ -17,6 +17,7 @@ from bootd.drivers.formats.importing import import_image
 from bootd.drivers.images.store import ImageStore
 from bootd.errors import Exit, OperatorError
 from tests.foreign_images import MIB, clone, make_filesystem, tool
+from tests.unit.operators import Operators
 
 SECTOR = 512
 
@@ -509,3 +510,46 @@ def test_command_line_on_a_store_without_the_daemon(made: Path, tmp_path: Path) 
     assert "truncated" in done.stderr
     assert bootd("import", tmp_path / "cut.gz", "--name", "../x", "-m", "why").returncode == Exit.USAGE
     assert bootd("export", "absent", tmp_path / "no").returncode == Exit.INPUT
+
+
+def test_as_jobs_of_the_daemon(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    operators = Operators(tmp_path)
+    try:
+        packed = tmp_path / "disk.xz"
+        packed.write_bytes(tool("xz", "-0", data=(made / "disk.raw").read_bytes()))
+        code, out, err = operators.run(
+            capsys, "image", "import", str(packed), "--name", "golden", "-m", "why", "--tag", "v1", "--json"
+        )
+        assert code == Exit.OK, err
+        item = json.loads(out)["images"][0]
+        assert (item["kind"], item["size"]) == ("disk", 48 * MIB)
+        target = tmp_path / "golden.qcow2"
+        code, out, err = operators.run(capsys, "image", "export", "golden:v1", str(target), "--format", "qcow2")
+        assert code == Exit.OK, err
+        tool("qemu-img", "compare", target, made / "disk.raw")
+        packed.write_bytes(packed.read_bytes()[:-100])
+        code, out, err = operators.run(capsys, "image", "import", str(packed), "--name", "cut", "-m", "why")
+        assert code == Exit.INPUT
+        assert "truncated" in err
+        code, out, err = operators.run(capsys, "image", "export", "golden", str(target))
+        assert code == Exit.INPUT
+        assert "there already" in err
+        kinds = [line.what for line in operators.journal.audit(100)]
+        assert kinds.count("image-import") == 2
+        assert kinds.count("image-export") == 2
+    finally:
+        operators.close()
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """384 MiB that are 12 KiB of zstd: neither the stream, nor the chunks, nor a copy of them is held."""
+    path = tmp_path / "zeros.zst"
+    path.write_bytes(tool("sh", "-c", f"head -c {384 * MIB} /dev/zero | zstd -c"))
+    program: list[str | Path] = [Path(sys.executable).with_name("bootd"), "image", "--store", tmp_path / "store"]
+    command = [*program, "import", path, "--name", "zeros", "-m", "why", "--kind", "disk"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 250_000  # KiB
+    assert ImageStore(tmp_path / "store").open("zeros").size == 384 * MIB

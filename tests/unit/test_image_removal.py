@@ -210,3 +210,18 @@ def test_gc_beside_writers_that_come_and_go(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     for image in store.images():
         content(store, image.id)
+
+
+def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    id_ = put(store, some_bytes(10, CHUNK))
+    store.close()
+    drafts = [tmp_path / "manifests" / f".{id_}.0123", tmp_path / "refs/golden/.latest.0123"]
+    for draft in drafts:
+        draft.write_bytes(b"half")
+    assert [image.id for image in store.images()] == [id_]
+    collect(Told(), store=str(tmp_path))
+    assert all(draft.exists() for draft in drafts)
+    collect(Told(), store=str(tmp_path), clock=lambda: time.time() + 2 * DAY)
+    assert not any(draft.exists() for draft in drafts)
+    assert content(store, "golden") == some_bytes(10, CHUNK)

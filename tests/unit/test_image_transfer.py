@@ -2,6 +2,9 @@
 
 import json
 import socket
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +50,10 @@ class Sites:
         )
         self.main.listen(self.api)
         self.token = folder / "token"
-        self.token.write_text(self._make_token("site", Scope.EXPORT) + "\n")
+        self.token.write_text(self.make_token("site", Scope.EXPORT) + "\n")
         self.told = Told()
 
-    def _make_token(self, name: str, scope: Scope) -> str:
+    def make_token(self, name: str, scope: Scope) -> str:
         async def make() -> None:
             made.append(self.main.tokens.create(name, scope, None, "test"))
 
@@ -164,6 +167,20 @@ def test_without_the_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert ImageStore(tmp_path / "two").resolve("lab") == id_
 
 
+def test_only_an_administrator_says_where_images_go(sites: Sites) -> None:
+    token = sites.make_token("operator", Scope.OPERATE)
+    for path in ("images/lab/push", "image-pull"):
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{sites.api.port}/api/v1/{path}",
+            b"{}",
+            {"Authorization": f"Bearer {token}"},
+            method="POST",
+        )
+        trusted = ssl.create_default_context(cafile=sites.folder / "ca.pem")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, context=trusted)  # noqa: S310 - https
+
+
 # Another site
 
 
@@ -188,6 +205,31 @@ def test_an_image_comes_once_and_stays(sites: Sites, tmp_path: Path, capsys: pyt
         assert site.run(capsys, "image", "fetch", "lab")[0] == Exit.OK
         assert kept.resolve("lab") == second
         assert "image-fetch" in [line.what for line in site.journal.audit(100)]
+    finally:
+        site.close()
+
+
+def test_a_deploy_has_its_image_brought(sites: Sites, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site").mkdir()
+    site = Operators(tmp_path / "site", images=sites.settings)
+    try:
+        id_ = put(sites.main.images)
+        words = ("deploy", "lab", "lab1", "--disk", "only", "--yes", "--json")
+        code, _out, err = site.run(capsys, *words)
+        assert code == Exit.OK, err
+        assert ImageStore(site.images).resolve("lab") == id_
+        second = put(sites.main.images, "2026-02-01T00:00:00Z", 7)
+        sites.store.tag("lab", "hall:v2")
+        assert site.run(capsys, "image", "fetch", "hall:v2")[0] == Exit.OK
+        again = (*words[:2], "lab2", *words[3:])
+        assert site.run(capsys, *again)[0] == Exit.OK  # the name is what it was when it was fetched
+        assert second in ImageStore(site.images).ids()
+        sources = {session.plan.source for session in site.engine.coordinator.sessions.values()}
+        assert sources == {f"image:lab@{id_}"}
+        code, _out, err = site.run(capsys, "deploy", "hall", *words[2:])
+        assert (code, "there is no image hall" in err) == (Exit.INPUT, True)
+        code, _out, err = sites.main.run(capsys, "deploy", "hall", *words[2:])
+        assert (code, "there is no image hall" in err) == (Exit.INPUT, True)  # it has no upstream
     finally:
         site.close()
 
@@ -255,7 +297,7 @@ def test_who_may_fetch(sites: Sites, there: ImageStore) -> None:
         sites.fetch(there, "lab")
     assert refused.value.code == Exit.REFUSED
     assert "wrong" not in str(refused.value)
-    sites.token.write_text(sites._make_token("reader", Scope.READ))
+    sites.token.write_text(sites.make_token("reader", Scope.READ))
     with pytest.raises(OperatorError, match="refuses the token"):
         sites.fetch(there, "lab")
 

@@ -197,6 +197,21 @@ def test_accept_change_and_forget(operators: Operators, capsys: pytest.CaptureFi
     assert run(operators, capsys, "node", "unpark", "lab[1-3]") == "none of them is parked\n"
 
 
+def test_locks_that_came_with_the_machine_are_shown(
+    operators: Operators, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    join(operators, 1)
+    run(operators, capsys, "lock", "add", "lab1", "--disk", DISK.serial, "--reason", "exam", "--owner", "eva")
+    join(operators, 2)
+    line = f"LOCK     disk {DISK.serial} is locked by eva: exam (of lab1: the same machine, or disk)"
+    assert line in run(operators, capsys, "node", "show", "lab2").splitlines()
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 4096)
+    code, out, _ = operators.run(capsys, "plan", str(image), "lab2", "--disk", "only")
+    assert (code, f"REFUSED disk {DISK.serial} is locked by eva: exam" in out) == (Exit.REFUSED, True)
+    assert f"LOCK    disk {DISK.serial} is locked by eva: exam" in out
+
+
 def test_map(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
     join(operators, 1)
     run(operators, capsys, "group", "add", "room2", "lab1,lab3")

@@ -7,6 +7,7 @@ from bootd.errors import OperatorError
 from bootd.session.effects import GroupRecord
 from bootd.session.groups import ConfiguredGroup, problem
 from bootd.session.node_orders import NodeOrders
+from bootd.wire.control import Wait
 from tests.unit.session_room import Room, mac
 
 
@@ -108,6 +109,7 @@ def test_local_for_a_group_keeps_its_machines_out_of_sessions_for_any() -> None:
     made.join(2)  # by its boot menu
     assert made.standing(1) == "preparing"
     assert mac(2) not in made.coordinator.sessions[made.session].members
+    assert made.last(2) == Wait("no session wants this node: not named, and boots local: group servers")
     made.create("lab2")
     made.head_ready()
     made.join(2)

@@ -8,7 +8,7 @@ from bootd.errors import OperatorError
 from bootd.session.machine import Machine, Twins, difference, machine_of, merged, same_machine
 from bootd.session.node_orders import NodeOrders
 from bootd.session.view import view
-from bootd.wire.control import Hardware, Join, Lock
+from bootd.wire.control import Hardware, Join, Lock, Nic
 from tests.unit.session_room import Room, disk, mac
 
 UUID = "4c4c4544-0051-3310-8052-b4c04f4d4e32"
@@ -153,9 +153,19 @@ def test_a_new_card_in_a_known_machine_is_told_and_its_locks_hold() -> None:
     room.head_ready()
     room.join(3, hardware=BOARD1)
     texts = [event.text for event in room.events("warning")]
-    assert texts == ["same machine as lab1 (serial, disks): a new network card, or two of them?"]
+    assert texts == ["same machine as lab1 (serial, disks): a changed network card?"]
     assert room.standing(3) == "refused"
     assert room.reason(3) == "disk S1 is locked by eve: thesis"
+
+
+def test_two_cards_in_one_machine() -> None:
+    room = Room(2)
+    nics = tuple(Nic(f"eno{number}", mac(number), "igb", "pci", 1000, True) for number in (1, 2))
+    for number in (1, 2):
+        room.join(number, hardware=Hardware(board_serial="B1", nics=nics))
+    assert room.coordinator.admission.warnings(room.coordinator.nodes.add(mac(2))) == (
+        "same machine as lab1 (serial, disks): by another of its network cards",
+    )
 
 
 def test_a_locked_disk_that_moved_to_another_machine_is_known_by_its_wwn() -> None:

@@ -113,6 +113,14 @@ def test_names_come_from_the_configuration_then_operators_then_the_mac() -> None
     for name in ("node1", "any", "a_b", "", "525400000001"):
         with pytest.raises(OperatorError):
             registry.rename(mac(9), name)
+    with pytest.raises(OperatorError, match=f"is the name of {mac(5)}"):
+        registry.rename(mac(9), "node-525400000005")
+    registry.rename(mac(9), "Plotter")
+    registry.rename(mac(10), "printer")
+    assert (registry.find("plotter"), registry.find("printer")) == (mac(9), mac(10)), "a name that was left is free"
+    registry.forget(mac(10))
+    with pytest.raises(OperatorError, match="no node is called"):
+        registry.find("printer")
     with pytest.raises(OperatorError, match="named by the configuration"):
         registry.rename(mac(1), "other")
 

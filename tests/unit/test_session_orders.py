@@ -176,6 +176,23 @@ def test_never_the_last_one() -> None:
     assert room.coordinator.sessions[room.session].plan.nodes == frozenset({mac(2)})
 
 
+def test_several_are_ejected_before_anything_is_judged() -> None:
+    """Without lab1 everybody that is left is verified: lab2, which goes too, must not be told to finish."""
+    room = Room(3)
+    room.create("lab[1-3]", expect=2)
+    room.head_ready()
+    room.ready(1, 2)
+    room.receiving(1, 1 << 20)
+    room.verified(2)
+    eject(room, "lab[1-2]")
+    assert not any(isinstance(message, Finish) for message in room.inbox[mac(2)])
+    assert room.state == "running"
+    room.ready(3)
+    room.verified(3)
+    room.rebooting(3)
+    assert room.verdicts() == {"lab1": (False, "ejected"), "lab2": (False, "ejected"), "lab3": (True, "done")}
+
+
 def test_all_that_run_ejected_ends_the_session() -> None:
     room = Room(2)
     room.create("lab[1-2]", expect=1)

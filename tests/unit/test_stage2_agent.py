@@ -83,6 +83,9 @@ class Daemon:
         assert session == "s1"
         return self.manifest
 
+    def fetch_layout(self, session: str) -> bytes:
+        raise AssertionError(f"{session} has no layout")
+
     def save_table(self, encoded: bytes) -> None:
         if self.save_errors:
             raise self.save_errors.pop(0)

@@ -138,7 +138,8 @@ def loops(tmp_path: Path) -> Iterator[Callable[[], Loop]]:
 def test_opens_directly_exclusively_and_for_writing(loops: Callable[[], Loop]) -> None:
     loop = loops()
     disk = loop.disk()
-    descriptor, found = open_target(plan_for(disk), lambda: [disk])
+    target = open_target(plan_for(disk), lambda: [disk])
+    (descriptor,), found = target.writable, target.disk
     try:
         assert found == disk
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
@@ -256,7 +257,7 @@ def test_locked_disks_stay_as_they_are(loops: Callable[[], Loop]) -> None:
             open_target(plan, lambda: disks)
     assert first.untouched()
     free = replace(plan_for(disks[1], eligible=2), locks=(replace(owner, partuuid="6d9f7a52-01"),))
-    os.close(open_target(free, lambda: disks)[0])
+    open_target(free, lambda: disks).close()
     assert second.untouched()
 
 

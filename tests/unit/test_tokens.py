@@ -113,9 +113,12 @@ def test_every_route_has_the_scope_of_its_kind() -> None:
         ("POST", "/images/{image}/get"): Scope.ADMIN,
         ("POST", "/images/{image}/export"): Scope.ADMIN,
         ("POST", "/image-import"): Scope.ADMIN,
+        ("POST", "/images/{image}/push"): Scope.ADMIN,
+        ("POST", "/image-pull"): Scope.ADMIN,
+        ("POST", "/chunks"): Scope.EXPORT,
         ("GET", "/images/{image}/manifest"): Scope.EXPORT,
         ("GET", "/chunks/{digest}"): Scope.EXPORT,
-        ("POST", "/chunks"): Scope.EXPORT,
+        ("POST", "/image-ticket"): Scope.EXPORT,
     }
     for route in ROUTES:
         if route.path.startswith("/tokens"):

@@ -286,7 +286,7 @@ def test_not_one_byte(machine: Machine, row: Row) -> None:
 def judge(machine: Machine, plan: Plan, row: Row) -> int | None:
     """The device that the gate opens, None when it refuses for the reason of the row."""
     try:
-        descriptor, _ = open_target(plan, lambda: machine.show(row.present), str(machine.dev))
+        (descriptor,) = open_target(plan, lambda: machine.show(row.present), str(machine.dev)).writable
     except RefusedError as refused:
         assert_says(str(refused), row.gate)
         return None
@@ -305,7 +305,7 @@ def test_the_check_for_written_bytes_can_fail(machine: Machine) -> None:
     """One byte written through the gate's own descriptor shows."""
     disks = machine.show([A])
     plan = Plan("s1", "52:54:00:00:00:01", "ab" * 32, SIZE, 1 << 20, disks[0], 1)
-    descriptor, _ = open_target(plan, lambda: machine.show([A]), str(machine.dev))
+    (descriptor,) = open_target(plan, lambda: machine.show([A]), str(machine.dev)).writable
     path = f"/proc/self/fd/{descriptor}"
     old = machine.files[0].read_bytes()
     try:

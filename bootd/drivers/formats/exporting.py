@@ -3,6 +3,7 @@
 It gets its name when it is whole and on the disk. What has that name already is never written over.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from bootd.images.manifest import ImageManifest
 FORMATS = ("raw", "qcow2", "clonezilla", "partclone")
 DISK = "sda"  # as Clonezilla is to call it; it restores to any disk
 _LEVEL = 3
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SEVERAL = 4  # chunks at once from which threads are worth it
 _HIDDEN = 1 << 20  # bytes behind the boot record, at most
 _BOOT_RECORD = 512
@@ -50,7 +52,12 @@ def export_image(tell: Tell, *, store: str, image: str, path: str, format_: str)
             f"{image}: {error}", "bootd image export --format raw takes every image", Exit.INPUT
         ) from None
     except OSError as error:
-        raise OperatorError(f"cannot write {path}: {error.strerror}", "make room, or name another place") from None
+        hint = (
+            "name a place that bootd may write: below /var/lib/bootd"
+            if error.errno in _CLOSED
+            else "make room there"
+        )
+        raise OperatorError(f"cannot write {path}: {error.strerror}", hint) from None
     finally:
         images.close()
     return {"id": id_, "path": path, "size": manifest.size, "format": format_}

@@ -233,12 +233,43 @@ class Node(Struct):
     disks: list[Disk]
 
 
+class Backup(Struct):
+    """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+
+    id: str
+    node: str
+    name: str
+    image: str
+    comment: str
+    user: str
+    source: str
+    state: str
+    ended: bool
+    reason: str
+    image_id: str | None
+    total: int
+    done: int
+    sent: int
+    wire: int
+    rate: int
+    remaining_seconds: float | None
+    seconds: float | None
+    notes: list[str]
+    attempts: int
+
+
 class Partition(Struct):
+    """``start`` in bytes, null = not known; ``used``: how it is in use, or what of another system it holds."""
+
     number: int
+    start: int | None
     size: int
+    type: str
     partuuid: str
     filesystem: str
     label: str
+    used: str | None
 
 
 class PlannedDisk(Struct):
@@ -293,12 +324,21 @@ class GroupLabel(Struct):
     why: str
 
 
+class InheritedLock(Struct):
+    """A lock of another node that holds here too: it is the same machine, or had this very disk."""
+
+    node: str
+    name: str
+    lock: Lock
+
+
 class Machine(Node):
     """``hardware`` null: it was never in stage2. ``changed``: how it differs from who answers now."""
 
     disks: list[PlannedDisk]  # type: ignore[assignment]
     hardware: Hardware | None
     group_label: GroupLabel | None
+    inherited_locks: list[InheritedLock]
     changed: str | None
 
 
@@ -342,6 +382,7 @@ class State(Struct):
     default_label: str
     sessions: list[Session]
     nodes: list[Node]
+    backups: list[Backup]
     journal: str
 
 
@@ -420,12 +461,68 @@ class Labels(Struct):
     labels: list[Label]
 
 
+class PlannedPart(Partition):
+    """One partition that would be written, with ``write`` bytes of ``image``."""
+
+    name: str
+    image: str
+    write: int
+
+
+class WantedContent(Struct):
+    """What was ordered last. ``root``: identity of the image; ``time`` in seconds since the epoch."""
+
+    image: str
+    root: str
+    size: int
+    partuuid: str
+    who: str
+    session: str
+    time: float
+
+
+class ActualContent(WantedContent):
+    """``state``: installed (verified), writing (incomplete), changed (a partition of it was written since)."""
+
+    state: str
+
+
+class KioskPolicy(Struct):
+    """A machine that is reset to ``image``. ``at``: time of day, null = at every boot."""
+
+    node: str
+    name: str
+    image: str
+    disk: str
+    parts: list[str]
+    at: str | None
+    label: str
+    who: str
+    due: bool
+    failures: int
+
+
+class Place(Struct):
+    """A disk (partition 0) or a partition. ``seen``: as the machine has shown it last, null = not any more."""
+
+    disk: str
+    device: str | None
+    partition: int
+    partuuid: str
+    wanted: WantedContent | None
+    actual: ActualContent | None
+    seen: Partition | None
+    locked: str | None
+
+
 class PlannedNode(Struct):
     """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be."""
 
     node: str
     name: str
     disk: PlannedDisk | None
+    parts: list[PlannedPart]
+    layout: str | None
     write: int
     refusal: str
     note: str
@@ -461,6 +558,7 @@ class Preview(Struct):
     source: str
     size: int
     sector: int
+    disk: str
     any: bool
     nodes: list[PlannedNode]
 

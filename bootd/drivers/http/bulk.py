@@ -2,7 +2,7 @@
 
 `BulkService` is the daemon's side: it binds the port, passes the socket on and starts a worker again when it dies.
 Run as a module this file is a worker: one JSON line on standard input, ``{"socket": FD, "root": FOLDER,
-"connections": N, "per_address": N}``; it ends when its standard input closes.
+"connections": N, "per_address": N, "images": FOLDER, "key": HEX}``; it ends when its standard input closes.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from bootd.drivers import metrics
 from bootd.drivers.dhcp.neighbours import neighbour
 from bootd.drivers.http.files import application
 from bootd.drivers.http.gate import DEFAULT_BOUNDS, Bounds
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.server import HttpServer
 from bootd.drivers.logging_setup import set_up_logging
 from bootd.drivers.sockets import listen
@@ -43,13 +44,17 @@ class BulkService:
         *,
         bounds: Bounds = DEFAULT_BOUNDS,
         workers: int = 2,
+        images: Path | None = None,
+        tickets: Tickets | None = None,
     ) -> None:
         """``on_event`` (kind, mac, address, detail) is told of every file that was sent to its end: ``loaded``.
 
-        ``bounds`` are those of all ``workers`` together; each keeps its share.
+        ``bounds`` are those of all ``workers`` together; each keeps its share. ``images``: the folder of the image
+        store, for who has one of ``tickets``.
         """
         self._address, self._port, self._root, self._on_event = address, port, root, on_event
         self._bounds = bounds
+        self._images, self._tickets = images, tickets
         self._socket: socket.socket | None = None
         self._workers: list[Worker | None] = [None] * workers
 
@@ -99,6 +104,8 @@ class BulkService:
             "root": str(self._root),
             "connections": -(-self._bounds.connections // share),
             "per_address": -(-self._bounds.per_address // share),
+            "images": str(self._images or ""),
+            "key": self._tickets.key.hex() if self._tickets is not None else "",
         }
         command = [sys.executable, "-m", "bootd.drivers.http.bulk"]
         worker = Worker("bulk", command, json.dumps(order).encode(), pass_fds=[fd], on_line=self._on_line)
@@ -129,8 +136,9 @@ def _tell(path: str, peer: str, size: int) -> None:
     sys.stderr.flush()
 
 
-async def _work(listener: socket.socket, root: Path, bounds: Bounds) -> None:
-    server = HttpServer(listener, application(root, _tell), bounds)
+async def _work(listener: socket.socket, root: Path, bounds: Bounds, images: str, key: str) -> None:
+    tickets = Tickets(bytes.fromhex(key)) if key else None
+    server = HttpServer(listener, application(root, _tell, Path(images) if images else None, tickets), bounds)
     await server.prepare()
     await server.serve()
     loop = asyncio.get_running_loop()
@@ -157,10 +165,11 @@ def main() -> None:
         listener = socket.socket(fileno=int(order["socket"]))
         root = Path(order["root"])
         bounds = Bounds(connections=int(order["connections"]), per_address=int(order["per_address"]))
+        images, key = str(order.get("images", "")), str(order.get("key", ""))
     except (ValueError, KeyError, TypeError, OSError) as error:
         log.error("bulk worker got no usable order", error=str(error))  # noqa: TRY400 (not a trace, one line)
         sys.exit(2)
-    asyncio.run(_work(listener, root, bounds))
+    asyncio.run(_work(listener, root, bounds, images, key))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ link out of it; what is served is the state that was opened, whatever happens to
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import web
 
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.tree import File, NotFound, open_file, plain_file
 from bootd.netboot.files import http_ranges
 from bootd.netboot.files.http_ranges import Failed, NotModified, Parts, Unsatisfiable, Version, Whole
@@ -32,13 +34,29 @@ _TYPES = {
 _SENDFILE = 1 << 30  # bytes of one call; the loop comes back sooner, when the socket is full
 
 
-def application(root: Path, on_sent: OnSent) -> web.Application:
-    """GET and HEAD of the files below ``root``; everything else is refused with 404 or 405."""
+IMAGES = "/.images"  # below it, for who has a ticket: manifests/ID and chunks/DIGEST of the image store
+
+
+def application(
+    root: Path, on_sent: OnSent, images: Path | None = None, tickets: Tickets | None = None
+) -> web.Application:
+    """GET and HEAD of the files below ``root``, and of ``images`` with a ticket; everything else is refused with
+    404 or 405."""
+
+    async def get_image(request: web.Request) -> web.StreamResponse:
+        ticket = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if images is None or tickets is None or not tickets.check(ticket, request.remote or "", time.time()):
+            text = "no ticket for images, or one of another address, or one that has ended\n"
+            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"}, text=text)
+        kind, name = request.match_info["kind"], request.match_info["name"]
+        below = f"manifests/{name}" if kind == "manifests" else f"chunks/{name[:2]}/{name[2:]}"
+        return await send(request, plain_file(images, below), lambda *_: None)
 
     async def get(request: web.Request) -> web.StreamResponse:
         return await send(request, plain_file(root, request.match_info["path"]), on_sent)
 
     app = web.Application(client_max_size=4096)
+    app.router.add_get(f"{IMAGES}/{{kind:manifests|chunks}}/{{name:[0-9a-f]{{64}}}}", get_image)
     app.router.add_get("/{path:.*}", get)
     return app
 

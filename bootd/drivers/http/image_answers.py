@@ -50,6 +50,16 @@ class WholeImage(Image):
     filesystems: list[ImageFilesystem]
 
 
+class ImageTicket(Struct):
+    """``GET http://SERVER:port`` + path + ``/manifests/ID`` or ``/chunks/DIGEST``, Authorization: Bearer TICKET."""
+
+    ticket: str
+    address: str
+    expires: float
+    port: int
+    path: str
+
+
 class JobError(Struct):
     """``code`` is the exit code of the command line."""
 

@@ -82,6 +82,7 @@ async def fetch_image(images: ImageRoutes, request: web.Request) -> web.Response
     upstream = images.settings.upstream
     if not (wanted.refresh and upstream):
         try:
+            # With an upstream, a name means what it says: an old version that is here is not taken for the latest.
             id_ = await asyncio.to_thread(images.store.resolve, wanted.image)
             return web.json_response({"id": id_, "job": None})
         except ImageError:
@@ -151,6 +152,7 @@ TRANSFER_ROUTES = (
         image_answers.Job,
         ImagePush,
         status=202,
+        needs=Scope.ADMIN,  # what is on disks goes wherever the caller says
     ),
     Route(
         "POST",
@@ -160,6 +162,7 @@ TRANSFER_ROUTES = (
         image_answers.Job,
         ImagePull,
         status=202,
+        needs=Scope.ADMIN,  # and comes from there
     ),
     Route(
         "POST",

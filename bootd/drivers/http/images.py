@@ -1,6 +1,8 @@
 """The operators' interface to the image store, and to jobs. Part of `operator.py`'s table."""
 
 import asyncio
+import ipaddress
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from aiohttp import web
 from bootd.config import Images, Registry
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
+from bootd.drivers.http.files import IMAGES
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Route, Scope
 from bootd.drivers.images import inspect, removal
@@ -18,6 +22,7 @@ from bootd.drivers.jobs.runner import Jobs
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import DIGEST
 from bootd.session.effects import AuditRecord, Persist
+from bootd.wire.stored import image_of
 
 
 class ImagePut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +80,8 @@ class ImageRoutes:
         self.settings, self.registry = settings, registry or Registry()
         self._directory = directory
         self._store: ImageStore | None = None
+        self.tickets, self.bulk_port = Tickets(), 0  # what the bulk workers have
+        engine.image_store = lambda: self.store
 
     @property
     def store(self) -> ImageStore:
@@ -107,6 +114,18 @@ class ImageRoutes:
         if not DIGEST.match(name):
             raise OperatorError("a chunk is named by 64 hexadecimal digits", "see the manifest", Exit.USAGE)
         return web.Response(body=await asyncio.to_thread(self.store.read_stored, name))
+
+    async def image_ticket(self, request: web.Request) -> web.Response:
+        """For the address that asks, or another one that it names."""
+        address = request.query.get("address", "") or request.remote or ""
+        try:
+            address = str(ipaddress.ip_address(address))
+        except ValueError:
+            raise OperatorError("a ticket is for an address", "name it: ?address=192.0.2.7", Exit.USAGE) from None
+        ticket, end = self.tickets.issue(address, time.time())
+        self.audit(who_asks(request), "image-ticket", address)
+        answer = {"ticket": ticket, "address": address, "expires": end, "port": self.bulk_port, "path": IMAGES}
+        return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def put_image(self, request: web.Request) -> web.Response:
         wanted, who = await read_as(request, ImagePut), who_asks(request)
@@ -207,13 +226,8 @@ class ImageRoutes:
     def in_use(self) -> set[str]:
         """Ids of images that open sessions send, also those whose head has not begun."""
         open_ = (session for session in self._engine.coordinator.sessions.values() if not session.ended)
-        found = (image_of(session.plan.source) for session in open_)
-        return {id_ for id_ in found if id_}
-
-
-def image_of(source: str) -> str:
-    """The id of the image that a session's source is, "" when it is a file."""
-    return source.removeprefix("image:") if source.startswith("image:") else ""
+        sources = [source for session in open_ for source in (session.plan.source, *session.plan.sources)]
+        return {id_ for id_ in map(image_of, sources) if id_}
 
 
 def _reference(request: web.Request) -> str:
@@ -289,6 +303,15 @@ IMAGE_ROUTES = (
         "A chunk, as it is stored",
         bytes,
         media="application/octet-stream",
+        needs=Scope.EXPORT,
+    ),
+    Route(
+        "POST",
+        "/image-ticket",
+        ImageRoutes.image_ticket,
+        "Read images from the bulk port, from one address, for an hour",
+        image_answers.ImageTicket,
+        query=(("address", "Who will read; who asks without it"),),
         needs=Scope.EXPORT,
     ),
     Route(

@@ -6,22 +6,27 @@ what does not fit is answered 400 with one line of text.
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from bootd.config import Settings
+from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http.files import send
+from bootd.drivers.http.capture import CaptureRequests
+from bootd.drivers.http.files import IMAGES, send
 from bootd.drivers.http.gate import Bounds
+from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
+from bootd.drivers.source import Sources
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
-from bootd.wire import control, saved
+from bootd.wire import control, layout, saved
 from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
 from bootd.wire.errors import PeerProtocolError
@@ -47,7 +52,16 @@ class NodeInterface:
 
     name = "http"
 
-    def __init__(self, engine: Engine, tree: VirtualTree, settings: Settings, address: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tree: VirtualTree,
+        settings: Settings,
+        address: str,
+        tickets: Tickets | None = None,
+    ) -> None:
+        """``tickets``: for nodes that read images from the bulk port."""
+        self._tickets = tickets
         self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
@@ -88,8 +102,11 @@ class NodeInterface:
                 web.post("/node/v1/output", self._output),
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
+                web.get("/node/v1/layout", self._get_layout),
                 web.get("/node/v1/stage2", self._stage2),
+                web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
+                *CaptureRequests(self._engine, self._check).routes(),
                 web.post("/boot/unlock.ipxe", self._unlock.answer),
                 web.get("/health", self._health),
             ]
@@ -187,6 +204,26 @@ class NodeInterface:
             return text_error(404, "no manifest of such a session yet")
         return web.Response(body=data, content_type="application/octet-stream")
 
+    async def _get_layout(self, request: web.Request) -> web.Response:
+        """The partition table that a session's plan is bound to; 409 when its file is not what it was."""
+        coordinator, token = self._engine.coordinator, _token(request)
+        session = coordinator.sessions.get(request.query.get("session", ""))
+        if not any(coordinator.check_token(node.mac, token) for node in coordinator.nodes):
+            raise web.HTTPUnauthorized(text="this token is not that of a node\n")
+        if session is None or session.ended or not session.plan.layout:
+            return text_error(404, "no open session with a layout")
+        try:
+            data = await asyncio.to_thread(self._layout_of, session.plan.layout)
+        except OperatorError as error:
+            return text_error(409, error.message)
+        if layout.digest(data) != session.plan.layout_digest:
+            return text_error(409, f"{session.plan.layout} is not what it was when the session was made")
+        return web.Response(body=data, content_type="application/octet-stream")
+
+    def _layout_of(self, source: str) -> bytes:
+        looked = Sources(self._engine.image_store)
+        return order_sources.layout_of(looked.resolve(source), looked)
+
     async def _stage2(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
         self._check(request, node)
@@ -204,6 +241,14 @@ class NodeInterface:
     async def _health(self, _request: web.Request) -> web.Response:
         """For load balancers and probes: no token, and no reasons either."""
         return web.Response(text="ok\n") if not self._engine.health() else text_error(503, "not healthy")
+
+    async def _images(self, request: web.Request) -> web.Response:
+        """Where this node may read images, and with what."""
+        self._check(request, request.query.get("node", ""))
+        if self._tickets is None:
+            return text_error(503, "images are not kept here")
+        ticket, end = self._tickets.issue(request.remote or "", time.time())
+        return web.json_response({"url": f"{self._bulk}{IMAGES}", "ticket": ticket, "expires": end})
 
     async def _boot_file(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import boot_history, metrics, source
+from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
 from bootd.drivers.http.images import IMAGE_ROUTES, ImageRoutes
@@ -28,6 +29,7 @@ from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
+from bootd.drivers.source import Sources
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -35,7 +37,7 @@ from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, orders, selector
 from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.wire.control import Lock
+from bootd.wire.control import GROW, Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
@@ -46,7 +48,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     nodes: str
-    disk: str
+    disk: str  # selector; "" = the one that ``parts`` names
     expect: int = 0
     start_now: bool = False
     label: str = "kamethod"
@@ -57,6 +59,10 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: bool = False
     zeros: str = "write"
     keep_open: float = 0.0
+    parts: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # "sda5", "5", "sda6=IMAGE"
+    grow: bool = False
+    layout: str = ""  # path of a disk image or a table that the disk gets first
+    erase: str = ""  # serial of the disk that may get a layout though it is not empty; "*" in a preview: any
     notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
@@ -122,6 +128,7 @@ class Operators:
         self._labels, self._leases = labels, leases
         self._power = PowerDesk(engine, power)
         engine.switch_on = self._power.switch_on
+        self._backups = Backups(engine)
         self._watchers = 0
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
@@ -138,6 +145,7 @@ class Operators:
         app = web.Application(middlewares=[counting("operators"), guard, _errors, recognise])
         add_routes(app, OWN_ROUTES, self)
         add_routes(app, POWER_ROUTES, self._power)
+        add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
             add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
         return app
@@ -201,43 +209,61 @@ class Operators:
 
     async def _preview(self, request: web.Request) -> web.Response:
         """What a deploy would do: image, nodes, and the disk of each node that is known. Changes nothing."""
-        wanted = await read_as(request, Deploy)
-        size = await asyncio.to_thread(source.measure, wanted.source)
-        sector = await asyncio.to_thread(source.sector_of, wanted.source)
+        wanted = contents.replaced_last(await read_as(request, Deploy), self.engine)
+        found = await self._measure(wanted)
         coordinator = self._engine.coordinator
         if wanted.label not in self._labels:
             raise OperatorError(
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
-        chosen = selector.parse(wanted.disk)
+        chosen = selector.parse(found.disk)
         is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
         for mac in coordinator.nodes.select(wanted.nodes):
             known = coordinator.nodes.get(mac)
-            disks = known.join.disks if known is not None and known.join is not None else None
+            join = known.join if known is not None else None
             held, name = coordinator.locks.of(mac), coordinator.nodes.name(mac)
-            veto = coordinator.admission.veto(mac, is_any=is_any)
-            inherited = coordinator.admission.inherited_locks(mac, self._engine.now())
             card = cards.card(
-                mac, name, disks, held, chosen, size=size, sector=sector, inherited=inherited, veto=veto
+                mac,
+                name,
+                join,
+                held,
+                chosen,
+                size=found.size,
+                sector=found.sector,
+                orders=found.parts,
+                needs=(GROW,) if wanted.grow else (),
+                layout=found.layout,
+                inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
+                veto=coordinator.admission.veto(mac, is_any=is_any),
             )
             nodes.append(card)
         return web.json_response(
-            {"source": wanted.source, "size": size, "sector": sector, "any": is_any, "nodes": nodes}
+            {
+                "source": found.source,
+                "size": found.size,
+                "sector": found.sector,
+                "disk": found.disk,
+                "any": is_any,
+                "nodes": nodes,
+            }
         )
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = await read_as(request, Deploy)
+        wanted = contents.replaced_last(await read_as(request, Deploy), self.engine)
         targets = [parse_target(text) for text in wanted.notify]
         if len(targets) > MOST_OF_SESSION:
             raise OperatorError(f"{len(targets)} are to be told", f"say at most {MOST_OF_SESSION}", Exit.USAGE)
-        size = await asyncio.to_thread(source.measure, wanted.source)
+        found = await self._measure(wanted)
         order = SessionRequest(
-            source=wanted.source,
-            source_size=size,
-            source_sector=await asyncio.to_thread(source.sector_of, wanted.source),
+            source=found.source,
+            source_size=found.size,
+            source_sector=found.sector,
             nodes=wanted.nodes,
-            disk=wanted.disk,
+            disk=found.disk,
+            parts=found.parts,
+            grow=wanted.grow,
+            layout=found.layout,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -258,6 +284,17 @@ class Operators:
             for target in targets:
                 self.notices.add(id_, target.text, who_asks(request))
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
+
+    async def _measure(self, wanted: Deploy) -> order_sources.Measured:
+        return await asyncio.to_thread(
+            order_sources.measure,
+            wanted.source,
+            wanted.disk,
+            wanted.parts,
+            wanted.layout,
+            erase=wanted.erase,
+            looked=Sources(self._engine.image_store),
+        )
 
     async def _change(self, request: web.Request) -> web.Response:
         change = await read_as(request, SessionChange)
@@ -532,6 +569,8 @@ OWN_ROUTES = (
     Route("DELETE", "/tokens/{name}", Operators._revoke_token, "Revoke a token, at once", needs=Scope.ADMIN),
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
+    *contents.ROUTES,
+    *kiosk.ROUTES,
     *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
+ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

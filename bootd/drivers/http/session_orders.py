@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bootd.drivers import source
+from bootd.drivers import order_sources
 from bootd.drivers.engine import Engine
 from bootd.drivers.http import answers
 from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
 from bootd.drivers.notices import Notices
+from bootd.drivers.source import Sources
 from bootd.errors import OperatorError
 from bootd.session import orders
 from bootd.session.view import view_past, view_session
@@ -66,8 +67,7 @@ async def retry_session(owner: Owner, request: web.Request) -> web.Response:
     """A child session for the nodes that are not cloned; answers with it."""
     hosts, engine = (await read_as(request, Retry)).nodes, owner.engine
     record = orders.ended_record(engine.coordinator, request.match_info["id"])
-    size = await asyncio.to_thread(source.measure, record.source)
-    sector = await asyncio.to_thread(source.sector_of, record.source)
+    size, sector = await asyncio.to_thread(order_sources.measure_again, record, Sources(owner.engine.image_store))
     who, now = who_asks(request), engine.now()
     id_, effects = orders.retry(engine.coordinator, record.id, hosts, who, now, size=size, sector=sector)
     engine.run(effects)

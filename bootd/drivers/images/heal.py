@@ -7,6 +7,7 @@ digest agrees, so any source may be asked.
 import http.client
 import os
 import ssl
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,8 @@ from bootd.wire.manifest import MAX_CHUNK_SIZE
 from bootd.wire.stored import open_stored
 
 REQUEST_SECONDS = 60.0
+MAX_PATIENCE = 30  # times that a limit of the other side is waited for
+MAX_WAIT = 10.0  # seconds each
 
 
 class Donor(Protocol):
@@ -47,8 +50,19 @@ def heal(
 ) -> Result:
     """Mend ``images``, all without any, from ``source``: a store, a raw disk image or device, or the URL of a bootd
     (with ``token``, and ``authority``, a PEM file). What is damaged must have been found by `verify` before."""
-    held = ImageStore(Path(store))
     donor = open_donor(source, token, authority)
+    with ImageStore(Path(store)) as held:
+        mended, left, count = _mend(tell, held, donor, images)
+    if left:
+        some = ", ".join(name[:16] for name in sorted(left)[:MAX_NAMED])
+        raise OperatorError(
+            f"{mended} chunks are mended, {len(left)} are not: {some}", "try another source", Exit.PARTLY
+        )
+    return {"images": count, "mended": mended}
+
+
+def _mend(tell: Tell, held: ImageStore, donor: Donor, images: Iterable[str]) -> tuple[int, dict[str, str], int]:
+    """Chunks that are mended, what is not and why, and how many images were looked at."""
     wanted = [held.resolve(image) for image in images] or sorted(held.ids())
     mended = 0
     left: dict[str, str] = {}
@@ -71,13 +85,7 @@ def heal(
                 mended += 1
                 tell.note(f"chunk {name} of {image.name}: mended")
             tell.progress(number, len(missing), image.name)
-    held.close()
-    if left:
-        some = ", ".join(name[:16] for name in sorted(left)[:MAX_NAMED])
-        raise OperatorError(
-            f"{mended} chunks are mended, {len(left)} are not: {some}", "try another source", Exit.PARTLY
-        )
-    return {"images": len(wanted), "mended": mended}
+    return mended, left, len(wanted)
 
 
 def open_donor(source: str, token: str = "", authority: str = "") -> Donor:
@@ -156,15 +164,12 @@ class _Remote:
         return self._get(f"/api/v1/chunks/{name}", MAX_CHUNK_SIZE)
 
     def _get(self, path: str, limit: int) -> bytes | None:
-        try:
-            self._connection.request("GET", self._base + path, headers=self._headers)
-            response = self._connection.getresponse()
-            data = response.read(limit + 1)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise OperatorError(
-                f"{self._url} does not answer: {error}", "is [api] enabled there?", Exit.UNREACHABLE
-            ) from None
+        for _ in range(MAX_PATIENCE):
+            response, data = self._ask(path, limit)
+            if response.status != 429:
+                break
+            after = response.headers.get("Retry-After", "")
+            time.sleep(min(float(after), MAX_WAIT) if after.isdigit() else 1.0)
         if response.status in (401, 403):
             raise OperatorError(
                 f"{self._url} refuses the token", "give one of scope export: --token-file", Exit.REFUSED
@@ -173,6 +178,21 @@ class _Remote:
             self._connection.close()
             return None
         return data
+
+    def _ask(self, path: str, limit: int) -> tuple[http.client.HTTPResponse, bytes]:
+        """The answer; asked again once, where the other side has closed a connection that was idle."""
+        trouble: Exception | None = None
+        for _ in range(2):
+            try:
+                self._connection.request("GET", self._base + path, headers=self._headers)
+                response = self._connection.getresponse()
+                return response, response.read(limit + 1)
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                trouble = error
+                if not isinstance(error, ConnectionError):
+                    break
+        raise OperatorError(f"{self._url} does not answer: {trouble}", "is [api] enabled there?", Exit.UNREACHABLE)
 
 
 def _mend_manifest(store: ImageStore, donor: Donor, id_: str) -> ImageManifest | None:

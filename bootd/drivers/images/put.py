@@ -4,10 +4,12 @@ import json
 import os
 import stat
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +19,11 @@ from bootd.drivers.source import measure
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import ImageManifest
 from bootd.images.names import parse_reference
-from bootd.wire.digest import Buffer, digest
-from bootd.wire.manifest import MAX_CHUNK_SIZE, suitable_chunk_size
+from bootd.wire.digest import Buffer
+from bootd.wire.manifest import suitable_chunk_size
 
 THREADS = 2
 AHEAD = 8  # chunks in memory
-_ZEROS = bytes(MAX_CHUNK_SIZE)
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
@@ -43,16 +44,16 @@ def put_file(
     size = measure(path)
     parse_reference(name)
     chunk_size = suitable_chunk_size(size)
-    images = ImageStore(Path(store))
-    with Path(path).open("rb", buffering=0) as file:
+    with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
-        keeper = Keeper(images)
+        images.missing(())  # takes over what an interrupted one has left
+        keeper, reader = Keeper(images), _Reader(file.fileno())
         names: list[str] = []
 
         def keep(offset: int) -> tuple[str, int]:
             length = min(chunk_size, size - offset)
-            return keeper.keep(_read(file.fileno(), offset, length)), length
+            return keeper.keep(reader.read(offset, length)), length
 
         done = 0
         for found, length in in_order(keep, range(0, size, chunk_size)):
@@ -60,24 +61,28 @@ def put_file(
             done += length
             tell.progress(done, size, "read")
         after = os.fstat(file.fileno())
-    if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
-        raise OperatorError(f"{path} was changed while it was read", "stop what writes it, then again", Exit.INPUT)
-    table, sector = read_table(path)
-    manifest = ImageManifest(
-        name=name,
-        user=user,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        comment=comment,
-        origin=origin or path[:255],
-        kind="partition" if kind == "partition" else "disk",
-        size=size,
-        sector=sector,
-        chunk_size=chunk_size,
-        table=table,
-        chunks=tuple(names),
-    )
-    id_ = images.commit(manifest, tags)
-    images.close()
+        if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (
+            after.st_mtime_ns,
+            after.st_size,
+        ):
+            raise OperatorError(
+                f"{path} was changed while it was read", "stop what writes it, then again", Exit.INPUT
+            )
+        table, sector = read_table(path)
+        manifest = ImageManifest(
+            name=name,
+            user=user,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            comment=comment,
+            origin=origin or path[:255],
+            kind="partition" if kind == "partition" else "disk",
+            size=size,
+            sector=sector,
+            chunk_size=chunk_size,
+            table=table,
+            chunks=tuple(names),
+        )
+        id_ = images.commit(manifest, tags)
     return {
         "id": id_,
         "name": name,
@@ -93,6 +98,7 @@ class Keeper:
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self.new_chunks = 0
         self.new_bytes = 0  # raw
 
@@ -100,17 +106,22 @@ class Keeper:
         """The name of the chunk in a manifest."""
         if is_zero(raw):
             return ""
-        found = digest(raw).hex()
-        if self._store.missing((found,)):
-            self._store.put_chunk(found, raw)
-            self.new_chunks += 1
-            self.new_bytes += len(raw)
+        found, is_new = self._store.add(raw)
+        if is_new:
+            with self._lock:
+                self.new_chunks += 1
+                self.new_bytes += len(raw)
         return found
 
 
 def is_zero(raw: Buffer) -> bool:
     """Whether there are only zeros in ``raw``, at most a chunk."""
-    return raw == _ZEROS[: len(raw)]
+    return raw == _zeros(len(raw))
+
+
+@lru_cache(maxsize=4)
+def _zeros(length: int) -> bytes:
+    return bytes(length)
 
 
 def in_order(work: Callable[[_Item], _Value], items: Iterable[_Item]) -> Iterator[_Value]:
@@ -138,13 +149,23 @@ def read_table(path: str) -> tuple[dict[str, Any] | None, int]:
     return table, int(table.get("sectorsize", 512))
 
 
-def _read(descriptor: int, offset: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, offset)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), offset + len(data))
-        if not more:
-            raise OperatorError(
-                f"it ends at byte {offset + len(data)}", "stop what writes it, then again", Exit.INPUT
-            )
-        data += more
-    return data
+class _Reader:
+    """Reads into a buffer of each thread: what `read` gives is good until the same thread reads again."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._local = threading.local()
+
+    def read(self, offset: int, length: int) -> bytearray:
+        buffer: bytearray | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) != length:
+            buffer = self._local.buffer = bytearray(length)
+        done = 0
+        with memoryview(buffer) as view:
+            while done < length:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                if not count:
+                    text = f"it ends at byte {offset + done}"
+                    raise OperatorError(text, "stop what writes it, then again", Exit.INPUT)
+                done += count
+        return buffer

@@ -19,12 +19,20 @@ from bootd.images.names import LATEST, parse_reference
 from bootd.images.retention import GRACE, Candidate, Rule, outdated
 
 BATCH = 256  # chunks that are removed while everybody else waits
+CLOCK_LAG = 2.0  # seconds: the kernel stamps files by a clock that is a tick behind
 _NAMED = 50  # images that a result names
 
 
 def remove(store: ImageStore, reference: str) -> StoredImage:
     """Remove an image and all that names it. NAME:latest is the newest that is left of its name. `OperatorError`
     (BUSY) while it is read."""
+    try:
+        return _remove(store, reference)
+    except OSError as error:
+        raise store.unusable(error) from None
+
+
+def _remove(store: ImageStore, reference: str) -> StoredImage:
     with store.locked(alone=True):
         id_ = store.resolve(reference)
         images = {image.id: image for image in store.images()}
@@ -71,6 +79,8 @@ def collect(
     that. The result counts ``chunks`` and ``bytes``.
     """
     images, now = ImageStore(Path(store)), clock()
+    with suppress(OperatorError), images:
+        images.missing(())  # takes over what dead writers have left; a full disk has no room for that
     rules = {name: Rule(int(last), float(days)) for name, (last, days) in (keep or {}).items()}
     gone, removed = _retire(tell, images, rules, set(in_use), now, dry_run=dry_run)
     needed = set(_marked(images, gone if dry_run else frozenset()))
@@ -92,6 +102,7 @@ def collect(
         tell.progress(number, len(folders), "folders of chunks")
     if not dry_run:
         _forget_damaged(images, needed)
+        _forget_drafts(images, now - GRACE)
     return {"dry_run": dry_run, "images": removed, "removed": len(gone), "chunks": chunks, "bytes": size}
 
 
@@ -155,7 +166,7 @@ def _writers(store: ImageStore) -> Iterator[float]:
     """When each writer began that lives, or that left something; seconds since the epoch."""
     for folder in (store.directory / "incoming").iterdir():
         begun = folder.name.partition("-")[0]
-        yield float(begun) if begun.isdigit() else 0.0
+        yield float(begun) - CLOCK_LAG if begun.isdigit() else 0.0
 
 
 def _forget_damaged(store: ImageStore, needed: set[bytes]) -> None:
@@ -165,6 +176,14 @@ def _forget_damaged(store: ImageStore, needed: set[bytes]) -> None:
         is_needed = DIGEST.match(path.name) and bytes.fromhex(path.name) in needed
         if not is_needed or store.chunk_path(path.name).exists():
             path.unlink(missing_ok=True)
+
+
+def _forget_drafts(store: ImageStore, before: float) -> None:
+    """What a writer that was killed had not given its name."""
+    for path in [*(store.directory / "manifests").glob(".*"), *(store.directory / "refs").glob("*/.*")]:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _drop(store: ImageStore, reference: str) -> None:

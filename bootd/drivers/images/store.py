@@ -64,7 +64,18 @@ class ImageStore:
                 (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             _check_format(directory)
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
+
+    def __enter__(self) -> "ImageStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """As `close`; what already goes wrong is not hidden by what goes wrong here."""
+        try:
+            self.close()
+        except OperatorError:
+            if kind is None:
+                raise
 
     # Chunks
 
@@ -73,7 +84,7 @@ class ImageStore:
         try:
             self._open_writer()  # who asks will write; and what a dead writer left is not missing
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         return {name for name in set(digests) if name and not self._touch(name)}
 
     def put_chunk(self, name: str, raw: Buffer) -> None:
@@ -83,6 +94,14 @@ class ImageStore:
         if self._touch(name):
             return
         self._keep(name, pack(raw, self._compressor))
+
+    def add(self, raw: Buffer) -> tuple[str, bool]:
+        """Keep ``raw``, as `put_chunk` does; its name, and whether it is new here."""
+        name = digest(raw).hex()
+        if self._touch(name):
+            return name, False
+        self._keep(name, pack(raw, self._compressor))
+        return name, True
 
     def put_stored(self, name: str, data: Buffer) -> None:
         """As `put_chunk`, for a chunk as a store keeps it (`bootd.wire.stored`)."""
@@ -104,11 +123,12 @@ class ImageStore:
             touched, self._touched = self._touched, set()
         try:
             for folder in touched:
-                sync_folder(self.chunk_path(folder + "0" * 62).parent)
+                with suppress(FileNotFoundError):  # nothing got a name there after all
+                    sync_folder(self.directory / "chunks" / folder)
             if touched:
                 sync_folder(self.directory / "chunks")
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
 
     def read_chunk(self, manifest: ImageManifest, index: int) -> Buffer:
         """The raw bytes of chunk ``index``, compared with their digest."""
@@ -140,7 +160,7 @@ class ImageStore:
         except FileNotFoundError:
             pass  # somebody else has done it
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
 
     def chunk_path(self, name: str) -> Path:
         """Where chunk ``name`` is, or would be."""
@@ -168,7 +188,7 @@ class ImageStore:
                 for reference in references:
                     self._point(reference, id_)
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         return id_
 
     def tag(self, reference: str, target: str) -> str:
@@ -179,7 +199,7 @@ class ImageStore:
                 id_ = self.resolve(reference)
                 self._point(wanted, id_)
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         return id_
 
     def resolve(self, reference: str) -> str:
@@ -209,6 +229,8 @@ class ImageStore:
 
     def read_encoded(self, id_: str) -> bytes:
         """The manifest as it is on the disk."""
+        if not DIGEST.match(id_):
+            raise NoImageError(id_[:16])
         try:
             return self.manifest_path(id_).read_bytes()
         except FileNotFoundError:
@@ -260,7 +282,9 @@ class ImageStore:
 
     @contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Hold the store's lock: with others who do not remove anything, or ``alone``."""
+        """Hold the store's lock: with others who do not remove anything, or ``alone``, to write."""
+        if alone:
+            self._check_owner()
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -294,7 +318,7 @@ class ImageStore:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         return True
 
     def _keep(self, name: str, data: Buffer) -> None:
@@ -304,12 +328,12 @@ class ImageStore:
         except FileExistsError:
             return  # another thread has it in hand
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         try:
             write_all(descriptor, data)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         finally:
             os.close(descriptor)
         with self._lock:
@@ -340,7 +364,7 @@ class ImageStore:
         except OSError as error:
             for name in batch:
                 (folder / name).unlink(missing_ok=True)
-            raise self._unusable(error) from None
+            raise self.unusable(error) from None
         finally:
             with self._lock:
                 self._touched |= {name[:2] for name in batch}
@@ -383,6 +407,16 @@ class ImageStore:
         place(path, self.chunk_path(path.name))
         self._touched.add(path.name[:2])
 
+    def _check_owner(self) -> None:
+        """What root would write here, the store's own user could not read."""
+        owner = self.directory.stat().st_uid
+        if os.geteuid() == 0 and owner != 0:
+            raise OperatorError(
+                f"{self.directory} belongs to user {owner}, and files of root would not",
+                f"let the daemon do it (without --store), or run this as that user: sudo -u '#{owner}' bootd …",
+                Exit.REFUSED,
+            )
+
     def _read_header(self, id_: str) -> tuple[Header, float]:
         with self.manifest_path(id_).open("rb") as file:
             line = file.readline(manifests.MAX_HEADER + 1)
@@ -401,7 +435,8 @@ class ImageStore:
         write_file(folder / reference.tag, f"{id_}\n".encode())
         sync_folder(folder.parent)
 
-    def _unusable(self, error: OSError) -> OperatorError:
+    def unusable(self, error: OSError) -> OperatorError:
+        """``error`` as an operator reads it."""
         if error.errno in _FULL:
             return OperatorError(
                 f"no room for images in {self.directory}: {error.strerror}",

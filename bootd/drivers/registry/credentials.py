@@ -78,7 +78,7 @@ def trust(authority: str) -> ssl.SSLContext:
 
 def _entry(value: Any, host: str) -> Any:
     """docker writes keys with and without scheme and path."""
-    auths = value.get("auths", {})
+    auths = dict(value.get("auths", {}))
     for key in (host, f"https://{host}", f"http://{host}", f"https://{host}/", f"https://{host}/v2/"):
         if key in auths:
             return auths[key]

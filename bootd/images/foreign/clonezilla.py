@@ -7,7 +7,6 @@ partition ``PART.FS-ptcl-img.COMPRESSION`` or ``PART.dd-img``, whole or split in
 """
 
 import re
-import shlex
 
 from bootd.images.foreign import swap
 from bootd.images.foreign.errors import ForeignError
@@ -18,6 +17,7 @@ _MAX_BYTES = 64 << 20  # of hidden data
 _SIZE = re.compile(r"^Disk /dev/\S+: (\d{1,15})s$", re.MULTILINE)
 _SECTOR_SIZE = re.compile(r"^Sector size \(logical/physical\): (\d{1,5})B", re.MULTILINE)
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,40}\Z")
+_SWAP = re.compile(r'^(UUID|LABEL)="([^"]*)"$', re.MULTILINE)
 _BOOT_CODE = 440
 _OTHERS = (".ntfs-img", ".000", ".aa")  # ntfsclone, partimage
 
@@ -93,7 +93,7 @@ def _stream(folder: Folder, device: str, part: Partition, saved: tuple[str, ...]
         files = (prefix,) if prefix in names else in_order(names, prefix + ".")
         return Stream(device, start, size, files)
     if f"swappt-{device}.info" in names:
-        words = dict(_assignment(word) for word in shlex.split(_text(folder, f"swappt-{device}.info")))
+        words = dict(_SWAP.findall(_text(folder, f"swappt-{device}.info")))
         return Stream(device, start, size, content=swap.header(size, words.get("UUID", ""), words.get("LABEL", "")))
     if any(name.startswith(device + ending) for name in names for ending in _OTHERS):
         raise ForeignError(
@@ -160,11 +160,6 @@ def _words(folder: Folder, name: str) -> tuple[str, ...]:
         if not _DEVICE.match(word):
             raise ForeignError(f"{name} names {word[:40]!r}, which is no device")
     return words
-
-
-def _assignment(word: str) -> tuple[str, str]:
-    key, _, value = word.partition("=")
-    return key, value
 
 
 def _text(folder: Folder, name: str) -> str:

@@ -102,7 +102,7 @@ def parse_table(text: str, name: str) -> Table:
         else:
             raise ForeignError(f"{name}: {words[:60]!r} is no line of a dump of sfdisk")
     if header.get("unit", "sectors") != "sectors" or header.get("sector-size", "512") != "512":
-        raise ForeignError(f"{name}: sectors of {header.get('sector-size')} bytes: only 512 can be taken over")
+        raise ForeignError(f"{name}: only sectors of 512 bytes can be taken over")
     label = header.get("label", "dos")
     if label not in ("dos", "gpt"):
         raise ForeignError(f"{name}: a table of kind {label[:20]!r}: only dos and gpt can be taken over")

@@ -1,0 +1,102 @@
+"""The operators' requests about backups: nodes' disks that are read into images."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from bootd.drivers.captures import check_request
+from bootd.drivers.engine import Engine
+from bootd.drivers.http import answers
+from bootd.drivers.http.requests import read_as, who_asks
+from bootd.drivers.http.routes import CALLER, Caller, Route
+from bootd.errors import Exit, OperatorError
+from bootd.session.captures import CaptureRequest, Captures, Task, view
+
+
+class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /api/v1/backups. ``image``: its name; ``disk``: a selector; ``part``: sda5, "" = the whole disk.
+
+    ``user`` "" = who asks; another one may be named on the unix socket only.
+    """
+
+    node: str
+    image: str
+    comment: str
+    user: str = ""
+    disk: str = "only"
+    part: str = ""
+    dirty: bool = False
+    raw: bool = False
+    after: Literal["reboot", "stay"] = "reboot"
+    tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+
+
+class Backups:
+    """Answers the requests of `BACKUP_ROUTES`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def list_backups(self, _request: web.Request) -> web.Response:
+        return web.json_response([self._view(task) for task in self._captures.tasks.values()])
+
+    async def show_backup(self, request: web.Request) -> web.Response:
+        return self._answer(request.match_info["id"])
+
+    async def order_backup(self, request: web.Request) -> web.Response:
+        order = await read_as(request, BackupOrder)
+        caller: Caller = request[CALLER]
+        if order.user and caller.token:
+            raise OperatorError("only root may make an image for another user", "leave user out", Exit.REFUSED)
+        wanted = CaptureRequest(
+            node=order.node,
+            image=order.image,
+            comment=order.comment,
+            user=order.user or caller.who,
+            disk=order.disk,
+            part=order.part,
+            dirty=order.dirty,
+            raw=order.raw,
+            after=order.after,
+            tags=order.tags,
+        )
+        check_request(wanted)
+        if self._engine.captures is None:
+            raise OperatorError("images are not kept here", "see images.directory")
+        id_, effects = self._engine.coordinator.order_capture(wanted, caller.who, self._engine.now())
+        self._engine.run(effects)
+        return self._answer(id_, 201)
+
+    async def cancel_backup(self, request: web.Request) -> web.Response:
+        id_ = request.match_info["id"]
+        self._engine.run(self._captures.cancel(id_, who_asks(request), self._engine.now()))
+        if self._engine.captures is not None:
+            self._engine.captures.forget(id_)
+        return self._answer(id_)
+
+    @property
+    def _captures(self) -> Captures:
+        return self._engine.coordinator.captures
+
+    def _answer(self, id_: str, status: int = 200) -> web.Response:
+        return web.json_response(self._view(self._captures.find(id_)), status=status)
+
+    def _view(self, task: Task) -> dict[str, Any]:
+        return view(task, self._engine.coordinator.nodes.name, self._engine.now())
+
+
+BACKUP_ROUTES = (
+    Route("GET", "/backups", Backups.list_backups, "Disks that are read into images", list[answers.Backup]),
+    Route(
+        "POST",
+        "/backups",
+        Backups.order_backup,
+        "Read a disk or a partition of a machine into an image",
+        answers.Backup,
+        BackupOrder,
+        status=201,
+    ),
+    Route("GET", "/backups/{id}", Backups.show_backup, "One backup", answers.Backup),
+    Route("DELETE", "/backups/{id}", Backups.cancel_backup, "Cancel a backup", answers.Backup),
+)

@@ -1,0 +1,211 @@
+"""Reads a disk or a partition into an image on the server: only what is in use, only what the server lacks.
+
+One thread reads and digests, two compress and send; a batch is read while the one before it is sent, so three
+batches are in memory at most. The digests of a run are kept, so that a daemon that restarts is told them again
+without a second reading.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from bootd.wire.captured import ASKED, CHUNK, ZEROS
+from bootd.wire.control import Capture, CaptureReport, CaptureState, Disk
+from bootd.wire.digest import Compressor, digest, zero_digest
+from bootd.wire.errors import PeerProtocolError
+from bootd.wire.stored import pack
+from stage2.inventory import InventoryError
+from stage2.node import Node
+from stage2.source import Source
+from stage2.upload import BeginAgainError, CancelledError, Uploader, UploadError
+from stage2.used_blocks import RefusedError
+
+BATCH = 12  # chunks with data of one batch: so many MiB
+SENDERS = 2
+REPORT_SECONDS = 1.0
+MAX_BEGINNINGS = 20  # of one run: a daemon that forgets again and again is broken
+
+
+@dataclass
+class Batch:
+    """Chunks one after the other. ``data``: of those that are not zeros, by index."""
+
+    first: int
+    digests: list[bytes] = field(default_factory=list)
+    data: dict[int, bytearray] = field(default_factory=dict)
+
+
+class CaptureJob:
+    """One task, in a thread of its own: `start`, then look at `ended`. `stop` gives it up, from any thread."""
+
+    def __init__(
+        self,
+        order: Capture,
+        node: Node,
+        take: Callable[[], Sequence[Disk]],
+        *,
+        say: Callable[[str], None],
+        dev_root: str = "/dev",
+    ) -> None:
+        self.order = order
+        self.ended = ""  # what came of it, for people; "" while it runs
+        self.image = ""  # id of the image, when there is one
+        self._node, self._take, self._say, self._dev_root = node.mac, take, say, dev_root
+        self._stopping = threading.Event()
+        self._uploader = Uploader(node, order.task, self._stopping)
+        self._thread = threading.Thread(target=self._run, name="bootd-capture", daemon=True)
+        self._local = threading.local()
+        self._counting = threading.Lock()
+        self._zeros = zero_digest(CHUNK)
+        self._digests: list[bytes] = []
+        self._total = self._done = self._sent = self._wire = 0
+        self._notes: tuple[str, ...] = ()
+        self._reported = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Give it up; False when that was said before."""
+        was_running = not self._stopping.is_set()
+        self._stopping.set()
+        return was_running
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end."""
+        self._thread.join(seconds)
+
+    # --- its thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._report(CaptureState.EXAMINING)
+            self.ended = self._capture()
+        except CancelledError:
+            self.ended = "cancelled"
+        except RefusedError as error:
+            self._end(CaptureState.REFUSED, str(error))
+        except (UploadError, InventoryError, PeerProtocolError, OSError) as error:
+            if self._stopping.is_set():  # the server has known it before
+                self.ended = "cancelled"
+            else:
+                self._end(CaptureState.FAILED, str(error) or type(error).__name__)
+        finally:
+            self._uploader.close()
+
+    def _end(self, state: CaptureState, reason: str) -> None:
+        for _ in range(3):
+            self._report(state, reason)
+        self.ended = f"{state.value}: {reason}"
+
+    def _capture(self) -> str:
+        source = Source(self.order, self._take, self._dev_root)
+        try:
+            description = source.description
+            self._total = sum(length for _, length in description.ranges)
+            self._notes = tuple(source.notes[:32])
+            for note in self._notes:
+                self._say(note)
+            self._say(f"{source.name}: {self._total / 1e9:.1f} of {description.size / 1e9:.1f} GB in use")
+            for _ in range(MAX_BEGINNINGS):
+                try:
+                    self._uploader.describe(description)
+                    self._done = self._sent = self._wire = 0
+                    with ThreadPoolExecutor(SENDERS + 1, "bootd-capture") as pool:
+                        self._tell_again(source, pool)
+                        self._read_and_send(source, pool)
+                    problem = source.changed()
+                    if problem:
+                        raise UploadError(problem)
+                    self._report(CaptureState.READING)
+                    self.image = self._uploader.commit(len(self._digests))
+                except BeginAgainError:
+                    self._say("the server has restarted: telling it again what it has")
+                else:
+                    return f"image {self.image[:16]}: {self._sent} of {self._total} bytes were new"
+            raise UploadError("the server forgets what it is told")
+        finally:
+            source.close()
+
+    def _tell_again(self, source: Source, pool: ThreadPoolExecutor) -> None:
+        """What an earlier beginning of this run has read. Chunks that the server has lost are read once more."""
+        for first in range(0, len(self._digests), ASKED):
+            known = self._digests[first : first + ASKED]
+            missing = self._uploader.ask(first, known)
+            for begin in range(0, len(missing), BATCH):
+                part = missing[begin : begin + BATCH]
+                data = {digest(chunk): chunk for chunk in (source.read_chunk(first + index) for index in part)}
+                if any(known[index] not in data for index in part):
+                    raise UploadError(f"{source.name} changed while it was read: leave it alone, and begin again")
+                self._send(data, pool)
+            self._done += sum(source.in_use(first + index) for index in range(len(known)))
+            self._report(CaptureState.READING)
+
+    def _read_and_send(self, source: Source, pool: ThreadPoolExecutor) -> None:
+        batches = self._batches(source, len(self._digests))
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            missing = self._uploader.ask(batch.first, batch.digests)
+            self._digests += batch.digests
+            self._send({batch.digests[number]: batch.data[batch.first + number] for number in missing}, pool)
+            self._done += sum(source.in_use(batch.first + number) for number in range(len(batch.digests)))
+            self._report_sometimes()
+
+    def _batches(self, source: Source, first: int) -> Iterator[Batch]:
+        batch = Batch(first)
+        for index in range(first, source.description.chunks):
+            if self._stopping.is_set():
+                raise CancelledError
+            found = ZEROS
+            if source.in_use(index):
+                chunk = source.read_chunk(index)
+                found = digest(chunk)
+                if found == self._zeros or (len(chunk) < CHUNK and not any(chunk)):
+                    found = ZEROS
+                else:
+                    batch.data[index] = chunk
+            batch.digests.append(found)
+            if len(batch.data) >= BATCH or len(batch.digests) >= ASKED:
+                yield batch
+                batch = Batch(index + 1)
+        if batch.digests:
+            yield batch
+
+    def _send(self, chunks: dict[bytes, bytearray], pool: ThreadPoolExecutor) -> None:
+        """All of ``chunks``, by their digests; what fails is raised when the others have come to their end."""
+        sent = [pool.submit(self._put, name, chunk) for name, chunk in chunks.items()]
+        problems = [error for future in sent if (error := future.exception()) is not None]
+        if problems:
+            raise problems[0]
+
+    def _put(self, name: bytes, chunk: bytearray) -> None:
+        if not hasattr(self._local, "compressor"):
+            self._local.compressor = Compressor()
+        data = pack(chunk, self._local.compressor)
+        self._uploader.put(name, data)
+        with self._counting:
+            self._sent += len(chunk)
+            self._wire += len(data)
+
+    def _report_sometimes(self) -> None:
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._report(CaptureState.READING)
+
+    def _report(self, state: CaptureState, reason: str = "") -> None:
+        self._reported = time.monotonic()
+        self._uploader.report(
+            CaptureReport(
+                node=self._node,
+                task=self.order.task,
+                state=state,
+                total=self._total,
+                done=self._done,
+                sent=self._sent,
+                wire=self._wire,
+                reason=reason[:1000],
+                notes=self._notes,
+            )
+        )

@@ -1,0 +1,54 @@
+"""A node for tests: the whole agent of stage2 on a loop device, which it takes for a disk.
+
+``python -m tests.netns.loop_node MAC ADDRESS SERVER DEVICE SERIAL``. SERVER is HOST:PORT. Prints what the console
+of a node shows, and ``node: rebooted`` at the end. What lies on the disk is found with lsblk and blkid.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+from bootd.member.control import ControlClient
+from bootd.wire.control import Disk
+from stage2 import signatures
+from stage2.agent import Agent
+from stage2.console import Console
+from stage2.inventory import COLUMNS, Facts, disks_of, table_digest
+from stage2.node import Node
+from tests.netns.disks import add_partitions
+from tests.netns.ring_node import boot_token
+
+
+def main(mac: str, address: str, server: str, device: str, serial: str) -> int:
+    node = Node(mac, server, boot_token(server, mac), "ka", "", None, "eth0", address, dynamic=False)
+    client = ControlClient(server, mac, node.token)
+
+    def rebooted() -> None:
+        print("node: rebooted", flush=True)
+
+    add_partitions(device)
+    return Agent(node, client, lambda: (disk_at(device, serial),), Console(), reboot=rebooted).run()
+
+
+def disk_at(path: str, serial: str) -> Disk:
+    """The loop device as stage2's inventory would have it, were it a SATA disk."""
+    subprocess.run(["blockdev", "--flushbufs", path], check=True)
+    text = subprocess.run(
+        ["lsblk", "--json", "--bytes", "--output", COLUMNS, path], check=True, capture_output=True
+    ).stdout
+    device = json.loads(text)["blockdevices"][0]
+    signatures.complete(device)
+    name, size = str(device["kname"]), int(device["size"])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        digest = table_digest(descriptor, size)
+    finally:
+        os.close(descriptor)
+    (disk,) = disks_of({"blockdevices": [device]}, {name: Facts(serial, "", "sata", "LOOP", digest)})
+    return replace(disk, excluded=disk.excluded.replace("loop device", ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:6]))
