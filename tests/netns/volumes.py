@@ -78,6 +78,9 @@ def disk(path: Path) -> Iterator[str]:
         try:
             yield device
         finally:
+            # Not left to the last close: somebody else on this machine may have them open, for lsblk.
+            for part in sorted(Path("/dev").glob(f"{Path(device).name}p*")):
+                subprocess.run(["blockdev", "--flushbufs", str(part)], capture_output=True, check=False)
             subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
 
 
