@@ -95,7 +95,7 @@ class KioskKeeper:
         return any(
             session.plan.who == WHO
             and not session.ended
-            and (_sends(session.plan.source, image) or bool(macs & (session.plan.nodes or frozenset())))
+            and (sends(session.plan.source, image) or bool(macs & (session.plan.nodes or frozenset())))
             for session in self._engine.coordinator.sessions.values()
         )
 
@@ -136,7 +136,7 @@ class KioskKeeper:
         self._engine.run(effects)
 
 
-def _sends(source: str, image: str) -> bool:
+def sends(source: str, image: str) -> bool:
     """Whether the source of a session is what a policy calls ``image``: a file, or a version of that name."""
     if not source.startswith(IMAGE):
         return source == image

@@ -39,13 +39,14 @@ def measure(
     layout: str = "",
     *,
     erase: str = "",
-    looked: Sources,
+    looked: Sources | None = None,
 ) -> Measured:
     """Look at everything that would be sent. Reads files: call it in a thread. `OperatorError`.
 
     ``parts``: see `bootd.session.parts`; () = the whole disk. ``layout``: file of the table that is written first;
     ``erase``: see `LayoutOrder`.
     """
+    looked = looked or Sources()
     if layout:
         return _measure_layout(image, looked.resolve(layout), disk, parts, erase=erase, looked=looked)
     if not parts:
@@ -104,9 +105,10 @@ def _placed(order: PartOrder, found: table.PartitionTable, path: str) -> PartOrd
     return replace(order, start=entry.start * found.sector, room=room)
 
 
-def layout_of(path: str, looked: Sources) -> bytes:
+def layout_of(path: str, looked: Sources | None = None) -> bytes:
     """The encoded layout in the file or the image of the store ``path``: what ``sfdisk --json`` printed, or that of
     a disk image with its boot code and gap. `OperatorError`."""
+    looked = looked or Sources()
     head = looked.head(path, MAX_GAP)
     is_text = head.lstrip()[:1] == b"{" and b"partitiontable" in head
     try:

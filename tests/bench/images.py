@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build/bench/images.jsonl"
 BOOTD = str(Path(sys.executable).parent / "bootd")
 PIECE = 4 * MIB  # bytes of each file in the file system
+UNMOUNT_SECONDS = 120
 Row = dict[str, Any]
 
 
@@ -61,6 +62,12 @@ class Disk:
             yield place
         finally:
             run("umount", str(place))
+            # A mount namespace of somebody else may hold it a while longer; only then its last metadata is written.
+            deadline = time.monotonic() + UNMOUNT_SECONDS
+            while run("losetup", "--associated", str(self.path)):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("somebody else holds the file system of this bench mounted")
+                time.sleep(0.1)
 
     @contextmanager
     def device(self) -> Iterator[str]:

@@ -71,3 +71,25 @@ def test_root_does_not_write_into_the_store_of_another_user(tmp_path: Path) -> N
         with pytest.raises(OperatorError, match="belongs to user 65534") as caught:
             write()
         assert caught.value.code is Exit.REFUSED
+
+
+def test_a_mounted_disk_is_no_image(tmp_path: Path) -> None:
+    """What is read while somebody writes it is nobody's disk."""
+    file, folder = tmp_path / "disk", tmp_path / "mounted"
+    with file.open("wb") as opened:
+        opened.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(file)], check=True)
+    folder.mkdir()
+    words = ["losetup", "--find", "--show", str(file)]
+    device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    order = {"store": str(tmp_path / "s"), "path": device, "name": "d", "user": "ann", "comment": "c"}
+    try:
+        subprocess.run(["mount", device, str(folder)], check=True)
+        try:
+            with pytest.raises(OperatorError, match="is in use") as caught:
+                put_file(Told(), **order)
+            assert caught.value.code is Exit.BUSY
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)

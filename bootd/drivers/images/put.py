@@ -1,5 +1,6 @@
 """A file or a block device of this machine becomes an image."""
 
+import errno
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.jobs.tell import Result, Tell
@@ -44,7 +45,7 @@ def put_file(
     size = measure(path)
     parse_reference(name)
     chunk_size = suitable_chunk_size(size)
-    with ImageStore(Path(store)) as images, Path(path).open("rb", buffering=0) as file:
+    with ImageStore(Path(store)) as images, _open(path) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         before = os.fstat(file.fileno())
         images.missing(())  # takes over what an interrupted one has left
@@ -147,6 +148,19 @@ def read_table(path: str) -> tuple[dict[str, Any] | None, int]:
         return None, 512
     table: dict[str, Any] = json.loads(done.stdout)["partitiontable"]
     return table, int(table.get("sectorsize", 512))
+
+
+def _open(path: str) -> BinaryIO:
+    """To read. A disk that is mounted, or a part of something, changes while it is read: it is refused."""
+    exclusive = os.O_EXCL if stat.S_ISBLK(Path(path).stat().st_mode) else 0  # see open(2)
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | exclusive), "rb", buffering=0)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise OperatorError(f"cannot open {path}: {error.strerror}", "look at its mode", Exit.INPUT) from None
+        raise OperatorError(
+            f"{path} is in use: mounted, or a part of LVM, RAID or the like", "unmount it first", Exit.BUSY
+        ) from None
 
 
 class _Reader:
