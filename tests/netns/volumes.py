@@ -71,9 +71,9 @@ def loop(path: Path, *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[str]:
+def disk(path: Path, *options: str) -> Iterator[str]:
     """A loop device with devices for its partitions, also where the kernel itself reads no tables."""
-    with loop(path) as device:
+    with loop(path, *options) as device:
         subprocess.run(["partx", "--add", device], capture_output=True, check=False)  # fails for those there are
         try:
             yield device
