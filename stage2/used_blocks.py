@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bootd.wire import used, volumes
+from bootd.wire import btrfs, used, volumes
 from bootd.wire.captured import MAX_WORD, Volume
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.used import Range
@@ -122,16 +122,19 @@ def ranges_in_use(place: Place, kind: str, read: Read, order: Order) -> tuple[Se
         return everything, f"{kind}, all of it, since it is not clean: {why}"
     if kind == volumes.SWAP:
         return [(0, min(volumes.SWAP_HEADER, place.size))], ""
-    if kind == "btrfs" and volumes.devices_of_btrfs(read) != 1:
+    if kind == "btrfs" and not btrfs.is_alone(read):
         return everything, "one of several devices of a btrfs, all of it"
     if kind not in volumes.PARTCLONE:
         return everything, f"{kind or 'content of no known type'}, all of it"
     if not place.device:
         return everything, f"{kind}, all of it, since the kernel shows no device of this partition"
     try:
-        return partclone(volumes.PARTCLONE[kind], place.device, place.size), ""
+        ranges = partclone(volumes.PARTCLONE[kind], place.device, place.size)
+        if kind == "btrfs":
+            ranges = btrfs.with_copies(ranges, btrfs.read_chunks(read, place.size))
     except PeerProtocolError as error:
-        return everything, f"{kind}, all of it, since partclone gives no map: {error}"
+        return everything, f"{kind}, all of it, since there is no map of it: {error}"
+    return ranges, ""
 
 
 def partclone(program: str, device: str, size: int) -> tuple[Range, ...]:

@@ -287,6 +287,7 @@ class Journal:
                 self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
                 self._database.execute("DELETE FROM kiosk WHERE mac = ?", (mac,))
                 self._database.execute("DELETE FROM host_file WHERE mac = ?", (mac,))
+                self._database.execute("DELETE FROM content WHERE mac = ?", (mac,))
             case KioskRecord(mac):
                 body = json.dumps(asdict(record))
                 self._database.execute("INSERT OR REPLACE INTO kiosk VALUES (?, ?)", (mac, body))

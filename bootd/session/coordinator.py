@@ -13,7 +13,6 @@ Longer than 600 lines because all orders and messages change one state: nodes, s
 
 import hmac
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import aftermath, captures, hosts, nodes, policy, restart
@@ -49,16 +48,6 @@ from bootd.wire.locks import describe, holding
 
 MAX_ENDED_SESSIONS = 50  # kept in memory for `state`; the journal keeps all
 HEAD = "head-"
-
-
-@dataclass(frozen=True)
-class BootChoice:
-    """What a node boots next, and the token that its kernel command line must carry."""
-
-    mac: str
-    label: str
-    why: str
-    token: str  # "" for a node that is not known: then ``label`` is "local"
 
 
 class Coordinator:
@@ -109,35 +98,31 @@ class Coordinator:
 
     # --- boot --------------------------------------------------------------------------------------------
 
-    def boot_choice(self, mac: str, now: float) -> tuple[BootChoice, list[Effect]]:
+    def boot_choice(self, mac: str, now: float) -> tuple[policy.BootChoice, list[Effect]]:
         """What the node with ``mac`` boots now; to be asked whenever a boot configuration is rendered for it.
 
         A new MAC becomes a node with a token of its own. Using a one-shot label starts the time in which the
         same boot may ask for it again.
         """
         if not self.admission.may_boot(mac, now):
-            return BootChoice(mac, policy.LOCAL, "not known here: bootd node approve", ""), []
+            return policy.BootChoice(mac, policy.LOCAL, "not known here: bootd node approve", ""), []
         known, effects = self._admit(mac)
         if known is None:
-            return BootChoice(mac, policy.LOCAL, "not a MAC, or too many nodes", ""), []
+            return policy.BootChoice(mac, policy.LOCAL, "not a MAC, or too many nodes", ""), []
         known.seen = now
         if known.once and known.once_until and now > known.once_until:
             effects += self._use_up(known, "one-shot label used")
         choice = self.choice(known.mac)
         if known.once and choice.label == known.once and not known.once_until:
             known.once_until = now + self.limits.once
-        return BootChoice(known.mac, choice.label, choice.why, known.token), effects
+        return policy.BootChoice(known.mac, choice.label, choice.why, known.token), effects
 
     def choice(self, mac: str) -> policy.Choice:
         """The label that ``mac`` would boot next, and why."""
         node = self.nodes.get(mac)
         if node is None:
             return policy.choose_label(
-                parked="",
-                once="",
                 label=self._node_labels.get(mac, ""),
-                session=None,
-                automatic="",
                 default=self.default_label,
                 known=self._labels,
                 group=self.admission.group_label(mac),
@@ -261,7 +246,7 @@ class Coordinator:
             effects += session.tick(now)
         effects += self.captures.tick(now)
         for mac, held in self.locks.expired(now):
-            effects += self._unlock(mac, held, AuditRecord("bootd", "lock-expired", _locked(mac, held.lock)), now)
+            effects += self._unlock(mac, held, AuditRecord("bootd", "lock-expired", held.told(mac)), now)
         return self._close(effects)
 
     # --- operators: sessions -----------------------------------------------------------------------------
@@ -372,7 +357,7 @@ class Coordinator:
     def set_label(self, node: str, label: str, once: bool, who: str) -> list[Effect]:
         """Sets the label of the next boot (``once``) or of every boot of a node, given by name or MAC."""
         self.check_label(label)
-        known = self._operators_node(node)
+        known = self.nodes.add(self.nodes.find(node))
         if once:
             known.once, known.once_until = label, 0.0
         else:
@@ -382,7 +367,7 @@ class Coordinator:
 
     def clear_label(self, node: str, who: str) -> list[Effect]:
         """Back to what the configuration, a session or the default says."""
-        known = self._operators_node(node)
+        known = self.nodes.add(self.nodes.find(node))
         known.label = known.once = known.automatic = ""
         known.once_until = 0.0
         return self._policy_set(known, "", AuditRecord(who, "clear-label", known.mac))
@@ -393,7 +378,7 @@ class Coordinator:
 
     def unpark(self, node: str, who: str, now: float) -> list[Effect]:
         """The node may be tried again, with all its attempts."""
-        known = self._operators_node(node)
+        known = self.nodes.add(self.nodes.find(node))
         if not known.parked:
             raise OperatorError(f"{known.name} is not parked", "see bootd node list")
         known.parked, known.attempts = "", 0
@@ -420,7 +405,7 @@ class Coordinator:
             raise OperatorError(
                 f"a lock of {seconds:g} s", "say at most ten years, or nothing: for good", Exit.USAGE
             )
-        known = self._operators_node(node)
+        known = self.nodes.add(self.nodes.find(node))
         disks = known.join.disks if known.join is not None else ()
         lock = checked_lock(lock, disks)
         for session in self.sessions.values():
@@ -433,7 +418,7 @@ class Coordinator:
                 raise OperatorError(text, f"bootd session cancel {session.title}, then lock it", Exit.BUSY)
         held = Held(lock, now + seconds if seconds else None, expires if seconds else 0.0)
         self.locks.add(known.mac, held)
-        detail = f"{_locked(known.mac, lock)}{f', for {seconds:g} s' if seconds else ''}"
+        detail = f"{held.told(known.mac)}{f', for {seconds:g} s' if seconds else ''}"
         return [
             Persist(held.record(known.mac)),
             Persist(AuditRecord(who, "lock", detail)),
@@ -448,7 +433,7 @@ class Coordinator:
             raise OperatorError(
                 f"{self.nodes.name(mac)} has no lock {place}", f"see bootd lock list {node}", Exit.USAGE
             )
-        return self._close(self._unlock(mac, held, AuditRecord(who, "unlock", _locked(mac, held.lock)), now))
+        return self._close(self._unlock(mac, held, AuditRecord(who, "unlock", held.told(mac)), now))
 
     def restore_locks(self, records: Iterable[LockRecord], now: float, wall: float) -> None:
         """What the journal kept. ``wall``: seconds since the epoch at ``now``; a lock that has run out meanwhile
@@ -480,19 +465,10 @@ class Coordinator:
             effects += self._place(node, now, joined=True)
         return effects
 
-    # --- the daemon's own parking -----------------------------------------------------------------------
-
     def park(self, mac: str, reason: str) -> list[Effect]:
         """The daemon itself sees that trying again leads nowhere. Nothing for a node that is parked already."""
         known = self.nodes.get(mac)
-        if known is None or known.parked:
-            return []
-        known.parked = reason
-        return [
-            PolicyChanged(mac, policy.RESCUE, reason),
-            Persist(known.record()),
-            Event("parked", mac, "", reason),
-        ]
+        return [] if known is None or known.parked else self._park(known, reason)
 
     # --- restart -----------------------------------------------------------------------------------------
 
@@ -509,28 +485,18 @@ class Coordinator:
             self.nodes.restore(node_record)
         if default_label:
             self.default_label = default_label
-        kept = list(members)
-        effects: list[Effect] = []
-        for record in sessions:
-            if not restart.can_resume(record):
-                self.past[record.id] = restart.settle(record)
-                if self.past[record.id] is not record:
-                    effects.append(Persist(self.past[record.id]))
-                continue
-            session = restart.resume(
-                record,
-                [member for member in kept if member.session == record.id],
-                self.nodes,
-                head_host=self._head_host,
-                limits=self.limits,
-                now=now,
-                switch=self.switch_of,
-                locks=self.admission.locks_for,
-            )
-            self.sessions[session.id] = session
-            effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
-            if session.state not in (SessionState.FINISHING, SessionState.SCHEDULED):
-                effects += session.start_head(now)
+        going, past, effects = restart.take_over(
+            sessions,
+            list(members),
+            self.nodes,
+            head_host=self._head_host,
+            limits=self.limits,
+            now=now,
+            switch=self.switch_of,
+            locks=self.admission.locks_for,
+        )
+        self.sessions.update(going)
+        self.past.update(past)
         while len(self.past) > MAX_ENDED_SESSIONS:
             del self.past[next(iter(self.past))]
         return effects
@@ -641,6 +607,9 @@ class Coordinator:
         reason = message.reason or message.state.value
         if message.state is not MemberState.PARKED or node.parked == reason:
             return []
+        return self._park(node, reason)
+
+    def _park(self, node: Node, reason: str) -> list[Effect]:
         node.parked = reason
         return [
             PolicyChanged(node.mac, policy.RESCUE, reason),
@@ -715,9 +684,6 @@ class Coordinator:
             )
         return session
 
-    def _operators_node(self, text: str) -> Node:
-        return self.nodes.add(self.nodes.find(text))
-
     def _policy_set(self, node: Node, label: str, audit: AuditRecord) -> list[Effect]:
         return [
             Persist(node.record()),
@@ -730,8 +696,3 @@ class Coordinator:
         if label not in self._labels:
             known = ", ".join(sorted(self._labels))
             raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)
-
-
-def _locked(mac: str, lock: Lock) -> str:
-    """A lock in the audit."""
-    return f"{mac} {describe(lock)}, owner {lock.owner}: {lock.reason}"

@@ -10,7 +10,7 @@ that cannot be found on the disks that the node has shown locks more rather than
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import HostFileLine
@@ -74,6 +74,37 @@ def lock_of(line: HostFileLine, disks: Sequence[Disk]) -> Lock | None:
     if partition is None:
         return Lock(identity, 0, "", line.locked_by, reason)
     return Lock(identity, number, partition.partuuid, line.locked_by, reason)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What bootd itself has written to a disk ("sda") or a partition ("sda5"), and proven.
+
+    ``image`` "": something was begun there, or part of it changed since: nobody knows what it holds.
+    """
+
+    partition: str
+    path: str
+    image: str
+    cloned: str  # a day, as CloneSys writes it: "05/21/99"
+    user: str
+
+
+def with_written(lines: Sequence[HostFileLine], written: Sequence[Written]) -> tuple[HostFileLine, ...]:
+    """``lines`` with what was written since, and a line for each place that is new.
+
+    What was known of the partitions of a disk ends when the whole disk is written.
+    """
+    result = {line.partition: line for line in lines}
+    for one in sorted(written, key=lambda one: one.partition):
+        for name, line in result.items():
+            if name != one.partition and _split(name)[0] == one.partition:
+                result[name] = replace(line, path="", image="", cloned="", user="")
+    for one in written:
+        known = result.get(one.partition, HostFileLine(one.partition, "", "", "", "", "", ""))
+        path, cloned, user = (one.path, one.cloned, one.user) if one.image else ("", "", "")
+        result[one.partition] = replace(known, path=path, image=one.image, cloned=cloned, user=user)
+    return tuple(result.values())
 
 
 def current(lines: Sequence[HostFileLine], held: Sequence[Held], disks: Sequence[Disk]) -> tuple[HostFileLine, ...]:

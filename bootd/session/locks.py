@@ -11,7 +11,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.session.effects import LockRecord
 from bootd.session.selector import Refusal, Selector, choose
 from bootd.wire.control import Disk, Lock
-from bootd.wire.locks import holding, reason
+from bootd.wire.locks import describe, holding, reason
 
 MAX_LOCKS = 64  # of one node
 MAX_TEXT = 500  # characters of an owner or a reason
@@ -30,6 +30,10 @@ class Held:
     def place(self) -> str:
         """What tells it from the node's other locks."""
         return place(self.lock)
+
+    def told(self, mac: str) -> str:
+        """In the audit."""
+        return f"{mac} {describe(self.lock)}, owner {self.lock.owner}: {self.lock.reason}"
 
     def record(self, mac: str) -> LockRecord:
         return LockRecord(mac, self.place, self.lock, self.expires)

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from bootd.session.nodes import Node
 from bootd.session.states import LIVE, Standing
-from bootd.wire.control import Address, Arrange, Disk, Lock, PartTarget, Report
+from bootd.wire.control import Address, Arrange, Disk, Lock, MemberState, PartTarget, Report
+
+ECHO_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,23 @@ class Member:
     def counts(self) -> bool:
         """Whether the session has to answer for it: not for one that was taken out before anything was written."""
         return self.is_written or self.standing is not Standing.EJECTED
+
+    def begin(self, now: float) -> None:
+        """A new attempt: of the one before only what is on the disk counts."""
+        self.standing, self.heard, self.reason = Standing.PREPARING, now, ""
+        self.former, self.report = self.report, None
+        self.is_saved = False
+        self.address, self.arranged, self.aside = None, None, False
+        self.accused_by.clear()
+        self.phases, self.moved = Phases(planned=now), now
+        self.is_restored, self.is_slow, self.slow_since = False, False, None
+
+    def is_echo(self, report: Report, now: float) -> bool:
+        """Whether the report still tells of the end of the last attempt: heartbeats and joins are requests of their
+        own, so a heartbeat may overtake the join that began the new attempt. One that goes on counts."""
+        planned = self.phases.planned
+        is_fresh = self.report is None and planned is not None and now - planned < ECHO_SECONDS
+        return is_fresh and report.state in (MemberState.FAILED, MemberState.REFUSED) and report == self.former
 
     def counter(self, name: str) -> int:
         """A number of the last report, by the name of its field; 0 before the first."""

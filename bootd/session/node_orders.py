@@ -70,6 +70,8 @@ class NodeOrders:
             raise OperatorError(
                 f"{title} has locks", f"see bootd lock list {known.name}, and remove them first", Exit.REFUSED
             )
+        if self._coordinator.kiosks.get(known.mac) is not None:
+            raise OperatorError(f"{title} has a kiosk policy", f"bootd kiosk clear {known.name}", Exit.REFUSED)
         for session in self._coordinator.sessions.values():
             named = known.mac in session.members or known.mac in (session.plan.nodes or ())
             if not session.ended and named:
@@ -221,13 +223,13 @@ class NodeOrders:
         effects += [Persist(record), Persist(AuditRecord(who, "import", f"{mac} CloneSys, {len(places)} locks"))]
         return len(places), sorted(effects, key=lambda effect: not isinstance(effect, Persist))
 
-    def export_host_file(self, node: str) -> str:
-        """The same, with the locks as they are now."""
+    def export_host_file(self, node: str, written: Sequence[host_file.Written] = ()) -> str:
+        """The same, with what was ``written`` since, and the locks as they are now."""
         mac = self._nodes.find(node)
         known = self._nodes.get(mac)
         disks = known.join.disks if known is not None and known.join is not None else ()
         kept = self.host_files.get(mac)
-        lines = kept.lines if kept is not None else ()
+        lines = host_file.with_written(kept.lines if kept is not None else (), written)
         return host_file.render(host_file.current(lines, self._coordinator.locks.of(mac), disks))
 
     # --- groups ------------------------------------------------------------------------------------------

@@ -21,14 +21,24 @@ class Choice:
     why: str  # for people: "one-shot", "session demo", ...
 
 
+@dataclass(frozen=True)
+class BootChoice:
+    """What a node boots next, and the token that its kernel command line must carry."""
+
+    mac: str
+    label: str
+    why: str
+    token: str  # "" for a node that is not known: then ``label`` is "local"
+
+
 def choose_label(
     *,
-    parked: str,
-    once: str,
+    parked: str = "",
+    once: str = "",
     label: str,
-    session: tuple[str, str] | None,
+    session: tuple[str, str] | None = None,
     kiosk: tuple[str, str] | None = None,
-    automatic: str,
+    automatic: str = "",
     default: str,
     known: Collection[str],
     group: tuple[str, str] | None = None,

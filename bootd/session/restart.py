@@ -6,12 +6,12 @@ deadline; when it is heard it is taken in with what it has, by a place of a high
 that was not before.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from bootd.session import release, selector
 from bootd.session.arrangement import in_order
-from bootd.session.effects import MemberRecord, Outcome, SessionRecord
+from bootd.session.effects import Effect, Event, MemberRecord, Outcome, Persist, SessionRecord
 from bootd.session.member import Image, Member, Phases
 from bootd.session.nodes import Registry
 from bootd.session.outcome import exit_code
@@ -19,6 +19,38 @@ from bootd.session.plan import Limits, SessionPlan
 from bootd.session.session import Session
 from bootd.session.states import ENDED, LIVE, SessionState, Standing
 from bootd.wire.control import Lock
+
+
+def take_over(
+    records: Iterable[SessionRecord],
+    members: Sequence[MemberRecord],
+    nodes: Registry,
+    *,
+    head_host: str,
+    limits: Limits,
+    now: float,
+    switch: Callable[[str], str],
+    locks: Callable[[str, float], tuple[Lock, ...]] = lambda *_: (),
+) -> tuple[dict[str, Session], dict[str, SessionRecord], list[Effect]]:
+    """Sessions that go on, by id; those that are over; and effects, which start the heads."""
+    going: dict[str, Session] = {}
+    past: dict[str, SessionRecord] = {}
+    effects: list[Effect] = []
+    for record in records:
+        if not can_resume(record):
+            past[record.id] = settle(record)
+            if past[record.id] is not record:
+                effects.append(Persist(past[record.id]))
+            continue
+        own = [member for member in members if member.session == record.id]
+        session = resume(
+            record, own, nodes, head_host=head_host, limits=limits, now=now, switch=switch, locks=locks
+        )
+        going[session.id] = session
+        effects.append(Event("resumed", "", session.id, f"the daemon has restarted: {session.state.value}"))
+        if session.state not in (SessionState.FINISHING, SessionState.SCHEDULED):
+            effects += session.start_head(now)
+    return going, past, effects
 
 
 def resume(

@@ -13,7 +13,7 @@ table of consequences, and is read together.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bootd.session import messages, outcome, release
+from bootd.session import gathering, messages, outcome, release
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.bindings import bound
 from bootd.session.contents import content_records
@@ -43,7 +43,6 @@ from bootd.session.states import (
     OPEN,
     OUTSIDE,
     REPORTED,
-    RESUMABLE,
     SessionState,
     Standing,
     follow,
@@ -60,7 +59,6 @@ from bootd.wire.control import (
     Wait,
 )
 
-ECHO_SECONDS = 3.0
 MAX_TROUBLES = 50  # different ones of a member that are told
 MAX_EPOCHS_AHEAD = 1000  # that a killed daemon may have arranged without a record; more is a node's nonsense
 
@@ -274,17 +272,11 @@ class Session:
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
             member.begun = binding is not None and binding.begun
-        member.standing, member.heard, member.reason = Standing.PREPARING, now, ""
         member.disk, member.parts = choice.disk, choice.parts
         if plan.order_of_layout is not None and member.phases.arranged is not None:
             member.begun = True  # its table was written, though no byte of the image may have been
-        member.former, member.report = member.report, None
-        member.compares = self.plan.compare or member.begun
-        member.locks, member.is_saved = locks, False
-        member.address, member.arranged, member.aside = None, None, False
-        member.accused_by.clear()
-        member.phases, member.moved = Phases(planned=now), now
-        member.is_restored, member.is_slow, member.slow_since = False, False, None
+        member.compares, member.locks = plan.compare or member.begun, locks
+        member.begin(now)
         node.session, node.told = self.id, ""
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
@@ -302,7 +294,7 @@ class Session:
             return self._wake(member, report, now)
         if not member.live:
             return self._answer_stranger(report, member)
-        if self._is_echo(member, report, now):
+        if member.is_echo(report, now):
             return []
         member.heard = now
         before = member.report
@@ -332,13 +324,6 @@ class Session:
             return []
         member.troubles.add(report.trouble)
         return [self._event("trouble", member.node.mac, report.trouble)]
-
-    def _is_echo(self, member: Member, report: Report, now: float) -> bool:
-        """Whether the report still tells of the end of the last attempt: heartbeats and joins are requests of their
-        own, so a heartbeat may overtake the join that began the new attempt. One that goes on counts."""
-        planned = member.phases.planned
-        fresh = member.report is None and planned is not None and now - planned < ECHO_SECONDS
-        return fresh and report.state in (MemberState.FAILED, MemberState.REFUSED) and report == member.former
 
     def _move(self, member: Member, claimed: Standing, report: Report, now: float) -> list[Effect]:
         finishing = member.phases.finish is not None
@@ -597,12 +582,8 @@ class Session:
     def _start_if_complete(self, now: float) -> list[Effect]:
         if self.state is not SessionState.WAITING:
             return []
-        members = [member for member in self.members.values() if member.standing not in OUTSIDE]
-        ready = [member for member in members if member.standing is Standing.READY]
-        settled = sum(1 for member in members if not member.live)
-        preparing = any(member.standing is Standing.PREPARING for member in members)
-        enough = len(ready) + settled >= self.expect or (self.start_now and not preparing)
-        if not ready or not enough:
+        ready = gathering.starters(self.members.values(), self.expect, start_now=self.start_now)
+        if not ready:
             return []
         self._enter(SessionState.RUNNING, now)
         self.arrangement.append(in_order(ready, self.plan.order, self._switch))
@@ -648,17 +629,14 @@ class Session:
             return []
         is_running = self.state is SessionState.RUNNING
         members = [member for member in self.members.values() if is_running or member.standing not in OUTSIDE]
-        is_begun = is_running or self.start_now
-        enough = is_begun or len(members) >= max(1, self.expect)
         if not members and self.is_closing:
             return self.fail("closed before any node had joined", now)
-        if not members or any(member.live for member in members) or not enough:
+        if not gathering.is_deserted(members, self.expect, is_begun=is_running or self.start_now):
             self._empty_since = None
             return []
         if self._empty_since is None:
             self._empty_since = now
-        hopeful = not self.is_closing and any(member.standing in RESUMABLE | OUTSIDE for member in members)
-        if hopeful and now - self._empty_since < self._limits.rejoin:
+        if not self.is_closing and gathering.is_hopeful(members) and now - self._empty_since < self._limits.rejoin:
             return []
         return self.fail("no node is left that could be cloned", now)
 

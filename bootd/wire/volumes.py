@@ -44,12 +44,6 @@ def unclean(filesystem: str, read: Read) -> str:
         return f"{filesystem}: its first blocks are not what they should be"
 
 
-def devices_of_btrfs(read: Read) -> int:
-    """How many devices the btrfs has that this volume is one of; 1 when that cannot be told."""
-    block = read(65536, 4096)
-    return int(struct.unpack_from("<Q", block, 136)[0]) if block[64:72] == b"_BHRfS_M" else 1
-
-
 def is_hibernation(head: bytes) -> bool:
     """Whether the file hiberfil.sys that begins with ``head`` holds a sleeping Windows. One that is empty, or all
     zeros, is of a Windows that was shut down."""

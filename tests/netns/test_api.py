@@ -280,9 +280,10 @@ def test_answers_are_as_described(room: Room, folder: Path) -> None:
         check("GET", path, path)
     check("GET", "sessions/one", "sessions/{id}")
     check("GET", "nodes/52:54:00:00:00:02/boots", "nodes/{node}/boots")
+    check("POST", "power", "power", {"nodes": "52:54:00:00:00:02", "action": "wake"})
     check("DELETE", "sessions/one", "sessions/{id}")
     assert caller.ask("GET", "nodes", token)[1]
-    assert len(checked) == 15
+    assert len(checked) == 16
 
 
 def test_without_tls_only_on_loopback(room: Room, folder: Path) -> None:

@@ -171,11 +171,11 @@ def test_a_node_at_work_is_left_alone(place: Place) -> None:
     place.room.limit("n1", 60)
     image = str(place.folder / "image")
     place.command("deploy", image, NODES["n1"], "--disk", "only", "--name", "room", "--yes")
-    nodes["n1"].wait_for("receiving", 40)
+    nodes["n1"].wait_for("receiving", 90)
     text = place.command("exec", "any", "--", "true", expect=Exit.PARTLY)
     assert "node-525400000001: refused: session room is at it" in text
     place.command("exec", "--in-session", "any", "--", "true")
-    place.command("wait", "room", "--timeout", "60", expect=Exit.OK, seconds=70)
+    place.command("wait", "room", "--timeout", "120", expect=Exit.OK, seconds=130)
 
 
 # --- logs --------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_logs_of_a_session_survive_the_daemon(place: Place) -> None:
     data = numbered(place.folder / "image", 8)
     image = str(place.folder / "image")
     place.command("deploy", image, ",".join(NODES.values()), "--disk", "only", "--name", "room", "--yes")
-    place.command("wait", "room", "--timeout", "60", expect=Exit.OK, seconds=70)
+    place.command("wait", "room", "--timeout", "120", expect=Exit.OK, seconds=130)
     for name, one in nodes.items():
         assert one.wait(20) == 0
         assert (place.folder / f"{name}.disk").read_bytes()[: len(data)] == data
@@ -218,8 +218,8 @@ def test_logs_are_followed_through_a_restart(place: Place) -> None:
     numbered(place.folder / "image", 2)
     image = str(place.folder / "image")
     place.command("deploy", image, NODES["n1"], "--disk", "only", "--name", "room", "--yes")
-    follower.wait_for("plan loop", 30)
-    follower.wait_for("rebooting", 30)
+    follower.wait_for("plan loop", 60)
+    follower.wait_for("rebooting", 60)
     assert nodes["n1"].wait(20) == 0
     follower.signal(signal.SIGINT)
     assert follower.wait(10) == 0
@@ -258,7 +258,7 @@ def test_mail_and_webhook_after_a_restart(place: Place) -> None:
         "http://10.9.0.12:8080/…: waiting",
     ]
     place.kill_and_start()
-    assert place.node("n1").wait_for("rebooting", 40)
+    assert place.node("n1").wait_for("rebooting", 90)
     place.command("wait", "room", "--timeout", "30", expect=Exit.OK, seconds=40)
     told = json.loads(hook.wait_for(r"hook: (\{.*\})").group(1))
     assert (told["name"], told["state"], told["code"]) == ("room", "done", 0)

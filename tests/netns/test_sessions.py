@@ -85,10 +85,10 @@ def test_two_sessions_at_once(daemon: Daemon) -> None:
     deploy(daemon, macs("n3", "n4"), "--name", "two", image="other")
     nodes = {name: node(daemon, name, len(first)) for name in NODES}
     both = {"running"}
-    until(lambda: {daemon.session(name)["state"] for name in ("one", "two")} == both, 30, "both run")
+    until(lambda: {daemon.session(name)["state"] for name in ("one", "two")} == both, 90, "both run")
     assert len(children(process.pid, HEAD)) == 2
     for name in ("one", "two"):
-        daemon.command("wait", name, "--timeout", "60", expect=Exit.OK, seconds=70)
+        daemon.command("wait", name, "--timeout", "120", expect=Exit.OK, seconds=130)
     for name, data in (("n1", first), ("n2", first), ("n3", second), ("n4", second)):
         assert nodes[name].wait(10) == 0
         assert disk(daemon, name).read_bytes() == data, name
@@ -102,7 +102,7 @@ def test_add_and_eject_while_it_runs(daemon: Daemon) -> None:
     deploy(daemon, macs("n1", "n2"), "--name", "room")
     nodes = {name: node(daemon, name, len(data)) for name in ("n1", "n2", "n3")}
     nodes["n3"].wait_for("waits: no session wants this node")
-    until(lambda: written(daemon, "room", "n1") > 2 * CHUNK, 40, "n1 is being written")
+    until(lambda: written(daemon, "room", "n1") > 2 * CHUNK, 90, "n1 is being written")
     refused = daemon.command("session", "add", "room", NODES["n3"], expect=Exit.USAGE)
     assert "say --yes" in refused, "nobody is asked here, so nothing is erased"
     daemon.command("session", "add", "room", NODES["n3"], "--yes")
@@ -110,7 +110,7 @@ def test_add_and_eject_while_it_runs(daemon: Daemon) -> None:
     daemon.command("session", "eject", "room", NODES["n1"], "--yes")
     nodes["n1"].wait_for("cancelled: taken out by root")
     assert nodes["n1"].wait(10) == 3
-    daemon.command("wait", "room", "--timeout", "60", expect=Exit.PARTLY, seconds=70)
+    daemon.command("wait", "room", "--timeout", "120", expect=Exit.PARTLY, seconds=130)
     assert verdicts(daemon, "room") == {"n1": "ejected", "n2": "done", "n3": "done"}
     for name in ("n2", "n3"):
         assert disk(daemon, name).read_bytes() == data, name
@@ -129,9 +129,9 @@ def test_retry_clones_the_rest_of_it(daemon: Daemon) -> None:
         daemon.room.limit(name, 60)
     deploy(daemon, macs("n1", "n2"), "--name", "room")
     nodes = {name: node(daemon, name, len(data)) for name in ("n1", "n2")}
-    until(lambda: written(daemon, "room", "n2") > 4 * CHUNK, 40, "n2 is being written")
+    until(lambda: written(daemon, "room", "n2") > 4 * CHUNK, 90, "n2 is being written")
     nodes["n2"].signal(signal.SIGKILL)
-    daemon.command("wait", "room", "--timeout", "60", expect=Exit.PARTLY, seconds=70)
+    daemon.command("wait", "room", "--timeout", "120", expect=Exit.PARTLY, seconds=130)
     assert verdicts(daemon, "room") == {"n1": "done", "n2": "parked"}
     parent = daemon.session("room")["id"]
     process.stop()
@@ -145,7 +145,7 @@ def test_retry_clones_the_rest_of_it(daemon: Daemon) -> None:
     child = daemon.session("room")
     assert (child["parent"], child["id"] != parent) == (parent, True)
     again = node(daemon, "n2", len(data))
-    daemon.command("wait", "room", "--timeout", "60", expect=Exit.OK, seconds=70)
+    daemon.command("wait", "room", "--timeout", "120", expect=Exit.OK, seconds=130)
     assert again.wait(10) == 0
     assert disk(daemon, "n2").read_bytes() == data
     (member,) = daemon.session("room")["members"]
@@ -193,7 +193,7 @@ def test_cancel_leaves_no_process(daemon: Daemon) -> None:
     before = there()
     deploy(daemon, macs("n1", "n2"), "--name", "room")
     nodes = [node(daemon, name, len(data)) for name in ("n1", "n2")]
-    until(lambda: written(daemon, "room", "n2") > CHUNK, 40, "it runs")
+    until(lambda: written(daemon, "room", "n2") > CHUNK, 90, "it runs")
     (head,) = children(process.pid, HEAD)
     assert head in there() - before
     daemon.command("session", "cancel", "room", "--yes")

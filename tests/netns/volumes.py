@@ -29,6 +29,7 @@ KINDS = [
     Kind("ext4", 96, ("mkfs.ext4", "-q", "-F", "-b", "4096"), "ext4", "extfs"),
     Kind("xfs", 320, ("mkfs.xfs", "-q", "-f"), "xfs", "xfs"),
     Kind("btrfs", 192, ("mkfs.btrfs", "-q", "-f"), "btrfs", "btrfs"),
+    Kind("btrfs", 256, ("mkfs.btrfs", "-q", "-f", "-d", "dup", "-m", "dup", "-n", "4096"), "btrfs", "btrfs"),
     Kind("ntfs", 64, ("mkntfs", "-q", "-F", "-f"), "ntfs-3g", "ntfs"),
     Kind("fat16", 64, ("mkfs.vfat", "-F16"), "mtools", "fat"),
     Kind("fat32", 128, ("mkfs.vfat", "-F32"), "mtools", "fat"),
@@ -36,7 +37,7 @@ KINDS = [
     Kind("f2fs", 128, ("mkfs.f2fs", "-q", "-f"), "", ""),
     Kind("swap", 16, ("mkswap",), "", ""),
 ]
-BY_NAME = {kind.name: kind for kind in KINDS}
+BY_NAME = {kind.name: kind for kind in reversed(KINDS)}
 
 
 def run(*command: object) -> bytes:
@@ -62,6 +63,8 @@ def loop(path: Path, *options: str) -> Iterator[str]:
         pytest.skip(f"no loop device: {done.stderr.decode().strip()}")
     device = done.stdout.decode().strip()
     try:
+        # Blocks of the file that it was attached to before may be cached still, if somebody had it open meanwhile.
+        run("blockdev", "--flushbufs", device)
         yield device
     finally:
         subprocess.run(["losetup", "--detach", device], check=False)

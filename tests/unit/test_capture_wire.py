@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bootd.wire import captured, used, volumes, xfs_log
+from bootd.wire import btrfs, captured, used, volumes, xfs_log
 from bootd.wire.captured import Description, Volume
 from bootd.wire.control import Capture, CaptureReport, CaptureState, decode, encode
 from bootd.wire.errors import PeerProtocolError
@@ -197,3 +197,26 @@ def test_first_blocks_of_garbage_are_judged_not_clean_and_nothing_is_raised() ->
     for _ in range(300):
         block[4:200] = draw.randbytes(196)
         xfs_log.unclean(reader(bytes(block)))
+
+
+def test_what_is_kept_twice_is_in_use_twice() -> None:
+    chunks = [btrfs.Chunk(0, 100, (1000, 5000)), btrfs.Chunk(100, 50, (2000,))]
+    assert btrfs.with_copies([(1010, 20), (2000, 10), (5090, 30)], chunks) == (
+        (1010, 20),
+        (1090, 10),
+        (2000, 10),
+        (5010, 20),
+        (5090, 30),
+    )
+
+
+def test_chunk_trees_that_are_none() -> None:
+    draw = random.Random(14)
+    for _ in range(300):
+        block = bytearray(draw.randbytes(80 << 10))
+        block[65536 + 64 : 65536 + 72] = b"_BHRfS_M"
+        block[65536 + 148 : 65536 + 152] = struct.pack("<I", 4096)
+        block[65536 + 160 : 65536 + 164] = struct.pack("<I", draw.randrange(0, 300))
+        block[65536 + 811 + 8] = 228
+        with pytest.raises(PeerProtocolError, match="btrfs"):
+            btrfs.read_chunks(reader(bytes(block)), 1 << 30)

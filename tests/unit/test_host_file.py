@@ -118,6 +118,24 @@ def test_locks_of_here_are_in_the_file_and_those_that_are_gone_are_not() -> None
     )
 
 
+def test_what_was_written_since_is_in_the_file() -> None:
+    lines = host_file.parse(HOST)
+    part = host_file.Written("sda5", "/var/lib/bootd/images", "win11", "11/21/26", "root")
+    text = host_file.render(host_file.with_written(lines, [part]))
+    assert text.splitlines()[4] == "sda5:/var/lib/bootd/images:win11:11/21/26:root:::"
+    assert text.splitlines()[5] == WRITTEN.splitlines()[5], "its neighbour is as it was"
+    whole = host_file.Written("sda", "", "room:latest", "11/21/26", "root")
+    text = host_file.render(host_file.with_written(lines, [part, whole]))
+    assert text.splitlines()[1:5] == [
+        "sda::room_latest:11/21/26:root:kurmann:admin:",
+        "sda1:::::kurmann:admin:",
+        "sda2:::::rauch:admin:",
+        "sda5:/var/lib/bootd/images:win11:11/21/26:root:::",
+    ]
+    begun = host_file.Written("sdb1", "/x", "", "11/21/26", "root")
+    assert host_file.render(host_file.with_written((), [begun])).splitlines()[1:] == ["sdb1:::::::"]
+
+
 def test_a_file_that_cannot_be_taken_over_leaves_nothing() -> None:
     room = Room(1)
     room.create("lab1", disk="serial=S2")

@@ -403,6 +403,21 @@ def test_directories_that_are_none(tmp_path: Path) -> None:
     refuse(tmp_path / "store", tmp_path / "file", "--device", Exit.USAGE, device="sda1")
 
 
+def test_a_file_that_is_still_written_is_no_image(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    shutil.copy(made / "ext4", path)
+
+    class Writes(Told):
+        def progress(self, done: int, total: int, text: str = "") -> None:
+            if done > total // 2 and path.stat().st_size == total:
+                with path.open("ab") as file:
+                    file.write(bytes(SECTOR))
+
+    with pytest.raises(OperatorError, match="changed while it was read"):
+        import_image(Writes(), store=str(tmp_path / "store"), path=str(path), name="x", user="ann", comment="c")
+    assert ImageStore(tmp_path / "store").images() == []
+
+
 def test_progress_reaches_the_end(made: Path, tmp_path: Path) -> None:
     told = Told()
     path = tmp_path / "image.gz"

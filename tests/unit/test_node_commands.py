@@ -5,7 +5,9 @@ import io
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from bootd import config
 from bootd.cli import node_file
 from bootd.drivers.http.operator import describe
 from bootd.errors import Exit, OperatorError
+from bootd.session.effects import ContentRecord
 from bootd.session.inventory import view_group, view_machine
 from bootd.wire.control import Disk, Hardware, Join, Nic, Partition
 from tests.unit.operators import Operators
@@ -210,6 +213,21 @@ def test_locks_that_came_with_the_machine_are_shown(
     code, out, _ = operators.run(capsys, "plan", str(image), "lab2", "--disk", "only")
     assert (code, f"REFUSED disk {DISK.serial} is locked by eva: exam" in out) == (Exit.REFUSED, True)
     assert f"LOCK    disk {DISK.serial} is locked by eva: exam" in out
+
+
+def test_clonesys_file_of_a_machine_that_bootd_has_written(
+    operators: Operators, capsys: pytest.CaptureFixture[str]
+) -> None:
+    join(operators, 1)
+    record = ContentRecord(
+        mac(1), DISK.serial, 1, "aa-1", "/images/esp.img", "ab" * 32, 512 << 20, "installed", "eva (uid 1000)", "s"
+    )
+    operators.journal.write(record)
+    day = time.strftime("%m/%d/%y")
+    lines = run(operators, capsys, "export", "clonesys", "lab1").splitlines()
+    assert lines[1:] == [f"nvme0n1p1:/images:esp.img:{day}:eva:::"]
+    operators.journal.write(replace(record, state="writing"))
+    assert run(operators, capsys, "export", "clonesys", "lab1").splitlines()[1:] == ["nvme0n1p1:::::::"]
 
 
 def test_map(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,14 @@
 """Orders to a session that is there, in virtual time: other nodes, another try, a time, one by one."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import orders
-from bootd.session.effects import AuditRecord, MemberRecord, NodeRecord, StartHead, SwitchOn
+from bootd.session.effects import AuditRecord, LayoutOrder, MemberRecord, NodeRecord, PartOrder, StartHead, SwitchOn
 from bootd.session.member import Image
-from bootd.session.plan import Limits
+from bootd.session.plan import Limits, SessionPlan
 from bootd.wire.control import Cancel, Finish, MemberState, Prepare
 from tests.unit.session_room import ROOT, SIZE, Room, disk, idle, mac
 
@@ -456,3 +456,48 @@ def test_a_delay_has_bounds() -> None:
     for delay in (-1.0, 601.0):
         with pytest.raises(OperatorError, match="delay of"):
             room.create("lab1", delay=delay)
+
+
+# --- a retry forgets nothing -------------------------------------------------------------------------------
+
+ITS_OWN = {"id", "nodes", "join_token", "head_token", "without", "who"}
+SAID_ONCE = {"start_at", "wake", "parent", "image_root", "bindings"}
+
+
+def test_retry_keeps_every_option() -> None:
+    """An option that a retry forgot would be another plan: a whole disk in place of a partition, at the worst."""
+    room = half_done()
+    layout = LayoutOrder("/layout", "cd" * 32, 512, 1 << 20, "S1")
+    parts = (PartOrder(5, "/root", SIZE, "vda5"),)
+    record = replace(
+        orders.ended_record(room.coordinator, "demo"),
+        label="dolly",
+        after="stay",
+        fan_out=3,
+        order="given",
+        compare=True,
+        zeros="discard",
+        keep_open=7.0,
+        flip_default=False,
+        delay=5.0,
+        source_sector=512,
+        parts=parts,
+        grow=True,
+        layout=layout,
+        verdicts=tuple(
+            replace(verdict, binding=None) for verdict in orders.ended_record(room.coordinator, "demo").verdicts
+        ),
+    )
+    room.coordinator = room.make()
+    room.run(room.coordinator.restore([], "", [record], (), room.now))
+    id_, _ = orders.retry(room.coordinator, "demo", "", "root", room.now, size=SIZE, sector=512)
+    plan = room.coordinator.sessions[id_].plan
+    assert (plan.parts, plan.grow, plan.order_of_layout) == (parts, True, layout)
+    kept = {item.name for item in fields(SessionPlan)} - ITS_OWN - SAID_ONCE
+    names = {"order_of_layout": "layout"}
+    for name in sorted(kept - {"selector"}):
+        assert getattr(plan, name) == getattr(record, names.get(name, name)), name
+    assert plan.selector.text == record.selector
+    default = SessionPlan("", "", "", 0, None, plan.selector, "", "", "", "")
+    unset = {name for name in kept - {"name"} if getattr(plan, name) == getattr(default, name)}
+    assert unset <= {"selector"}, "this test gives every option a value of its own"

@@ -70,9 +70,13 @@ def read_files(paths: Sequence[Path], on_read: Callable[[int], None]) -> Iterato
         descriptor = open_plain(path)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            before = os.fstat(descriptor)
             while piece := os.read(descriptor, PIECE):
                 on_read(len(piece))
                 yield piece
+            after = os.fstat(descriptor)
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise ForeignError(f"{path.name} was changed while it was read: stop what writes it, then again")
         except OSError as error:
             raise unreadable(path, error) from None
         finally:

@@ -1,10 +1,12 @@
 """Virtual disks by way of qemu-img: only what is whole in one file, with limits on what it may use."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from bootd.drivers.formats.scratch import Scratch, run
+from bootd.errors import OperatorError
 from bootd.images.foreign.errors import ForeignError
 
 _MEMORY = 2 << 30  # bytes of address space
@@ -14,6 +16,8 @@ _SECONDS = 60
 
 def examine(path: Path, kind: str) -> int:
     """Bytes of the disk in ``path``; `ForeignError` for one that is damaged, or that leans on another file."""
+    if shutil.which("qemu-img") is None:  # prlimit would only say that something is not there
+        raise OperatorError("qemu-img is not installed", "apt install qemu-utils")
     with path.open("rb") as file:
         start = file.read(4)
     if kind == "vmdk" and start != b"KDMV":

@@ -1,14 +1,17 @@
 """The operators' interface to machines and groups: handlers and their part of the route table."""
 
+import time
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
 from bootd.drivers.http import answers
+from bootd.drivers.http.contents import view_contents
 from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route
 from bootd.errors import Exit, OperatorError
+from bootd.session.host_file import Written
 from bootd.session.inventory import view_group, view_groups, view_machine, view_strangers
 from bootd.session.node_orders import NodeRow
 from bootd.session.view import view_node
@@ -110,7 +113,19 @@ async def accept_machine(owner: Owner, request: web.Request) -> web.Response:
 
 
 async def get_host_file(owner: Owner, request: web.Request) -> web.Response:
-    return web.json_response({"text": owner.engine.node_orders.export_host_file(request.match_info["node"])})
+    """What bootd has written itself is told by the kernel's names, as far as the machine has shown its disks."""
+    engine, node = owner.engine, request.match_info["node"]
+    written = []
+    for place in view_contents(engine, node):
+        actual = place["actual"]
+        if actual is None or not place["device"]:
+            continue
+        path, _, image = actual["image"].rpartition("/")
+        day = time.strftime("%m/%d/%y", time.localtime(actual["time"]))
+        is_proven = actual["state"] == "installed"
+        user = actual["who"].split(" ")[0]
+        written.append(Written(place["device"], path, image if is_proven else "", day, user))
+    return web.json_response({"text": engine.node_orders.export_host_file(node, written)})
 
 
 async def put_host_file(owner: Owner, request: web.Request) -> web.Response:

@@ -59,8 +59,10 @@ class Content:
         for piece in self._pieces:
             yield from reader.feed(piece)
         header = reader.finish()
-        self.size, self.filesystem = header.size, header.filesystem
-        self.extents = fewer(reader.extents())
+        self.extents, self.filesystem = fewer(reader.extents()), header.filesystem
+        last = sum(self.extents[-1]) if self.extents else 0
+        # Version 0001 has often a wrong size of the device; partclone, too, takes its blocks instead.
+        self.size = header.size if header.version == 1 else max(header.device_size, last)
 
     def _raw(self, start: bytes) -> Iterator[tuple[int, bytes]]:
         yield 0, start
