@@ -241,6 +241,7 @@ class LabelTable(_Table, frozen=True):
     initrd: str = ""
     password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
     hide: bool = False  # in no menu: booted when a policy says so
+    partition: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0  # in menus only where bootd has verified it
 
 
 class NodeTable(_Table, frozen=True):
@@ -357,6 +358,7 @@ class Settings(_Table, frozen=True):
                 own.initrd,
                 password=_several(own.password),
                 hide=own.hide,
+                partition=own.partition,
             )
         return table
 

@@ -4,10 +4,11 @@ import structlog
 
 from bootd.config import Settings
 from bootd.drivers.boot_history import LoopBreaker
+from bootd.drivers.contents import is_verified
 from bootd.drivers.engine import Engine
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.diagnosis import DOCTOR_MAC
-from bootd.netboot.labels import LabelKind, foreign_labels
+from bootd.netboot.labels import Label, LabelKind, foreign_labels
 from bootd.netboot.offer import NodePolicy
 from bootd.netboot.render import MENU_MODULES, RenderContext, plain
 
@@ -70,13 +71,28 @@ class BootContext:
     def _has_menu(self) -> bool:
         return all((self._settings.boot_dir / name).is_file() for name in MENU_MODULES)
 
+    def _bootable(self, mac: str, chosen: str) -> dict[str, Label]:
+        """All labels but those of a partition that is not verified on this node. What a policy has chosen stays."""
+        labels = self._settings.labels
+        if not any(label.partition for label in labels.values()):
+            return labels
+        try:
+            contents = self._engine.contents(mac)
+        except OperatorError:  # told by whoever writes there; a menu must come up all the same
+            contents = []
+        return {
+            name: label
+            for name, label in labels.items()
+            if not label.partition or name == chosen or is_verified(contents, label.partition)
+        }
+
     def _make(self, label: str, mac: str, token: str, message: str = "") -> RenderContext:
         settings = self._settings
         return RenderContext(
             server_host=self._address,
             http_port=settings.server.http_port,
             bulk_port=settings.server.bulk_port,
-            labels=settings.labels,
+            labels=self._bootable(mac, label),
             label=label,
             mac=mac,
             token=token,

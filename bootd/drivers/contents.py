@@ -56,3 +56,16 @@ def of_node(database: sqlite3.Connection, mac: str) -> list[dict[str, Any]]:
         "SELECT disk, partition, body FROM content WHERE mac = ? ORDER BY disk, partition", (mac,)
     ).fetchall()
     return [{"disk": disk, "partition": partition, **json.loads(body)} for disk, partition, body in rows]
+
+
+def is_verified(contents: list[dict[str, Any]], partition: int) -> bool:
+    """Whether ``partition`` of some disk is what was last put there, to the last byte: by itself, or with its disk.
+
+    ``contents`` as `of_node` gives them.
+    """
+    states = {(item["disk"], item["partition"]): (item["actual"] or {}).get("state") for item in contents}
+    for disk in {item["disk"] for item in contents}:
+        own, whole = states.get((disk, partition)), states.get((disk, 0))
+        if own == "installed" or (own is None and whole in ("installed", "changed")):
+            return True
+    return False

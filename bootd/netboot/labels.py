@@ -26,6 +26,7 @@ class Label:
     initrd: str = ""
     password: tuple[str, ...] = ()  # hashes (see passwords.py); who sits at the machine must know it
     hide: bool = False  # in no menu: only a policy boots it
+    partition: int = 0  # its operating system lies there: in the menus of nodes where that is verified; 0 = in all
 
 
 _TITLE_FORBIDDEN = frozenset("$`\\\"'{}|&;<>#^")  # each is syntax to one of the loaders

@@ -13,6 +13,7 @@ from bootd.netboot.diagnosis import DOCTOR_MAC
 from bootd.netboot.offer import NodePolicy
 from bootd.session.admission import Unknown
 from bootd.session.coordinator import Coordinator
+from bootd.session.effects import ContentRecord, Persist
 
 MAC = "52:54:00:00:00:01"
 SETTINGS = '[[label]]\nname = "memtest"\nkind = "kernel"\nkernel = "memtest.bin"\n'
@@ -90,3 +91,47 @@ def test_with_a_menu_every_node_is_shown_it(tmp_path: Path) -> None:
     boots, _ = context(tmp_path, "local", "[boot]\nprompt_seconds = 5\n")
     boots(MAC)
     assert boots.policy(MAC) == NodePolicy(stage=False, disk=False)
+
+
+def test_a_label_of_a_partition_is_in_the_menu_once_that_is_verified(tmp_path: Path) -> None:
+    """Written is not verified, and a disk that is written anew takes its partitions along."""
+    own = """
+        [boot]
+        prompt_seconds = 5
+        [[label]]
+        name = "exam"
+        kind = "kernel"
+        kernel = "exam/vmlinuz"
+        partition = 5
+    """
+    boots, coordinator = context(tmp_path, "local", own)
+
+    def record(partition: int, state: str, disk: str = "S1") -> None:
+        known = ContentRecord(MAC, disk, partition, "", "golden", "ab" * 32, 1 << 20, state, "root", "s1")
+        boots._engine.run([Persist(known)])
+
+    def shown() -> bool:
+        made = boots(MAC)
+        assert made is not None
+        return "exam" in made.labels
+
+    assert not shown()
+    for partition, state, wanted in (
+        (5, "wanted", False),
+        (5, "writing", False),
+        (6, "installed", False),
+        (5, "installed", True),
+        (5, "writing", False),
+        (0, "wanted", False),
+        (0, "writing", False),
+        (0, "installed", True),
+        (6, "writing", True),
+        (5, "writing", False),
+    ):
+        record(partition, state)
+        assert shown() is wanted, (partition, state)
+    record(5, "installed", disk="S2")
+    assert shown(), "on another disk"
+    coordinator.set_label(MAC, "exam", True, "root")
+    record(5, "writing", disk="S2")
+    assert shown(), "a policy has chosen it"

@@ -52,9 +52,7 @@ CASES = [
         ["deploy golden any --disk only --expect 3 --delay 0.5 --name kainstall1"],
     ),
 ]
-# Commands that stand in the table and come with other parts of bootd.
 OPTIONS = {"-n", "-x", "-X", "-m", "-M", "-D", "-p", "-d", "-r", "-s", "-e"}
-COMING = {"restore", "backup", "init", "logs", "map", "exec", "node show", "image list"}
 
 
 @pytest.mark.parametrize(("old", "wanted"), CASES, ids=[case[0] for case in CASES])
@@ -75,9 +73,7 @@ def _understood(words: list[str]) -> None:
     rest = list(words)
     while True:
         command = group.get_command(context, rest[0])
-        if command is None:
-            assert {words[0], " ".join(words[:2])} & COMING, f"there is no {' '.join(words)}"
-            return
+        assert command is not None, f"there is no {' '.join(words)}"
         if not isinstance(command, click.Group):
             break
         group, rest = command, rest[1:]
