@@ -27,19 +27,20 @@ _DISK_GUID = "6D9F7A52-0D0C-4F7F-9F42-B007D0000000"
 _PARTITION_GUID = "6D9F7A52-0D0C-4F7F-9F42-B007D00000%02X"
 _BIOS_BOOT = (1 * MIB, 1 * MIB)  # offset, size
 _ESP = (2 * MIB, 6 * MIB)
-_ROOT_OFFSET = 8 * MIB
-_TAIL = MIB  # room for the backup table
+ROOT_OFFSET = 8 * MIB
+TAIL = MIB  # room for the backup table
 _TYPES = (
     ("bios", "21686148-6449-6E6F-744E-656564454649"),
     ("esp", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"),
     ("root", "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
 )
-_COMMAND_LINE = f"root=UUID={ROOT_UUID} ro console=ttyS0,115200 quiet loglevel=3 panic=10"
+_ROOT = "hd0,gpt3"
+COMMAND_LINE = f"root=UUID={ROOT_UUID} ro console=ttyS0,115200 quiet loglevel=3 panic=10"
 
 # GRUB's rescue parser runs this before any other module is needed: no menu, no time-out.
 _BIOS_CONFIGURATION = f"""\
-search.fs_uuid {ROOT_UUID} root hd0,gpt3
-linux /boot/vmlinuz {_COMMAND_LINE}
+search.fs_uuid {ROOT_UUID} root {_ROOT}
+linux /boot/vmlinuz {COMMAND_LINE}
 initrd /boot/initrd.img
 boot
 """
@@ -58,7 +59,7 @@ def build(
 
     ``payload`` bytes of it are incompressible. The kernel is Debian's newest, as the stages have it.
     """
-    if size % MIB or size < _ROOT_OFFSET + payload + 24 * MIB:
+    if size % MIB or size < ROOT_OFFSET + payload + 24 * MIB:
         raise LabError("golden disk", "size", f"{size} bytes are too few for {payload} bytes of payload")
     grub.check_installed()
     store = Cache(cache)
@@ -82,7 +83,7 @@ def _make(target: Path, kernel: Path, size: int, payload: int) -> None:
 
 def _assemble(work: Path, kernel: Path, size: int, payload: int) -> None:
     disk, version = work / "disk.raw", kernel_version(kernel)
-    root_size = size - _ROOT_OFFSET - _TAIL
+    root_size = size - ROOT_OFFSET - TAIL
     with disk.open("wb") as file:
         file.truncate(size)
     _partition(disk, root_size)
@@ -98,7 +99,7 @@ def _assemble(work: Path, kernel: Path, size: int, payload: int) -> None:
     bios.write_text(_BIOS_CONFIGURATION)
     efi.write_text(_EFI_CONFIGURATION)
     esp = _esp(work, grub.efi_image(work, efi))
-    boot, core = grub.bios_images(work, bios)
+    boot, core = grub.bios_images(work, bios, _ROOT)
     with disk.open("r+b") as file:
         sector0 = file.read(SECTOR)
         first = _BIOS_BOOT[0] // SECTOR
@@ -106,14 +107,14 @@ def _assemble(work: Path, kernel: Path, size: int, payload: int) -> None:
         for offset, data in ((0, sector0), (_BIOS_BOOT[0], core)):
             file.seek(offset)
             file.write(data)
-        for offset, image in ((_ESP[0], esp), (_ROOT_OFFSET, root)):
+        for offset, image in ((_ESP[0], esp), (ROOT_OFFSET, root)):
             file.seek(offset)
             with image.open("rb") as source:
                 shutil.copyfileobj(source, file, MIB)
 
 
 def _partition(disk: Path, root_size: int) -> None:
-    places = (_BIOS_BOOT, _ESP, (_ROOT_OFFSET, root_size))
+    places = (_BIOS_BOOT, _ESP, (ROOT_OFFSET, root_size))
     lines = ["label: gpt", f"label-id: {_DISK_GUID}"]
     for number, ((offset, length), (name, kind)) in enumerate(zip(places, _TYPES, strict=True), start=1):
         guid = _PARTITION_GUID % number

@@ -22,7 +22,7 @@ _BOOT_CODE_END = 0x1B8  # disk signature and partition table follow: they belong
 _BLOCK_LIST = SECTOR - 12  # diskboot.img, the core's first sector: u64 start, u16 length, u16 segment
 
 _COMMON = ("part_gpt", "ext2", "search_fs_uuid", "linux", "boot", "minicmd")
-_BIOS_MODULES = (*_COMMON, "biosdisk")
+_BIOS_MODULES = (*_COMMON, "biosdisk", "part_msdos")
 _EFI_MODULES = (*_COMMON, "fat", "part_msdos")
 
 
@@ -33,10 +33,10 @@ def check_installed() -> None:
             raise LabError("golden disk", "GRUB", f"{GRUB_LIBRARY / target} is missing: install {package}")
 
 
-def bios_images(work: Path, configuration: Path) -> tuple[bytes, bytes]:
-    """(boot code for sector 0, core image), both without their block lists."""
+def bios_images(work: Path, configuration: Path, root: str) -> tuple[bytes, bytes]:
+    """(boot code for sector 0, core image), without their block lists. ``root``: partition, as GRUB names it."""
     core = work / "core.img"
-    _mkimage("i386-pc", core, configuration, _BIOS_MODULES, "(hd0,gpt3)/boot/grub")
+    _mkimage("i386-pc", core, configuration, _BIOS_MODULES, f"({root})/boot/grub")
     return (GRUB_LIBRARY / "i386-pc/boot.img").read_bytes(), core.read_bytes()
 
 
@@ -50,14 +50,14 @@ def efi_image(work: Path, configuration: Path) -> Path:
 def place_on_disk(sector0: bytes, boot: bytes, core: bytes, first: int, sectors: int) -> tuple[bytes, bytes]:
     """Sector 0 with the boot code, and the core image as it must stand from LBA ``first`` on.
 
-    ``sector0`` is the disk's present first sector: its partition table is kept. ``sectors`` is the size of the
-    BIOS boot partition; a core image that does not fit is a `LabError`.
+    ``sector0`` is the disk's present first sector: its partition table is kept. ``sectors`` is the size of its
+    place (the BIOS boot partition, or the gap before the first one): more is a `LabError`.
     """
     if len(sector0) != SECTOR or len(boot) != SECTOR or len(core) < 2 * SECTOR:
         raise LabError("golden disk", "GRUB", f"images of {len(boot)} and {len(core)} bytes")
     needed = -(-len(core) // SECTOR)
     if needed > sectors:
-        raise LabError("golden disk", "GRUB", f"core image needs {needed} sectors, the partition has {sectors}")
+        raise LabError("golden disk", "GRUB", f"core image needs {needed} sectors, there is room for {sectors}")
     code = bytearray(boot[:_BOOT_CODE_END])
     struct.pack_into("<Q", code, _KERNEL_SECTOR, first)
     code[_DRIVE_CHECK : _DRIVE_CHECK + 2] = b"\x90\x90"
