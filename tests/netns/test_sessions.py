@@ -77,15 +77,20 @@ def written(daemon: Daemon, session: str, name: str) -> int:
 
 def test_two_sessions_at_once(daemon: Daemon) -> None:
     """Two images, two rings of two nodes each, at the same time: every node gets its own."""
-    process, first = prepare(daemon, 12)
-    second = numbered(daemon.folder / "other", 9)
+    process, first = prepare(daemon, 24)
+    second = numbered(daemon.folder / "other", 20)
     for name in NODES:
-        daemon.room.limit(name, 80)
+        daemon.room.limit(name, 16)  # a transfer takes ten seconds: there is time to see both
     deploy(daemon, macs("n1", "n2"), "--name", "one")
     deploy(daemon, macs("n3", "n4"), "--name", "two", image="other")
     nodes = {name: node(daemon, name, len(first)) for name in NODES}
-    both = {"running"}
-    until(lambda: {daemon.session(name)["state"] for name in ("one", "two")} == both, 90, "both run")
+    seen: list[list[str]] = []
+
+    def both_run() -> bool:
+        seen.append([session["state"] for session in daemon.state()["sessions"]])
+        return seen[-1] == ["running", "running"]
+
+    until(both_run, 90, f"both run, not {seen}")
     assert len(children(process.pid, HEAD)) == 2
     for name in ("one", "two"):
         daemon.command("wait", name, "--timeout", "120", expect=Exit.OK, seconds=130)
