@@ -61,13 +61,7 @@ class Disk:
         try:
             yield place
         finally:
-            run("umount", str(place))
-            # A mount namespace of somebody else may hold it a while longer; only then its last metadata is written.
-            deadline = time.monotonic() + UNMOUNT_SECONDS
-            while run("losetup", "--associated", str(self.path)):
-                if time.monotonic() > deadline:
-                    raise RuntimeError("somebody else holds the file system of this bench mounted")
-                time.sleep(0.1)
+            unmount(place, self.path)
 
     @contextmanager
     def device(self) -> Iterator[str]:
@@ -84,6 +78,17 @@ class Disk:
             for number in range(count):
                 (place / f"{number * self.pieces // count}").write_bytes(piece(number + 1_000_000))
         return count * PIECE
+
+
+def unmount(place: Path, disk: Path) -> None:
+    """And wait for the end of the loop device: a mount namespace of somebody else may hold the file system a while
+    longer, and only then its last metadata is written; and mount(8) would take the same device again."""
+    run("umount", str(place))
+    deadline = time.monotonic() + UNMOUNT_SECONDS
+    while run("losetup", "--associated", str(disk)):
+        if time.monotonic() > deadline:
+            raise RuntimeError("somebody else holds the file system of this bench mounted")
+        time.sleep(0.1)
 
 
 def piece(number: int) -> bytes:
@@ -129,7 +134,7 @@ def files_in(disk: Path, place: Path) -> dict[str, str]:
     try:
         return {path.name: content(path) for path in place.iterdir() if path.is_file()}
     finally:
-        run("umount", str(place))
+        unmount(place, disk)
 
 
 class Tool:

@@ -71,13 +71,16 @@ def loop(path: Path, *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[str]:
+def disk(path: Path, *options: str) -> Iterator[str]:
     """A loop device with devices for its partitions, also where the kernel itself reads no tables."""
-    with loop(path) as device:
+    with loop(path, *options) as device:
         subprocess.run(["partx", "--add", device], capture_output=True, check=False)  # fails for those there are
         try:
             yield device
         finally:
+            # Not left to the last close: somebody else on this machine may have them open, for lsblk.
+            for part in sorted(Path("/dev").glob(f"{Path(device).name}p*")):
+                subprocess.run(["blockdev", "--flushbufs", str(part)], capture_output=True, check=False)
             subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
 
 
