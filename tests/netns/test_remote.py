@@ -168,7 +168,7 @@ def test_only_with_the_token_of_the_node(place: Place) -> None:
 def test_a_node_at_work_is_left_alone(place: Place) -> None:
     nodes = place.nodes_up()
     numbered(place.folder / "image", 32)
-    place.room.limit("n1", 60)
+    place.room.limit("n1", 16)
     image = str(place.folder / "image")
     place.command("deploy", image, NODES["n1"], "--disk", "only", "--name", "room", "--yes")
     nodes["n1"].wait_for("receiving", 90)

@@ -103,7 +103,7 @@ def test_two_sessions_at_once(daemon: Daemon) -> None:
 def test_add_and_eject_while_it_runs(daemon: Daemon) -> None:
     _, data = prepare(daemon, 24)
     for name in NODES:
-        daemon.room.limit(name, 40)
+        daemon.room.limit(name, 10)
     deploy(daemon, macs("n1", "n2"), "--name", "room")
     nodes = {name: node(daemon, name, len(data)) for name in ("n1", "n2", "n3")}
     nodes["n3"].wait_for("waits: no session wants this node")
@@ -131,7 +131,7 @@ def test_retry_clones_the_rest_of_it(daemon: Daemon) -> None:
     daemon.config.write_text(daemon.config.read_text() + "[session]\nsilence_seconds = 2\nattempts = 1\n")
     process, data = prepare(daemon, 24)
     for name in ("n1", "n2"):
-        daemon.room.limit(name, 60)
+        daemon.room.limit(name, 20)
     deploy(daemon, macs("n1", "n2"), "--name", "room")
     nodes = {name: node(daemon, name, len(data)) for name in ("n1", "n2")}
     until(lambda: written(daemon, "room", "n2") > 4 * CHUNK, 90, "n2 is being written")
@@ -189,7 +189,7 @@ def test_cancel_leaves_no_process(daemon: Daemon) -> None:
     """Not the head, nor anything that it had started: everything in the server's namespace is looked at."""
     process, data = prepare(daemon, 24)
     for name in NODES:
-        daemon.room.limit(name, 40)
+        daemon.room.limit(name, 10)
 
     def there() -> set[int]:
         words = ["ip", "netns", "pids", daemon.room.namespace("server")]
