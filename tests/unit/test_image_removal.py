@@ -193,11 +193,11 @@ def test_gc_beside_writers_that_come_and_go(tmp_path: Path) -> None:
     ]
     for writer in writers:
         writer.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     collected = 0
     while (
         time.monotonic() < deadline
-        and min(count.value for count in counts) < 12
+        and min(count.value for count in counts) < 8
         and all(writer.is_alive() for writer in writers)
     ):
         collected += collect(Told(), store=str(tmp_path), clock=lambda: time.time() + DAY - 0.2)["chunks"]
@@ -205,7 +205,7 @@ def test_gc_beside_writers_that_come_and_go(tmp_path: Path) -> None:
     for writer in writers:
         writer.join(30)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert min(count.value for count in counts) >= 12
+    assert min(count.value for count in counts) >= 8
     assert collected > 0
     store = ImageStore(tmp_path)
     for image in store.images():
