@@ -260,10 +260,11 @@ class ImageStore:
     def references(self) -> Iterator[tuple[Reference, str]]:
         """Every NAME:TAG and the id that it stands for."""
         for folder in (self.directory / "refs").iterdir():
-            for path in folder.iterdir():
-                with suppress(OperatorError, FileNotFoundError):
-                    reference = parse_reference(f"{folder.name}:{path.name}")
-                    yield reference, self._read_reference(reference)
+            with suppress(FileNotFoundError):  # its last name was removed meanwhile
+                for path in list(folder.iterdir()):
+                    with suppress(OperatorError, FileNotFoundError):
+                        reference = parse_reference(f"{folder.name}:{path.name}")
+                        yield reference, self._read_reference(reference)
 
     def close(self) -> None:
         """Bring to the disk what was put, and end. The store may be used again."""
@@ -282,12 +283,21 @@ class ImageStore:
 
     @contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Hold the store's lock: with others who do not remove anything, or ``alone``, to write."""
+        """Hold the store's lock: with others who do not remove anything, or ``alone``, to write.
+
+        Not within itself: whoever waits to be alone keeps newcomers out, or they could come and go for ever.
+        """
         if alone:
             self._check_owner()
-        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self.directory / "lock", flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            door = os.open(self.directory / "door", flags, 0o600)
+            try:
+                fcntl.flock(door, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            finally:
+                os.close(door)
             yield
         finally:
             os.close(descriptor)
