@@ -180,10 +180,12 @@ def _forget_damaged(store: ImageStore, needed: set[bytes]) -> None:
 
 def _forget_drafts(store: ImageStore, before: float) -> None:
     """What a writer that was killed had not given its name."""
-    for path in [*(store.directory / "manifests").glob(".*"), *(store.directory / "refs").glob("*/.*")]:
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime < before:
-                path.unlink()
+    for folder in [store.directory / "manifests", *(store.directory / "refs").iterdir()]:
+        with suppress(FileNotFoundError):  # its last name was removed meanwhile
+            for path in list(folder.glob(".*")):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
 
 def _drop(store: ImageStore, reference: str) -> None:
