@@ -29,6 +29,7 @@ from bootd.member import context, receiving
 from bootd.member.sockets import FrameSocket
 from bootd.member.store import BlockStore, FileStore, Store
 from bootd.wire.control import Arrange, Message
+from bootd.wire.frames import Encoding
 from tests.netns import ring_node
 
 
@@ -43,6 +44,9 @@ class FaultyStore:
 
     def read(self, offset: int, buffer: memoryview) -> None:
         self._inner.read(offset, buffer)
+
+    def packed(self, offset: int, length: int) -> tuple[Encoding, bytes] | None:
+        return self._inner.packed(offset, length)
 
     def write(self, offset: int, buffer: memoryview) -> None:
         self._strike()

@@ -458,7 +458,7 @@ def test_what_travelled_before_the_end_does_not_travel_again(
     with pytest.raises(urllib.error.HTTPError, match="404"):
         fetch(f"{target.replace(registry.host, registry.host + '/v2')}/manifests/latest")
     rest = push(here, target)
-    assert 0 < rest.sent_packs < all_packs - 1
+    assert 0 < rest.sent_packs < all_packs
 
     with pytest.raises(OperatorError, match="does not answer"):
         pull(there, target, on=Killer(registry, 4 * MIB, revive=False))
