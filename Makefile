@@ -44,7 +44,7 @@ test: lint ## every tier: unit and property, network namespaces, the package in 
 	@$(MAKE) --no-print-directory test-nspawn
 	@$(MAKE) --no-print-directory test-vm
 
-test-unit: setup ## unit and property tests: no root, under a minute
+test-unit: setup ## unit and property tests: no root, about four minutes
 	$(VENV)/bin/pytest -q tests/unit tests/property
 
 fuzz: setup ## a million hostile inputs for the wire, and for each parser of the boot plane. FUZZ='--seed 1'

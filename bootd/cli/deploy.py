@@ -14,7 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.image_registry import fetch_missing
-from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option, stored_images
+from bootd.cli.parts import (
+    after_option,
+    check_place,
+    grow_option,
+    image_of,
+    part_of,
+    part_option,
+    stored_images,
+    wait_option,
+)
 from bootd.cli.plan import print_cards
 from bootd.cli.power import ask_power, print_switched
 from bootd.cli.state import print_session
@@ -41,9 +50,7 @@ notify_option = click.option(
 @click.option("--at", default="", help="Begin at 02:00 or 2026-01-31T02:00:00+01:00, with who is there then.")
 @click.option("--label", default="kamethod", show_default=True, help="What these nodes boot meanwhile.")
 @click.option("--name", default="", help="Name of the session, also for kaopt=NAME.")
-@click.option(
-    "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
-)
+@after_option
 @click.option("--fan-out", type=click.IntRange(1, 4), default=1, show_default=True, help="1: chain; 2 to 4: tree.")
 @click.option("--order", type=click.Choice(ORDERS), default="ip", show_default=True, help="Who follows whom.")
 @click.option("--delta", is_flag=True, help="Digest what is on the disks first, and send only what differs.")
@@ -68,7 +75,7 @@ notify_option = click.option(
     help="Seconds between two nodes that are let go at the end.",
 )
 @notify_option
-@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
+@wait_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context

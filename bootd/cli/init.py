@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bootd.cli.context import Context, json_option, pass_context
 from bootd.cli.deploy import carry_out
-from bootd.cli.parts import grow_option, image_of, part_of
+from bootd.cli.parts import after_option, grow_option, image_of, part_of, wait_option
 from bootd.cli.plan import print_cards
 from bootd.errors import Exit, OperatorError
 
@@ -24,10 +24,8 @@ from bootd.errors import Exit, OperatorError
 @click.option("--erase", default="", metavar="SERIAL", help="Erase this disk though it is not empty.")
 @click.option("--label", default="kamethod", show_default=True, help="What the machine boots meanwhile.")
 @click.option("--name", default="", help="Name of the session.")
-@click.option(
-    "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
-)
-@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
+@after_option
+@wait_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask, if the disk is empty.")
 @json_option
 @pass_context

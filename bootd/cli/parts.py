@@ -1,4 +1,4 @@
-"""``--part`` and ``--grow``: what deploy, restore and plan have in common, and how images are named."""
+"""Options that deploy, init, restore and plan have in common, and how images are named."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,12 @@ part_option = click.option(
 )
 grow_option = click.option(
     "--grow", is_flag=True, help="The last partition and its file system fill a larger disk afterwards."
+)
+after_option = click.option(
+    "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
+)
+wait_option = click.option(
+    "--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went."
 )
 
 

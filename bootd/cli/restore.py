@@ -4,7 +4,7 @@ import click
 
 from bootd.cli.context import Context, json_option, pass_context
 from bootd.cli.deploy import carry_out
-from bootd.cli.parts import grow_option, image_of, part_of, part_option
+from bootd.cli.parts import after_option, grow_option, image_of, part_of, part_option, wait_option
 
 
 @click.command()
@@ -18,10 +18,8 @@ from bootd.cli.parts import grow_option, image_of, part_of, part_option
 @click.option("--start-now", is_flag=True, help="Start with the first that is ready; later ones join behind.")
 @click.option("--label", default="kamethod", show_default=True, help="What these machines boot meanwhile.")
 @click.option("--name", default="", help="Name of the session.")
-@click.option(
-    "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When verified."
-)
-@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; the exit code says how it went.")
+@after_option
+@wait_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context

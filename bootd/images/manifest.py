@@ -8,7 +8,6 @@ image. docs/images.md shows it to whoever must read it without bootd.
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -238,8 +237,3 @@ def _check_extents(name: str, manifest: ImageManifest) -> None:
         if length < 1 or offset < end or offset + length > manifest.size:
             raise ImageError(f"{name}: extent {offset} {length} overlaps, is empty or ends outside of the image")
         end = offset + length
-
-
-def stored_digests(manifests: Iterable[ImageManifest]) -> set[bytes]:
-    """What must be kept for ``manifests``: digests of chunks, 32 bytes each."""
-    return {bytes.fromhex(name) for manifest in manifests for name in manifest.chunks if name}

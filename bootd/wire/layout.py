@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bootd.wire import headed
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.table import PartitionTable, of_object
 
@@ -56,15 +57,7 @@ def digest(data: bytes) -> str:
 
 def decode(data: bytes) -> Layout:
     """The layout in ``data``; `PeerProtocolError` says what does not fit."""
-    if len(data) > MAX_LAYOUT:
-        raise PeerProtocolError(f"layout of {len(data)} bytes, at most {MAX_LAYOUT} allowed")
-    line, separator, start = data.partition(b"\n")
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PeerProtocolError(f"layout: {error}") from None
-    if not separator or not isinstance(value, dict) or value.get("version") != _VERSION:
-        raise PeerProtocolError("layout: its first line is not a header of version 1")
+    value, start = headed.split(data, "layout", version=_VERSION, limit=MAX_LAYOUT)
     if not isinstance(value.get("table"), dict):
         raise PeerProtocolError("layout: it has no table")
     table = of_object(value["table"])

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bootd.wire import headed
 from bootd.wire.errors import PeerProtocolError
 
 TABLE_REGION = 1 << 20  # bytes at either end of the disk
@@ -70,15 +71,7 @@ def encode(table: SavedTable) -> bytes:
 
 def decode(data: bytes) -> SavedTable:
     """The table in ``data``; `PeerProtocolError` says what does not fit."""
-    if len(data) > MAX_SAVED:
-        raise PeerProtocolError(f"saved table of {len(data)} bytes, at most {MAX_SAVED} allowed")
-    line, separator, content = data.partition(b"\n")
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PeerProtocolError(f"saved table: {error}") from None
-    if not separator or not isinstance(value, dict) or value.get("version") != _VERSION:
-        raise PeerProtocolError("saved table: its first line is not a header of version 1")
+    value, content = headed.split(data, "saved table", version=_VERSION, limit=MAX_SAVED)
     table = SavedTable(
         session=_text(value, "session", MAX_NAME),
         name=_text(value, "name", MAX_NAME),

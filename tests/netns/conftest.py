@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.daemon import ADDRESS
+from tests.netns.room import Room
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -14,3 +17,13 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="bootd-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    """A server and two nodes."""
+    with Room("server", "n1", "n2") as made:
+        made.address("server", f"{ADDRESS}/24")
+        made.address("n1", "10.9.0.11/24")
+        made.address("n2", "10.9.0.12/24")
+        yield made

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,6 @@ def settings(folder: Path, *lines: str) -> str:
 def folder(folder: Path) -> Path:
     certificate(folder)
     return folder
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with Room("server", "n1", "n2") as made:
-        made.address("server", f"{ADDRESS}/24")
-        made.address("n1", "10.9.0.11/24")
-        made.address("n2", "10.9.0.12/24")
-        yield made
 
 
 class Caller:

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +20,9 @@ pytestmark = pytest.mark.netns
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="bootd-"))
-    certificate(path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+def folder(folder: Path) -> Path:
+    certificate(folder)
+    return folder
 
 
 @pytest.fixture

@@ -5,15 +5,10 @@ Nodes are curl: their joins are written here by hand, as stage2 sends them (`boo
 
 import json
 import re
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
 from tests.netns.room import Process, Room
@@ -33,22 +28,6 @@ name = "lab1"
 VECTORS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "bootd/wire/vectors/join.json").read_text()
 )
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with Room("server", "n1", "n2") as made:
-        made.address("server", f"{ADDRESS}/24")
-        made.address("n1", "10.9.0.11/24")
-        made.address("n2", "10.9.0.12/24")
-        yield made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="bootd-"))  # a short path, since a unix socket lives in it
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 class Node:

@@ -171,7 +171,8 @@ def write_images(
     store = ImageStore(Path(folder))
     number = 0
     while not stop.is_set():
-        data = some_bytes(seed * 1000 + number % 3, 4 * CHUNK)
+        # most chunks come again, in time or just too late; every fourth image's never do, so there is waste to find
+        data = some_bytes(seed * 1000 + (100 + number if number % 4 == 1 else number % 3), 4 * CHUNK)
         id_ = put_again_and_again(store, data, f"w{seed}")
         if content(store, id_) != data:
             count.value = -1

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from bootd.drivers.http import image_answers
 from bootd.drivers.http.images import ImageRoutes
-from bootd.drivers.http.requests import read_as, who_asks
-from bootd.drivers.http.routes import CALLER, Route, Scope
+from bootd.drivers.http.requests import owner_of, read_as, who_asks
+from bootd.drivers.http.routes import Route, Scope
 from bootd.errors import Exit, OperatorError
 
 
@@ -36,14 +36,13 @@ class ImageExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def import_image(images: ImageRoutes, request: web.Request) -> web.Response:
     """Start the job that takes a foreign image in."""
     wanted, who = await read_as(request, ImageImport), who_asks(request)
-    if wanted.user and request[CALLER].token:
-        raise OperatorError("only root may store an image for another user", "leave user out", Exit.REFUSED)
+    user = owner_of(request, wanted.user)
     _check_full(wanted.path)
     order = {
         "store": str(images.store.directory),
         "path": wanted.path,
         "name": wanted.name,
-        "user": wanted.user or who,
+        "user": user,
         "comment": wanted.comment,
         "tags": wanted.tags,
         "kind": wanted.kind,

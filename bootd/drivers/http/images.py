@@ -14,8 +14,8 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http import image_answers
 from bootd.drivers.http.files import IMAGES
 from bootd.drivers.http.image_tickets import Tickets
-from bootd.drivers.http.requests import read_as, who_asks
-from bootd.drivers.http.routes import CALLER, Route, Scope
+from bootd.drivers.http.requests import owner_of, read_as, who_asks
+from bootd.drivers.http.routes import Route, Scope
 from bootd.drivers.images import inspect, removal
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.jobs.runner import Jobs
@@ -129,13 +129,11 @@ class ImageRoutes:
 
     async def put_image(self, request: web.Request) -> web.Response:
         wanted, who = await read_as(request, ImagePut), who_asks(request)
-        if wanted.user and request[CALLER].token:
-            raise OperatorError("only root may store an image for another user", "leave user out", Exit.REFUSED)
         order = {
             "store": str(self.store.directory),
             "path": wanted.path,
             "name": wanted.name,
-            "user": wanted.user or who,
+            "user": owner_of(request, wanted.user),
             "comment": wanted.comment,
             "tags": wanted.tags,
             "kind": wanted.kind,

@@ -40,6 +40,13 @@ def who_asks(request: web.Request) -> str:
     return caller.who
 
 
+def owner_of(request: web.Request, user: str) -> str:
+    """Whose an image will be: ``user``, "" = who asks. `OperatorError` (REFUSED): a token speaks for itself."""
+    if user and request[CALLER].token:
+        raise OperatorError("only root may store an image for another user", "leave user out", Exit.REFUSED)
+    return user or who_asks(request)
+
+
 def number_of(request: web.Request, name: str, default: int, least: int, most: int) -> int:
     """A number of the query; `OperatorError` (USAGE) beyond ``least`` and ``most``."""
     text = request.query.get(name, str(default))

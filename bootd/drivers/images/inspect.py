@@ -4,7 +4,6 @@ from typing import Any
 
 from bootd.drivers.images.reading import reading
 from bootd.drivers.images.store import ImageStore, StoredImage
-from bootd.images.names import LATEST
 
 
 def list_images(store: ImageStore, name: str = "") -> list[dict[str, Any]]:
@@ -73,8 +72,3 @@ def history(store: ImageStore, name: str) -> list[dict[str, Any]]:
         found.append({**line, "new_chunks": len(new), "new_bytes": sum(lengths[name] for name in new)})
         before = set(lengths)
     return found
-
-
-def other_tags(image: dict[str, Any]) -> list[str]:
-    """Tags of an image of a list that somebody gave it."""
-    return [tag for tag in image["tags"] if tag != f"{image['name']}:{LATEST}"]
