@@ -22,9 +22,9 @@ MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
-# partitions as targets, tables that are written first, growth to a larger disk.
-PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
-ABILITIES = (PARTITIONS, LAYOUT, GROW)
+# partitions as targets, tables that are written first, growth to a larger disk, trees of files.
+PARTITIONS, LAYOUT, GROW, FILES = "partitions", "layout", "grow", "files"
+ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES)
 
 
 class MemberState(Enum):
@@ -129,6 +129,7 @@ class Plan:
     layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
     least: int = 0  # bytes that the disk must have for that layout
     empty: bool = False  # only a disk without partitions and file system may be written
+    files: str = ""  # SHA-256 of the order for a tree of files (`bootd.wire.tree`), hex; "" = the image is bytes
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,8 @@ class Capture:
     dirty: bool  # also when a file system was not left cleanly
     raw: bool  # also what is encrypted, as it is
     after: str  # "reboot" or "stay" (remain in stage2)
+    files: bool = False  # not the disk, but the files of the system on it, as one archive
+    exclude: tuple[str, ...] = ()  # of these: folders that stay empty
 
 
 _Up = Join | Report | CaptureReport | Log | Output
@@ -325,6 +328,17 @@ def decode_as(wanted: type[MessageT], data: bytes) -> MessageT:
     if not isinstance(message, wanted):
         raise PeerProtocolError(f"expected {wanted.__name__.lower()}, got {type(message).__name__.lower()}")
     return message
+
+
+def build(kind: type[MessageT], value: dict[str, Any], path: str) -> MessageT:
+    """A frozen dataclass of the kinds that messages hold, from JSON; `PeerProtocolError` names the field."""
+    made: MessageT = _build(kind, value, path)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """The opposite: ``value`` as JSON has it."""
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,7 @@ from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.http.trees import TREE_ROUTES
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.source import Sources
@@ -147,7 +148,7 @@ class Operators:
         add_routes(app, POWER_ROUTES, self._power)
         add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
-            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES, *TREE_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -573,4 +574,7 @@ OWN_ROUTES = (
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
+ROUTES = (
+    *(*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES),
+    *(*FORMAT_ROUTES, *TRANSFER_ROUTES, *TREE_ROUTES),
+)
