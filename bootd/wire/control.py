@@ -129,6 +129,7 @@ class Plan:
     layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
     least: int = 0  # bytes that the disk must have for that layout
     empty: bool = False  # only a disk without partitions and file system may be written
+    further: tuple[Disk, ...] = ()  # disks that are written beside ``disk``: a scheme's second, third, ...
 
 
 @dataclass(frozen=True)
