@@ -18,7 +18,8 @@ _ATTRIBUTES = ("--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*")
 _CREATE = (
     *("tar", "--create", "--file=-", "--format=posix", *_ATTRIBUTES),
     "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
-    *("--sparse", "--one-file-system", "--sort=name"),
+    # Later versions of sparse members have the number of tar's process in their names.
+    *("--sparse", "--sparse-version=0.0", "--one-file-system", "--sort=name"),
     # That a socket or a mounted file system is left out is as it should be.
     *("--warning=no-file-ignored", "--warning=no-xdev"),
 )

@@ -8,7 +8,9 @@ from stage2.made import Array
 BEGIN = "# bootd: begin"
 END = "# bootd: end"
 # Where a command line is kept: variables of /etc/default/grub, "options" of the boot loader specification's entries.
-_GRUB_LINE = re.compile(r"(?m)^(?P<head>\s*GRUB_CMDLINE_LINUX(?:_[A-Z_]+)?=)(?P<quote>[\"']?)(?P<words>.*?)(?P=quote)[ \t]*$")
+_GRUB_LINE = re.compile(
+    r"(?m)^(?P<head>\s*GRUB_CMDLINE_LINUX(?:_[A-Z_]+)?=)(?P<quote>[\"']?)(?P<words>.*?)(?P=quote)[ \t]*$"
+)
 _ENTRY_LINE = re.compile(r"(?m)^(?P<head>options[ \t]+)(?P<words>.*)$")
 # Of volumes and arrays of the machine that the tree came from; a kernel that waits for one of them never boots.
 _SOURCE_ONLY = ("rd.luks.", "rd.md.uuid=", "rd.lvm.lv=", "rd.lvm.vg=", "cryptdevice=")
@@ -82,7 +84,9 @@ def dracut_setting(modules: Sequence[str]) -> str:
     return text + (f'add_drivers+=" {" ".join(modules)} "\n' if modules else "")
 
 
-def available_modules(names: Iterable[str], dependencies: str, built_in: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def available_modules(
+    names: Iterable[str], dependencies: str, built_in: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of ``names`` that a kernel has as modules, and those that it has not at all; built-in ones in neither.
 
     ``dependencies`` is its modules.dep, ``built_in`` its modules.builtin.

@@ -108,7 +108,12 @@ class TreeWriter:
     ) -> None:
         parse_reference(name)
         self._store, self._keeper = store, Keeper(store)
-        self._about: dict[str, Any] = {"name": name, "user": user, "comment": comment, "origin": origin[: manifests.MAX_WORD]}
+        self._about: dict[str, Any] = {
+            "name": name,
+            "user": user,
+            "comment": comment,
+            "origin": origin[: manifests.MAX_WORD],
+        }
         self._tree, self._tags = tree, tuple(tags)
         self._names: list[str] = []
         self._size = 0
