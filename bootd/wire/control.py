@@ -130,6 +130,7 @@ class Plan:
     least: int = 0  # bytes that the disk must have for that layout
     empty: bool = False  # only a disk without partitions and file system may be written
     files: str = ""  # SHA-256 of the order for a tree of files (`bootd.wire.tree`), hex; "" = the image is bytes
+    name: str = ""  # of the node, for a tree of files that is to become it
     further: tuple[Disk, ...] = ()  # disks that are written beside ``disk``: a scheme's second, third, ...
 
 

@@ -20,7 +20,6 @@ from bootd.wire.errors import PeerProtocolError
 MAX_ORDER = 1 << 20  # bytes, encoded
 MAX_MOUNTS = 256
 MAX_PATH = 4096
-BOOT_CODE = 446  # bytes of a boot sector that are no table: what ka-d.sh -M takes
 LOADERS = ("grub", "none")
 SWAP = "swap"
 _VERSION = 1
@@ -61,7 +60,6 @@ class TreeOrder:
     exclude: tuple[str, ...] = ()  # absolute folders that stay empty
     loader: str = "grub"  # or "none"
     modules: tuple[str, ...] = ()  # that the initramfs gets beside what is found
-    boot_code: str = ""  # of the boot sector, hex; "" = what the boot loader writes
     hooks: tuple[tuple[str, ...], ...] = ()  # name and content of scripts to run in the new system
     scheme: bytes = b""
 
@@ -125,12 +123,6 @@ def decode(data: bytes) -> TreeOrder:
         check_folder(path)
     if order.loader not in LOADERS:
         raise PeerProtocolError(f"order for a tree: boot loader {order.loader[:40]!r}")
-    try:
-        code = bytes.fromhex(order.boot_code)
-    except ValueError:
-        raise PeerProtocolError("order for a tree: boot code that is none") from None
-    if len(code) not in (0, BOOT_CODE):
-        raise PeerProtocolError(f"order for a tree: boot code of {len(code)} bytes, not {BOOT_CODE}")
     if any(len(hook) != 2 for hook in order.hooks):
         raise PeerProtocolError("order for a tree: a script without name and content")
     return order

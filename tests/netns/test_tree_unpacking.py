@@ -93,7 +93,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("/bin/su", "mode 0755, not 4755", lambda root: (root / "bin/su").chmod(0o755)),
     ("/bin/su", "9005 bytes, not 9004", lambda root: (root / "bin/su").write_bytes(bytes(9005))),
     ("/etc/fstab", "No such file", lambda root: (root / "etc/fstab").unlink()),
-    ("/etc/fstab", "time of change", lambda root: os.utime(root / "etc/fstab")),
+    ("/etc/fstab", "time of change", lambda root: os.utime(root / "etc/fstab", (1, 1))),
     ("/etc/hostname", "belongs to 5:0, not 0:0", lambda root: os.chown(root / "etc/hostname", 5, 0)),
     ("/home/eva/letter", "no hard link", break_link),
     ("/home/eva", "access control", lambda root: remove_attribute(f"{root}/home/eva", "system.posix_acl_default")),
@@ -195,7 +195,9 @@ def test_what_is_there_twice_does_not_hide_a_difference(source: Path, tmp_path: 
     target.mkdir()
     (target / "bin").symlink_to("/nowhere/at/all")
     reason = Unpacking(pack(source), target, tree_of()).feed()
-    assert reason == "" and (target / "bin").is_dir() and not (target / "bin").is_symlink()
+    assert reason == ""
+    assert (target / "bin").is_dir()
+    assert not (target / "bin").is_symlink()
 
 
 def test_no_room_is_said_before_anything_is_unpacked(tmp_path: Path) -> None:

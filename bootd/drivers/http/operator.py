@@ -38,7 +38,7 @@ from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, orders, selector
 from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.wire.control import GROW, Lock
+from bootd.wire.control import FILES, GROW, Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
@@ -64,6 +64,16 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grow: bool = False
     layout: str = ""  # path of a disk image or a table that the disk gets first
     erase: str = ""  # serial of the disk that may get a layout though it is not empty; "*" in a preview: any
+    scheme: str = ""  # of an image of files: text of a layout for files, or "@source"
+    scheme_name: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what to call it
+    exclude: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # its folders that stay empty
+    loader: Literal["grub", "none"] = "grub"
+    modules: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # more that its initramfs gets
+    boot_code: Annotated[str, msgspec.Meta(max_length=892)] = ""  # of the boot sector, hex
+    erases: list[Annotated[str, msgspec.Meta(max_length=256)]] = []  # as ``erase``, for a room
+    protect: list[
+        Annotated[str, msgspec.Meta(max_length=256)]
+    ] = []  # disks that are not written, whatever is chosen
     notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
@@ -233,8 +243,9 @@ class Operators:
                 size=found.size,
                 sector=found.sector,
                 orders=found.parts,
-                needs=(GROW,) if wanted.grow else (),
+                needs=(GROW,) if wanted.grow else (FILES,) if found.files else (),
                 layout=found.layout,
+                files=found.files,
                 inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
             )
@@ -265,6 +276,7 @@ class Operators:
             parts=found.parts,
             grow=wanted.grow,
             layout=found.layout,
+            files=found.files,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -287,6 +299,14 @@ class Operators:
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _measure(self, wanted: Deploy) -> order_sources.Measured:
+        if wanted.scheme:
+            return await asyncio.to_thread(
+                order_sources.measure_files,
+                wanted.source,
+                wanted.disk,
+                _files_wish(wanted),
+                Sources(self._engine.image_store),
+            )
         return await asyncio.to_thread(
             order_sources.measure,
             wanted.source,
@@ -442,6 +462,23 @@ class Operators:
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(describe())
+
+
+def _files_wish(wanted: Deploy) -> order_sources.FilesWish:
+    try:
+        boot_code = bytes.fromhex(wanted.boot_code)
+    except ValueError:
+        raise OperatorError("boot_code is not hexadecimal", "see docs/files.md", Exit.USAGE) from None
+    return order_sources.FilesWish(
+        wanted.scheme,
+        wanted.scheme_name or "a layout",
+        tuple(wanted.exclude),
+        wanted.loader,
+        tuple(wanted.modules),
+        boot_code,
+        tuple(wanted.erases),
+        tuple(wanted.protect),
+    )
 
 
 @web.middleware
