@@ -85,8 +85,8 @@ def _write_tables(
         if os.stat(f"{dev}/{name}").st_rdev != os.fstat(target.reader).st_rdev:
             raise OSError(f"{name} is no longer the disk that was opened")
         run(["partx", "--delete", f"{dev}/{name}"], ok=(0, 1))  # those of the table before
-        if table.contents:
-            run(["partx", "--add", f"{dev}/{name}"])
+        for entry in table.contents:  # not the extended one: partx has no size for it that sectors of 4096 allow
+            run(["partx", "--add", "--nr", str(entry.number), f"{dev}/{name}"])
     return tables
 
 

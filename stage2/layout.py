@@ -136,7 +136,7 @@ def _sfdisk(words: list[str], descriptor: int, text: str = "") -> str:
 
 def zero(descriptor: int, begin: int, end: int) -> None:
     """Zeros from byte ``begin`` to ``end``; the buffer is aligned, so it may be a direct descriptor. OSError."""
-    with mmap.mmap(-1, _PIECE) as zeros:
+    with mmap.mmap(-1, _PIECE) as memory, memoryview(memory) as zeros:
         while begin < end:
             begin += os.pwrite(descriptor, zeros[: min(_PIECE, end - begin)], begin)
 

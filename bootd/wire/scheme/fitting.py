@@ -24,6 +24,7 @@ from bootd.wire.scheme.model import (
     Partition,
     Scheme,
     Volume,
+    numbers,
 )
 from bootd.wire.table import MAX_DOS_SECTORS, Entry, PartitionTable
 
@@ -225,21 +226,16 @@ def _wanted(scheme: Scheme, disk: int, label: str, firmware: str, *, is_boot: bo
     """The partitions of a disk in their order, numbered as KA and the kernel do: primary ones from 1, logical ones
     from 5. A GPT keeps those numbers, without the extended one. What the firmware needs besides comes first on the
     disk, with the next free number."""
-    own = [one for one in scheme.partitions if disk in one.disks]
-    found: list[_Wanted] = []
-    primary, logical = 0, 4
-    for one in own:
-        if one.is_logical:
-            logical += 1
-        else:
-            primary += 1
-        if label == "dos" and primary > 4:
-            raise _NoRoomError(f"a dos table has 4 primary partitions, the layout {primary}: make some logical")
-        if label == "gpt" and one.kind == EXTENDED:
-            continue
-        found.append(_Wanted(one, logical if one.is_logical else primary, _type(one, label)))
-    if any(one.is_logical for one in own) and primary > 4:
-        raise _NoRoomError("with logical partitions, 4 primary ones at most")
+    counted = numbers(scheme.partitions, disk)
+    own = [scheme.partitions[index] for index in counted]
+    primary = sum(not one.is_logical for one in own)
+    if primary > 4 and (label == "dos" or primary < len(own)):
+        raise _NoRoomError(f"there are 4 primary partitions at most, the layout has {primary}: make some logical")
+    found = [
+        _Wanted(scheme.partitions[index], number, _type(scheme.partitions[index], label))
+        for index, number in counted.items()
+        if label == "dos" or scheme.partitions[index].kind != EXTENDED
+    ]
     added = None
     if firmware == UEFI and disk == 0 and all(one.kind != ESP for one in scheme.partitions):
         added = Partition(ESP, ESP_SIZE, Content("vfat", mount=_free_mount(scheme), options="umask=0077"))

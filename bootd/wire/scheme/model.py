@@ -141,6 +141,21 @@ class Scheme:
         yield from (one.content for one in self.volumes)
 
 
+def numbers(partitions: Sequence[Partition], disk: int) -> dict[int, int]:
+    """Position in ``partitions`` -> number on ``disk``, as KA and the kernel count: primary ones from 1, the
+    extended one among them, logical ones from 5."""
+    found: dict[int, int] = {}
+    primary, logical = 0, 4
+    for index, one in enumerate(partitions):
+        if disk in one.disks and one.is_logical:
+            logical += 1
+            found[index] = logical
+        elif disk in one.disks:
+            primary += 1
+            found[index] = primary
+    return found
+
+
 def _check(scheme: Scheme) -> None:
     if scheme.table not in TABLES:
         raise SchemeError(f"table {scheme.table!r}: say one of {', '.join(TABLES)}")
