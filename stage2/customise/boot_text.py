@@ -1,4 +1,4 @@
-"""What tells the boot where things are: kernel command lines, initramfs and RAID configuration. Text in, text out."""
+"""What tells the boot where things are: kernel command lines, initramfs and RAID settings. Text in, text out."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,8 +7,10 @@ from stage2.made import Array
 
 BEGIN = "# bootd: begin"
 END = "# bootd: end"
-# Where a command line is kept: variables of /etc/default/grub, "options" of the boot loader specification's entries.
-_GRUB_LINE = re.compile(r"(?m)^(?P<head>\s*GRUB_CMDLINE_LINUX(?:_[A-Z_]+)?=)(?P<quote>[\"']?)(?P<words>.*?)(?P=quote)[ \t]*$")
+# Where a command line is kept: variables of /etc/default/grub, "options" of the boot loader specification.
+_GRUB_LINE = re.compile(
+    r"(?m)^(?P<head>\s*GRUB_CMDLINE_LINUX(?:_[A-Z_]+)?=)(?P<quote>[\"']?)(?P<words>.*?)(?P=quote)[ \t]*$"
+)
 _ENTRY_LINE = re.compile(r"(?m)^(?P<head>options[ \t]+)(?P<words>.*)$")
 # Of volumes and arrays of the machine that the tree came from; a kernel that waits for one of them never boots.
 _SOURCE_ONLY = ("rd.luks.", "rd.md.uuid=", "rd.lvm.lv=", "rd.lvm.vg=", "cryptdevice=")
@@ -24,16 +26,13 @@ def rewrite_command_line(words: str, root: str, swap: str, replaced: Mapping[str
     for word in words.split():
         key, sign, value = word.partition("=")
         if key == "root" and sign and root and _ROOT.match(value):
-            word = f"root={root}"
+            fresh.append(f"root={root}")
         elif key == "resume" and sign and value not in ("none", ""):
-            if not swap:
-                continue
-            word = f"resume={swap}"
-        elif key == "resume_offset" or word.startswith(_SOURCE_ONLY):
-            continue
+            fresh += [f"resume={swap}"] if swap else []
         elif sign and value in replaced:
-            word = f"{key}={replaced[value]}"
-        fresh.append(word)
+            fresh.append(f"{key}={replaced[value]}")
+        elif key != "resume_offset" and not word.startswith(_SOURCE_ONLY):
+            fresh.append(word)
     return " ".join(fresh) if fresh != words.split() else words
 
 
@@ -82,7 +81,9 @@ def dracut_setting(modules: Sequence[str]) -> str:
     return text + (f'add_drivers+=" {" ".join(modules)} "\n' if modules else "")
 
 
-def available_modules(names: Iterable[str], dependencies: str, built_in: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def available_modules(
+    names: Iterable[str], dependencies: str, built_in: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of ``names`` that a kernel has as modules, and those that it has not at all; built-in ones in neither.
 
     ``dependencies`` is its modules.dep, ``built_in`` its modules.builtin.

@@ -61,7 +61,9 @@ def static_addresses(text: str) -> list[str]:
 
 def without_aliases(text: str) -> str:
     """modprobe.conf without what names drivers of one machine's cards: udev finds them by itself today."""
-    drivers = r"(?m)^\s*(?:alias\s+(?:eth\d+|wlan\d+|scsi_hostadapter\d*)\s+\S+|install\s+scsi_hostadapter\d*\s.*)\s*$\n?"
+    drivers = (
+        r"(?m)^\s*(?:alias\s+(?:eth\d+|wlan\d+|scsi_hostadapter\d*)\s+\S+|install\s+scsi_hostadapter\d*\s.*)\s*$\n?"
+    )
     return re.sub(drivers, "", text)
 
 
