@@ -1,4 +1,4 @@
-"""What tells the boot where things are: kernel command lines, initramfs and RAID configuration. Text in, text out."""
+"""What tells the boot where things are: kernel command lines, initramfs and RAID settings. Text in, text out."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from stage2.made import Array
 
 BEGIN = "# bootd: begin"
 END = "# bootd: end"
-# Where a command line is kept: variables of /etc/default/grub, "options" of the boot loader specification's entries.
+# Where a command line is kept: variables of /etc/default/grub, "options" of the boot loader specification.
 _GRUB_LINE = re.compile(
     r"(?m)^(?P<head>\s*GRUB_CMDLINE_LINUX(?:_[A-Z_]+)?=)(?P<quote>[\"']?)(?P<words>.*?)(?P=quote)[ \t]*$"
 )
@@ -26,16 +26,13 @@ def rewrite_command_line(words: str, root: str, swap: str, replaced: Mapping[str
     for word in words.split():
         key, sign, value = word.partition("=")
         if key == "root" and sign and root and _ROOT.match(value):
-            word = f"root={root}"
+            fresh.append(f"root={root}")
         elif key == "resume" and sign and value not in ("none", ""):
-            if not swap:
-                continue
-            word = f"resume={swap}"
-        elif key == "resume_offset" or word.startswith(_SOURCE_ONLY):
-            continue
+            fresh += [f"resume={swap}"] if swap else []
         elif sign and value in replaced:
-            word = f"{key}={replaced[value]}"
-        fresh.append(word)
+            fresh.append(f"{key}={replaced[value]}")
+        elif key != "resume_offset" and not word.startswith(_SOURCE_ONLY):
+            fresh.append(word)
     return " ".join(fresh) if fresh != words.split() else words
 
 

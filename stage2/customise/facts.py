@@ -7,7 +7,7 @@ from stage2.made import Filesystem
 # In the order in which they are done; names for ``Facts.skip`` and for the log.
 STEPS = (
     *("hostname", "machine-id", "ssh-keys", "network", "leases", "seeds"),
-    *("fstab", "crypttab", "arrays", "volumes", "modules", "initramfs", "bootloader", "selinux", "hooks"),
+    *("fstab", "crypttab", "arrays", "volumes", "hooks", "initramfs", "bootloader", "selinux"),
 )
 
 

@@ -17,9 +17,24 @@ _REMOVABLE = re.compile(r"/dev/(cdrom|cdrw|dvd|dvdrw|sr\d|scd\d|fd\d|floppy|hdc\
 _NO_DISK = re.compile(r"/dev/(shm|pts|mqueue|hugepages|nfs|root\Z|zram\d)")
 # Meant for any file system, so they stay when another kind takes the place (mount(8), "filesystem-independent").
 _ANY_KIND = frozenset(
-    "defaults auto noauto user nouser users owner group exec noexec suid nosuid dev nodev ro rw sync async dirsync "
-    "atime noatime diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime nofail "
-    "_netdev".split()
+    {
+        *(
+            "defaults",
+            "auto",
+            "noauto",
+            "user",
+            "nouser",
+            "users",
+            "owner",
+            "group",
+            "exec",
+            "noexec",
+            "suid",
+            "nosuid",
+        ),
+        *("dev", "nodev", "ro", "rw", "sync", "async", "dirsync", "atime", "noatime", "diratime", "nodiratime"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "nofail", "_netdev"),
+    }
 )
 _BTRFS_PLACE = ("subvol=", "subvolid=")
 _CHECKED = frozenset({"ext2", "ext3", "ext4", "vfat", "jfs", "f2fs"})  # those whose fsck does something at boot

@@ -56,18 +56,22 @@ class Tree:
         Bytes that are no UTF-8 survive a round trip through `write`.
         """
         try:
-            descriptor = self._open(path, os.O_RDONLY | os.O_NONBLOCK)
+            place = self._open(path, os.O_PATH)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise TreeError(f"{path}: {error.strerror}") from None
-        with os.fdopen(descriptor, "rb") as stream:
-            state = os.fstat(descriptor)
+        try:
+            state = os.fstat(place)
+            # Before it is opened: a watchdog's device node would reset the machine.
             if not stat.S_ISREG(state.st_mode):
                 raise TreeError(f"{path} is not a file")
             if state.st_size > MAX_TEXT:
                 raise TreeError(f"{path} has {state.st_size} bytes: too many for a file of settings")
-            return stream.read(MAX_TEXT).decode(errors="surrogateescape")
+            with open(f"/proc/self/fd/{place}", "rb") as stream:
+                return stream.read(MAX_TEXT).decode(errors="surrogateescape")
+        finally:
+            os.close(place)
 
     def is_file(self, path: str) -> bool:
         return self._kind(path, stat.S_ISREG)
