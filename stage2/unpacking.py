@@ -135,6 +135,8 @@ class TreeStore(StreamStore):
     ) -> None:
         self._order, self._made, self._root = order, made, root
         self._finish, self._say, self._drop = finish, say, drop_caches
+        self.idle = threading.Event()  # nothing works on the tree
+        self.idle.set()
         self._simple = tuple(one.mount for one in made.mounted if one.kind in SIMPLE)
         try:
             place = choose_spool(rooms(made, root), order.tree.mounts, manifest.size)
@@ -150,9 +152,15 @@ class TreeStore(StreamStore):
 
     def complete(self, stop: threading.Event) -> str:
         """Everything has arrived and is proven to be what was sent: now the same of the tree."""
-        reason = super().complete(stop)
-        if reason:
-            return f"unpacking: {reason}"
+        self.idle.clear()
+        try:
+            reason = super().complete(stop)
+            return f"unpacking: {reason}" if reason else self._work_on(stop)
+        finally:
+            self.idle.set()
+
+    def _work_on(self, stop: threading.Event) -> str:
+        """Prove the unpacked tree, then let it be finished; "" or why not."""
         try:
             if self._simple:
                 self._unpack_simple()
@@ -160,6 +168,8 @@ class TreeStore(StreamStore):
             self._settle()
             count = self._prove(stop)
             self._say(f"files proven: {count} in {time.monotonic() - begun:.1f} s")
+            if stop.is_set():
+                return "stopped before the tree was finished"
             reason = self._finish()
             os.sync()
         except proof.DifferenceError as error:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,8 @@ from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.layout import MAX_GAP, digest, encode, gap_end
 from bootd.wire.layout import decode as decode_layout
-from bootd.wire.scheme.encoding import of_object
-from bootd.wire.scheme.model import Scheme, SchemeError
+from bootd.wire.scheme.model import SchemeError
+from bootd.wire.scheme.text import parse as parse_layout
 from bootd.wire.stored import IMAGE, SLICE
 from bootd.wire.table import as_object
 
@@ -49,6 +48,7 @@ class FilesWish:
     loader: str = "grub"
     modules: tuple[str, ...] = ()
     boot_code: bytes = b""
+    hooks: tuple[tuple[str, str], ...] = ()  # name and content of scripts
     erase: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
 
@@ -66,7 +66,7 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
             Exit.INPUT,
         )
     try:
-        scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else _parse_scheme(wish.scheme)
+        scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else parse_layout(wish.scheme, mend=True)
         if wish.boot_code:
             scheme = replace(scheme, boot_code=wish.boot_code)
         order = trees.make_order(
@@ -76,20 +76,13 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
             exclude=wish.exclude,
             loader=wish.loader,
             modules=wish.modules,
+            hooks=wish.hooks,
             erase=wish.erase,
             protect=wish.protect,
         )
     except (trees.TreeError, SchemeError) as error:
         raise OperatorError(f"{wish.layout}: {error}", "bootd layout check FILE", Exit.INPUT) from None
     return Measured(source, looked.size(source), 0, disk, (), None, order)
-
-
-def _parse_scheme(text: str) -> Scheme:
-    """A layout in TOML."""
-    try:
-        return of_object(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise OperatorError(f"layout: {error}", "bootd layout check FILE", Exit.INPUT) from None
 
 
 def refuse_files(image: str, source: str, looked: Sources) -> None:

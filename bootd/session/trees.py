@@ -12,7 +12,7 @@ from bootd.session.selector import Refusal, Selector
 from bootd.wire import tree as trees
 from bootd.wire.control import Disk, Join, Lock
 from bootd.wire.errors import PeerProtocolError
-from bootd.wire.scheme import encoding
+from bootd.wire.scheme import desc, encoding
 from bootd.wire.scheme.fitting import Fitted, Misfit, fit, sizes
 from bootd.wire.scheme.model import FILESYSTEMS, FILL, LINUX, MIB, SWAP, Content, Partition, Scheme, SchemeError
 from bootd.wire.targets import content
@@ -135,57 +135,34 @@ def _label(kind: str, label: str) -> str:
 def with_mounts(scheme: Scheme, tree: Tree) -> Scheme:
     """``scheme`` with a place and a file system for each partition. A desc file of KA says neither: there they are
     those of the source's partition of the same number. `TreeError`."""
-    contents = [
-        *(one.content for one in scheme.partitions),
-        *(one.content for one in scheme.arrays),
-        *(one.content for one in scheme.volumes),
-    ]
-    if any(one.mount == "/" for one in contents):
+    if any(one.mount == "/" for one in scheme.contents):
         return scheme
-    if any(one.mount for one in contents):
+    if any(one.mount and one.filesystem != "vfat" for one in scheme.contents):
         raise TreeError('the layout mounts nothing at /: say mount = "/" of one of its file systems')
-    by_number = {number: one for one in tree.mounts if (number := _number(one.device))}
-    numbers = _numbers(scheme)
-    places: dict[int, Content] = {}
-    for index, partition in enumerate(scheme.partitions):
-        known = by_number.get(numbers[index])
-        if partition.kind == LINUX and known is not None and known.path:
-            kind = known.kind if known.kind in FILESYSTEMS else DEFAULT
-            places[index] = replace(partition.content, filesystem=kind, mount=known.path)
-        elif partition.kind == SWAP and not partition.content.filesystem:
-            places[index] = replace(partition.content, filesystem=SWAP)
-    linux = [index for index, one in enumerate(scheme.partitions) if one.kind == LINUX]
-    if not any(one.mount == "/" for one in places.values()):
+    known = {
+        number: Content(one.kind if one.kind in FILESYSTEMS else DEFAULT, "", one.path)
+        for one in tree.mounts
+        if one.path and one.kind != SWAP and (number := _number(one.device))
+    }
+    made = desc.completed(scheme, known)
+    linux = [index for index, one in enumerate(made.partitions) if one.kind == LINUX]
+    partitions = list(made.partitions)
+    if not any(one.content.mount == "/" for one in partitions):
         if len(linux) != 1:
             raise TreeError("which partition of the layout / is cannot be told from the source: say it with TOML")
-        root = scheme.partitions[linux[0]].content
-        places[linux[0]] = replace(root, filesystem=root.filesystem or DEFAULT, mount="/")
-    made = [
-        replace(one, content=places[index]) if index in places else one
-        for index, one in enumerate(scheme.partitions)
-    ]
+        content = partitions[linux[0]].content
+        root = replace(content, filesystem=content.filesystem or DEFAULT, mount="/")
+        partitions[linux[0]] = replace(partitions[linux[0]], content=root)
     for index in linux:
-        if not made[index].content.filesystem:
-            empty = replace(made[index].content, filesystem=DEFAULT)
-            made[index] = replace(made[index], content=empty)
-    return replace(scheme, partitions=tuple(made))
+        if not partitions[index].content.filesystem:
+            partitions[index] = replace(partitions[index], content=Content(DEFAULT))
+    return replace(scheme, partitions=tuple(partitions))
 
 
 def _number(device: str) -> int:
+    """Of the partition that the source named so; 0 = none."""
     match = _NUMBER.match(device)
     return int(match[1]) if match else 0
-
-
-def _numbers(scheme: Scheme) -> list[int]:
-    """As a DOS table counts: logical partitions from 5."""
-    primary, logical, found = 0, 4, []
-    for one in scheme.partitions:
-        if one.is_logical:
-            logical += 1
-        else:
-            primary += 1
-        found.append(logical if one.is_logical else primary)
-    return found
 
 
 def make_order(
@@ -198,6 +175,7 @@ def make_order(
     modules: Sequence[str] = (),
     erase: Sequence[str] = (),
     protect: Sequence[str] = (),
+    hooks: Sequence[tuple[str, ...]] = (),
 ) -> FilesOrder:
     """All that a session needs beside its source. `TreeError` when something of it makes no sense."""
     order = TreeOrder(
@@ -205,6 +183,7 @@ def make_order(
         exclude=tuple(posixpath.normpath(path) for path in exclude),
         loader=loader,
         modules=tuple(modules),
+        hooks=tuple(hooks),
         scheme=encoding.encode(with_mounts(scheme, tree)),
     )
     data = trees.encode(order)

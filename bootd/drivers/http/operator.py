@@ -70,6 +70,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loader: Literal["grub", "none"] = "grub"
     modules: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # more that its initramfs gets
     boot_code: Annotated[str, msgspec.Meta(max_length=892)] = ""  # of the boot sector, hex
+    hooks: list[tuple[str, str]] = []  # name and content of scripts that are run in the new system
     erases: list[Annotated[str, msgspec.Meta(max_length=256)]] = []  # as ``erase``, for a room
     protect: list[
         Annotated[str, msgspec.Meta(max_length=256)]
@@ -476,6 +477,7 @@ def _files_wish(wanted: Deploy) -> order_sources.FilesWish:
         wanted.loader,
         tuple(wanted.modules),
         boot_code,
+        tuple(wanted.hooks),
         tuple(wanted.erases),
         tuple(wanted.protect),
     )
