@@ -84,6 +84,7 @@ notify_option = click.option(
 @pass_context
 def deploy(
     context: Context,
+    /,
     *,
     image: Path,
     nodes: tuple[str, ...],

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.files import files_body, files_options
 from bootd.cli.format import size
 from bootd.cli.lock import line
 from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
@@ -24,6 +25,7 @@ from bootd.errors import Exit
 @pass_context
 def plan(
     context: Context,
+    /,
     *,
     image: Path,
     nodes: tuple[str, ...],
