@@ -104,6 +104,7 @@ class FilesWork:
             modules=self._order.modules,
             bootloader=self._order.loader,
             source=tuple(_filesystem(one) for one in self._order.tree.mounts),
+            skip=frozenset(self._order.skip),
             hooks=self._write_hooks(),
             session=self._plan.session,
             image=self._plan.image_root,

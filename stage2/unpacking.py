@@ -131,10 +131,9 @@ class TreeStore(StreamStore):
         *,
         finish: Callable[[], str],
         say: Callable[[str], None],
-        drop_caches: str = DROP_CACHES,
     ) -> None:
         self._order, self._made, self._root = order, made, root
-        self._finish, self._say, self._drop = finish, say, drop_caches
+        self._finish, self._say = finish, say
         self.idle = threading.Event()  # nothing works on the tree
         self.idle.set()
         self._simple = tuple(one.mount for one in made.mounted if one.kind in SIMPLE)
@@ -205,7 +204,7 @@ class TreeStore(StreamStore):
             finally:
                 os.close(descriptor)
         os.sync()
-        with contextlib.suppress(OSError), open(self._drop, "w") as stream:
+        with contextlib.suppress(OSError), open(DROP_CACHES, "w") as stream:
             stream.write("3\n")
 
     def _prove(self, stop: threading.Event) -> int:

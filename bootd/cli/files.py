@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SOURCE = "@source"
 MAX_HOOK = 256 << 10  # bytes
 BOOT_CODE = 446  # bytes of a boot sector before its table, as ka-d.sh -M takes them
-_NAMES = ("layout", "exclude", "protect", "boot_loader", "modules", "boot_sector", "hooks", "erase")
+_NAMES = ("layout", "exclude", "protect", "boot_loader", "modules", "skip", "boot_sector", "hooks", "erase")
 _options = (
     click.option("--layout", default="", help="Of files: desc or TOML file of the new disk, or @source."),
     click.option("--exclude", "-x", multiple=True, metavar="DIR", help="Of files: this folder (/tmp) stays empty."),
@@ -21,6 +21,7 @@ _options = (
     ),
     click.option("--boot-loader", "-r", type=click.Choice(["grub", "none"]), default="grub", show_default=True),
     click.option("--with", "modules", multiple=True, metavar="MODULE", help="Of files: also in the initramfs."),
+    click.option("--skip", multiple=True, metavar="STEP", help="Of files: leave out this step of customise."),
     click.option(
         "--boot-sector",
         "-M",
@@ -60,6 +61,7 @@ def files_body(options: dict[str, Any]) -> dict[str, Any]:
         "protect": said["protect"],
         "loader": "none" if said["boot_sector"] else said["boot_loader"],
         "modules": said["modules"],
+        "skip": said["skip"],
         "boot_code": _read_boot_code(said["boot_sector"]),
         "hooks": _read_hooks(said["hooks"]),
         "erases": said["erase"],

@@ -47,6 +47,7 @@ class FilesWish:
     exclude: tuple[str, ...] = ()
     loader: str = "grub"
     modules: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()  # steps of customise
     boot_code: bytes = b""
     hooks: tuple[tuple[str, str], ...] = ()  # name and content of scripts
     erase: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
             exclude=wish.exclude,
             loader=wish.loader,
             modules=wish.modules,
+            skip=wish.skip,
             hooks=wish.hooks,
             erase=wish.erase,
             protect=wish.protect,

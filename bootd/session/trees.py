@@ -173,6 +173,7 @@ def make_order(
     exclude: Sequence[str] = (),
     loader: str = "grub",
     modules: Sequence[str] = (),
+    skip: Sequence[str] = (),
     erase: Sequence[str] = (),
     protect: Sequence[str] = (),
     hooks: Sequence[tuple[str, ...]] = (),
@@ -183,6 +184,7 @@ def make_order(
         exclude=tuple(posixpath.normpath(path) for path in exclude),
         loader=loader,
         modules=tuple(modules),
+        skip=tuple(skip),
         hooks=tuple(hooks),
         scheme=encoding.encode(with_mounts(scheme, tree)),
     )

@@ -59,6 +59,7 @@ class TreeOrder:
     tree: Tree
     exclude: tuple[str, ...] = ()  # absolute folders that stay empty
     loader: str = "grub"  # or "none"
+    skip: tuple[str, ...] = ()  # steps of customise that are left out
     modules: tuple[str, ...] = ()  # that the initramfs gets beside what is found
     hooks: tuple[tuple[str, ...], ...] = ()  # name and content of scripts to run in the new system
     scheme: bytes = b""

@@ -20,7 +20,7 @@ DEFAULT = acl((1, 7, NOBODY), (2, 5, 77), (4, 5, NOBODY), (16, 5, NOBODY), (32, 
 
 def make(root: Path) -> None:
     """Owners, modes, ACLs, attributes, capabilities, links, sparse files, devices, names that are no UTF-8."""
-    for folder in ("bin", "etc", "home/eva", "proc/1", "tmp", "var/log"):
+    for folder in ("bin", "etc", "home/eva", "proc/1", "tmp", "var/lib", "var/log"):
         (root / folder).mkdir(parents=True)
     (root / "etc/fstab").write_text("UUID=aaaa / ext4 defaults 0 1\n")
     (root / "etc/hostname").write_text("golden\n")

@@ -69,6 +69,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # its folders that stay empty
     loader: Literal["grub", "none"] = "grub"
     modules: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # more that its initramfs gets
+    skip: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # steps of customise that are left out
     boot_code: Annotated[str, msgspec.Meta(max_length=892)] = ""  # of the boot sector, hex
     hooks: list[tuple[str, str]] = []  # name and content of scripts that are run in the new system
     erases: list[Annotated[str, msgspec.Meta(max_length=256)]] = []  # as ``erase``, for a room
@@ -476,6 +477,7 @@ def _files_wish(wanted: Deploy) -> order_sources.FilesWish:
         tuple(wanted.exclude),
         wanted.loader,
         tuple(wanted.modules),
+        tuple(wanted.skip),
         boot_code,
         tuple(wanted.hooks),
         tuple(wanted.erases),
