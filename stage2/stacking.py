@@ -14,7 +14,9 @@ from stage2.made import Array
 from stage2.programs import ProgramError, run
 
 Tell = Callable[[str], None]
-_CONFIG = "activation{udev_sync=0 udev_rules=0 monitoring=0} devices{obtain_device_list_from_udev=0 use_devicesfile=0}"
+_CONFIG = (
+    "activation{udev_sync=0 udev_rules=0 monitoring=0} devices{obtain_device_list_from_udev=0 use_devicesfile=0}"
+)
 
 
 def array_device(name: str) -> str:

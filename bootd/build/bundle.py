@@ -19,7 +19,7 @@ from bootd.errors import Exit, OperatorError
 NODE_PYTHON = (3, 11)  # Debian 12
 WHEELS = ("blake3", "zstandard")
 _SHARED = ("bootd/__init__.py", "bootd/wire/*.py")
-_MEMBER = ("bootd/member/*.py", "bootd/wire/ring/*.py")
+_MEMBER = ("bootd/member/*.py", "bootd/wire/ring/*.py", "bootd/wire/scheme/*.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _MAIN = """
@@ -53,7 +53,7 @@ def source_root() -> Path:
 def bundle_files(stage: str, *, member: bool) -> list[tuple[str, Path]]:
     """Name in the bundle and source file of every module; recipes and the daemon stay at home."""
     root = source_root()
-    patterns = (*_SHARED, *(_MEMBER if member else ()), f"{stage}/*.py")
+    patterns = (*_SHARED, *(_MEMBER if member else ()), f"{stage}/*.py", f"{stage}/*/*.py")
     found = {path for pattern in patterns for path in root.glob(pattern)}
     if member:
         found |= {path for path in (root / "bootd/member/__init__.py",) if path.is_file()}

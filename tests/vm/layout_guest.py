@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bootd.wire.control import Plan
 from bootd.wire.scheme import encoding
+from bootd.wire.scheme.describing import describe
 from bootd.wire.scheme.fitting import Fitted, fit
 from stage2 import formatting, mounting, stacking
 from stage2.gate import RefusedError, open_targets
@@ -75,6 +77,11 @@ def judge(case: dict[str, Any]) -> dict[str, Any]:
     if made.groups:
         text = run("lvs", "--reportformat", "json", "--units", "m", "--nosuffix", "-o", "vg_name,lv_name,lv_size")
         result["volumes"] = json.loads(text)["report"][0]["lv"]
+    lines = [
+        f"UUID={one.uuid} {one.mount or 'none'} {one.kind} {one.options or 'defaults'}" for one in made.filesystems
+    ]
+    described = describe(ask, [f"/dev/{name}" for name in names(case["serials"])[:1]], "\n".join(lines))
+    result["described"] = {"layout": encoding.as_object(described.scheme), "notes": described.notes}
     mounting.unmount(made, ROOT)
     result["checked"] = [check(one.kind, one.device) for one in made.filesystems]
     result["trouble"] = list(stacking.release(made.arrays, made.groups))
@@ -84,6 +91,10 @@ def judge(case: dict[str, Any]) -> dict[str, Any]:
         for name in names(case["serials"])
     ]
     return result
+
+
+def ask(words: Sequence[str]) -> str:
+    return subprocess.run(list(words), capture_output=True, text=True, check=False).stdout
 
 
 def check(kind: str, device: str) -> str:
