@@ -24,6 +24,7 @@ PACKAGES = (
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
+    *("mdadm", "lvm2"),  # layouts
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),
@@ -52,6 +53,7 @@ UNWANTED = (
     *("var/lib/apt", "var/lib/dpkg/info", "usr/lib/python3", "usr/lib/apt"),
     *("usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/idlelib"),
     *("usr/lib/python3.11/test", "usr/lib/python3.11/unittest", "usr/lib/python3.11/distutils"),
+    *("lib/udev", "usr/lib/udev", "lib/systemd", "usr/lib/systemd"),  # there is no udev: mdadm and LVM depend on it
     *("usr/lib/python3.11/ensurepip", "usr/lib/python3.11/turtledemo", "usr/lib/python3.11/tkinter"),
 )
 # Came with what is needed, and nothing that is needed opens them: what only ntfsdecrypt links to, and the programs
@@ -60,6 +62,7 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu/lib"
 UNWANTED_FILES = (
     *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
     *(f"{_LIBRARIES}gmp.so*", "usr/bin/ntfsdecrypt"),
+    *("bin/udevadm", "sbin/lvmpolld", "sbin/dmeventd", "usr/share/mdadm/checkarray"),
     *(f"usr/sbin/partclone.{name}" for name in ("reiser4", "apfs", "minix", "hfs*", "nilfs2", "ufs", "jfs")),
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "lib64", "var/log")

@@ -14,7 +14,9 @@ from stage2.made import Array
 from stage2.programs import ProgramError, run
 
 Tell = Callable[[str], None]
-_CONFIG = "activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0 use_devicesfile=0}"
+_CONFIG = (
+    "activation{udev_sync=0 udev_rules=0 monitoring=0} devices{obtain_device_list_from_udev=0 use_devicesfile=0}"
+)
 
 
 def array_device(name: str) -> str:
@@ -35,6 +37,7 @@ def check_names(fitted: Fitted, disks: Sequence[str]) -> None:
     names = {group.name for group in fitted.groups}
     if not names:
         return
+    _load("dm_mod")
     for row in _report("pvs", "vg_name,pv_name", []):
         lies_on = next((disk for disk in disks if _is_part_of(row["pv_name"], disk)), "")
         if row["vg_name"] in names and not lies_on:
@@ -52,6 +55,7 @@ def _is_part_of(device: str, disk: str) -> bool:
 def make_arrays(fitted: Fitted, devices: Sequence[str], made: list[Array], tell: Tell) -> None:
     """Create the arrays; each is in ``made`` as soon as it runs. ``devices``: of `Fitted.partitions`."""
     for one in fitted.arrays:
+        _load({"raid4": "raid456", "raid5": "raid456", "raid6": "raid456"}.get(one.array.level, one.array.level))
         array, members = one.array, tuple(devices[index] for index in one.members)
         device = array_device(array.name)
         words = ["mdadm", "--create", device, "--run", "--level", array.level]
@@ -60,6 +64,11 @@ def make_arrays(fitted: Fitted, devices: Sequence[str], made: list[Array], tell:
         made.append(Array(device, array.name, "", array.level, members))
         made[-1] = Array(device, array.name, _array_uuid(device), array.level, members)
         tell(f"Making {array.level} {device} of {', '.join(members)}...OK")
+
+
+def _load(module: str) -> None:
+    """A kernel that has it built in, or no modules at all, says so by its own errors afterwards."""
+    run(["modprobe", "--quiet", module], ok=(0, 1))
 
 
 def _array_uuid(device: str) -> str:

@@ -31,6 +31,7 @@ COMMANDS = {
     "init": ("init", "init"),
     "kiosk": ("kiosk", "kiosk"),
     "label": ("label", "label"),
+    "layout": ("layout", "layout"),
     "leases": ("leases", "leases"),
     "lock": ("lock", "lock"),
     "logs": ("logs", "logs"),

@@ -5,11 +5,12 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from bootd.drivers import layouts
 from bootd.wire.control import Disk
 from bootd.wire.scheme import text
 from bootd.wire.scheme.desc import completed
@@ -375,6 +376,7 @@ def test_layout_on_a_disk(disks: Disks, tmp_path: Path, case: Case) -> None:
         for device in devices:
             check_table(device, case)
         check_filesystems(made, scheme)
+        check_described(devices[0], scheme, made, tmp_path / "fstab")
         if not missing:
             check_mounted(made, tmp_path / "root")
         name = devices[0].removeprefix("/dev/")
@@ -384,6 +386,25 @@ def test_layout_on_a_disk(disks: Disks, tmp_path: Path, case: Case) -> None:
         stacking.release(made.arrays, made.groups)
     for device in devices:  # nothing holds the disk any more
         os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+
+
+def check_described(device: str, scheme: Scheme, made: Made, fstab: Path) -> None:
+    """`bootd layout from-disk` tells of it what was asked for; the last partition fills."""
+    lines = [
+        f"UUID={one.uuid} {one.mount or 'none'} {one.kind} {one.options or 'defaults'}" for one in made.filesystems
+    ]
+    fstab.write_text("\n".join(lines))
+    derived = layouts.of_devices([device], fstab)
+    found = {one.content for one in derived.scheme.partitions if one.content.filesystem}
+    asked = {replace(one, make=()) for one in scheme.contents if one.filesystem}
+    assert asked <= found
+    shown = [Disk("x", made_size(device), 512, "", "", "", "", False, "", "")]
+    assert isinstance(fit(derived.scheme, shown, "bios"), Fitted)
+
+
+def made_size(device: str) -> int:
+    done = subprocess.run(["blockdev", "--getsize64", device], check=True, capture_output=True, text=True)
+    return int(done.stdout)
 
 
 def check_mounted(made: Made, root: Path) -> None:

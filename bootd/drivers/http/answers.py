@@ -187,6 +187,15 @@ class Disk(Struct):
     excluded: str | None
 
 
+class NodeLayout(Struct):
+    """``toml``: a layout file. ``notes``: what it could not say."""
+
+    disk: str
+    serial: str
+    toml: str
+    notes: list[str]
+
+
 class Lock(Struct):
     """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
 

@@ -17,7 +17,16 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http import (
+    answers,
+    contents,
+    kiosk,
+    layouts,
+    node_routes,
+    openapi,
+    remote_routes,
+    session_orders,
+)
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
@@ -612,6 +621,7 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
     *contents.ROUTES,
+    *layouts.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
 )
