@@ -29,6 +29,9 @@ def rewrite_command_line(words: str, root: str, swap: str, replaced: Mapping[str
             fresh.append(f"root={root}")
         elif key == "resume" and sign and value not in ("none", ""):
             fresh += [f"resume={swap}"] if swap else []
+        elif key == "rootflags":
+            flags = [flag for flag in value.split(",") if not flag.startswith(("subvol=", "subvolid="))]
+            fresh += [f"rootflags={','.join(flags)}"] if flags else []
         elif sign and value in replaced:
             fresh.append(f"{key}={replaced[value]}")
         elif key != "resume_offset" and not word.startswith(_SOURCE_ONLY):
