@@ -78,9 +78,12 @@ def with_block(text: str, lines: Iterable[str]) -> str:
     return f"{before}{newline}{BEGIN}\n{body}{END}\n"
 
 
-def dracut_setting(modules: Sequence[str]) -> str:
-    """For /etc/dracut.conf.d: for any hardware, with these drivers."""
-    text = 'hostonly="no"\nhostonly_cmdline="no"\n'
+def dracut_setting(modules: Sequence[str], *, is_assembled: bool) -> str:
+    """For /etc/dracut.conf.d: for any hardware, with these drivers.
+
+    ``is_assembled``: arrays or volumes must be started; without being told which, dracut starts none by itself.
+    """
+    text = 'hostonly="no"\nhostonly_cmdline="no"\n' + ('kernel_cmdline+=" rd.auto=1 "\n' if is_assembled else "")
     return text + (f'add_drivers+=" {" ".join(modules)} "\n' if modules else "")
 
 

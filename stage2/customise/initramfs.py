@@ -27,7 +27,9 @@ def rebuild(work: Work) -> str:
     if work.program("update-initramfs"):
         return _debian(work, kernels, modules)
     if work.program("dracut"):
-        work.write(_DRACUT, boot_text.dracut_setting(modules))
+        work.write(
+            _DRACUT, boot_text.dracut_setting(modules, is_assembled=bool(work.made.arrays or work.made.groups))
+        )
         work.chroot.run([work.program("dracut"), "--regenerate-all", "--force"], SECONDS * len(kernels))
         return f"dracut, for {', '.join(kernels)}"
     if modules:

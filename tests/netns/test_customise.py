@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from bootd.build.debian import unpack
 from stage2.customise import STEPS, Facts, Result, customise, hooks
 from stage2.made import Made
 from tests.lab import debian_tree
-from tests.netns.customise_disks import prepared
+from tests.netns.customise_disks import knows_vfat, prepared
 from tests.netns.volumes import run
 
 MAC = "52:54:00:00:00:07"
@@ -54,7 +54,7 @@ class Clone:
     result: Result
     lines: list[str]
     old_keys: dict[str, str]
-    mounts: tuple[str, str] = field(default=("", ""))  # before and after
+    mounts: tuple[list[str], list[str]]  # before and after
 
     @property
     def disk(self) -> str:
@@ -73,6 +73,8 @@ class Clone:
 
     def again(self, *steps: str, **changes: object) -> Result:
         """Do some of the steps once more."""
+        if self.made.esp and not knows_vfat():
+            shutil.rmtree(self.root / "boot/efi/EFI")  # fusefat cannot replace a file
         facts = replace(self.facts, skip=frozenset(STEPS) - set(steps), **changes)  # type: ignore[arg-type]
         return customise(str(self.root), self.made, facts, self.lines.append)
 
@@ -91,11 +93,16 @@ def _clone(folder: Path, table: str, firmware: str) -> Iterator[Clone]:
         keys = {path.name: path.read_text() for path in (root / "etc/ssh").glob("ssh_host_*")}
         facts = Facts("node7", MAC, firmware, modules=(MODULE,), hooks=str(folder / "hooks"))
         lines: list[str] = []
-        before = Path("/proc/self/mountinfo").read_text()
+        before = _mounts(root)
         result = customise(str(root), made, facts, lines.append)
-        after = Path("/proc/self/mountinfo").read_text()
+        after = _mounts(root)
         assert result.is_done, "\n".join(lines[-30:])
         yield Clone(made, root, facts, result, lines, keys, (before, after))
+
+
+def _mounts(root: Path) -> list[str]:
+    """Below this tree: others on this machine mount too."""
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(root) in line]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +124,6 @@ def clone(request: pytest.FixtureRequest) -> Clone:
 def test_fstab_names_what_is_on_the_disk(clone: Clone) -> None:
     """blkid says which UUID each device has, util-linux which device each line means."""
     verified = clone.inside("findmnt --verify || :")
-    assert "0 parse errors" in verified
     wrong = [line for line in verified.splitlines() if "[E]" in line]
     # This kernel may lack a file system that the node's has.
     assert [line for line in wrong if "unsupported by the current kernel" not in line] == []
@@ -156,7 +162,9 @@ def test_it_is_another_machine_than_its_source(clone: Clone) -> None:
 def test_the_initramfs_is_for_this_hardware(clone: Clone) -> None:
     (kernel,) = (path.name for path in (clone.root / "lib/modules").iterdir())
     listed = clone.inside(f"lsinitramfs /boot/initrd.img-{kernel}")
-    resume = clone.inside(f"unmkinitramfs /boot/initrd.img-{kernel} /run/x && cat /run/x/main/conf/conf.d/*")
+    resume = clone.inside(
+        f"unmkinitramfs /boot/initrd.img-{kernel} /run/x && find /run/x -path '*conf/conf.d/*' -exec cat {{}} +"
+    )
     old = debian_tree.build(DEFAULT) / f"boot/initrd.img-{kernel}"
     assert old.read_bytes() != (clone.root / f"boot/initrd.img-{kernel}").read_bytes()
     assert f"/{MODULE}.ko" in listed
@@ -183,7 +191,7 @@ def test_bios_finds_a_boot_sector_and_its_core(bios: Clone) -> None:
         sectors = stream.read(1 << 20)
     boot = (bios.root / "usr/lib/grub/i386-pc/boot.img").read_bytes()
     diskboot = (bios.root / "usr/lib/grub/i386-pc/diskboot.img").read_bytes()
-    assert sectors[0x66:0x1B8] == boot[0x66:0x1B8]
+    assert sectors[0x68:0x1B8] == boot[0x68:0x1B8]
     assert b"GRUB" in sectors[:0x1B8]
     assert sectors[510:512] == b"\x55\xaa"
     assert sectors[512 : 512 + 0x100] == diskboot[:0x100]
@@ -213,6 +221,7 @@ def test_hooks_run_in_order_inside_of_the_tree(clone: Clone) -> None:
 
 def test_no_mount_stays_behind(clone: Clone) -> None:
     assert clone.mounts[0] == clone.mounts[1]
+    assert len(clone.mounts[0]) == len(clone.made.mounted)
 
 
 def test_a_second_time_changes_nothing(clone: Clone) -> None:
@@ -252,14 +261,14 @@ def test_a_hook_that_hangs_is_ended_with_all_that_it_started(
 ) -> None:
     script = tmp_path / "50-hangs"
     marker = f"98765.{os.getpid()}"
-    script.write_text(f"#!/bin/sh\nsetsid sleep {marker} &\nsleep {marker}\n")
+    script.write_text(f"#!/bin/sh\nsetsid sleep {marker} >/dev/null 2>&1 &\nsleep {marker}\n")
     script.chmod(0o755)
     monkeypatch.setattr(hooks, "SECONDS", 1.0)
     result = bios.again("hooks", hooks=str(tmp_path))
     assert result.failure == "hooks: 50-hangs did not end within 1 seconds"
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _says(path, marker)]
     assert left == []
-    assert Path("/proc/self/mountinfo").read_text() == bios.mounts[0]
+    assert _mounts(bios.root) == bios.mounts[0]
 
 
 def _says(path: Path, words: str) -> bool:
@@ -282,7 +291,7 @@ def test_uefi_without_a_place_for_it_is_refused(bios: Clone) -> None:
 @pytest.fixture
 def own_grub(monkeypatch: pytest.MonkeyPatch) -> None:
     """grub-install as stage2 has it: Debian's, beside the packages that this machine has for its own loaders."""
-    folder = unpack(["grub2-common"], Cache(DEFAULT)) / "usr/sbin"
+    folder = unpack(["grub2-common"], Cache(DEFAULT)).resolve() / "usr/sbin"
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 

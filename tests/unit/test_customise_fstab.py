@@ -165,6 +165,10 @@ def test_options_of_the_layout_win() -> None:
     home = Filesystem("/dev/sda4", "ext4", HOME.uuid, "", "/my home", "noatime,nodev")
     fresh = rewrite_fstab("UUID=1 /my\\040home ext4 defaults 0 2\n", (home,))
     assert fresh.text == f"UUID={HOME.uuid} /my\\040home ext4 noatime,nodev 0 2\n"
+    top = Filesystem("/dev/sda2", "btrfs", BTRFS.uuid, "", "/", "noatime,subvol=@")
+    assert (
+        rewrite_fstab("/dev/sda2 / btrfs subvol=@ 0 0\n", (top,)).text == f"UUID={BTRFS.uuid} / btrfs noatime 0 0\n"
+    )
     assert rewrite_fstab("", (home,)).text == f"UUID={HOME.uuid}\t/my\\040home\text4\tnoatime,nodev\t0\t2\n"
 
 

@@ -244,3 +244,10 @@ def test_mdadm_knows_the_arrays_that_were_made_and_no_other() -> None:
     )
     assert boot_text.rewrite_mdadm(fresh, (array,)) == fresh
     assert "ARRAY" not in boot_text.rewrite_mdadm(fresh, ())
+
+
+def test_dracut_starts_arrays_and_volumes_only_when_told() -> None:
+    assert boot_text.dracut_setting((), is_assembled=False) == 'hostonly="no"\nhostonly_cmdline="no"\n'
+    text = boot_text.dracut_setting(("ahci", "nvme"), is_assembled=True)
+    assert 'add_drivers+=" ahci nvme "' in text.splitlines()
+    assert 'kernel_cmdline+=" rd.auto=1 "' in text.splitlines()
