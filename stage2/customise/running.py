@@ -179,8 +179,8 @@ def _ends(process: subprocess.Popen[bytes]) -> bool:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End it with all that it has started inside of its process namespace.
 
-    The first process of that namespace is the child of unshare, which ends when the kernel has ended them all: so the
-    child is killed, not its parent, who could not be waited for longer than itself.
+    The first process of that namespace is the child of unshare, which ends when the kernel has ended them all: so
+    the child is killed, not its parent, who could not be waited for longer than itself.
     """
     with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
         with open(f"/proc/{process.pid}/task/{process.pid}/children") as stream:
