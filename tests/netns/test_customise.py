@@ -74,7 +74,7 @@ class Clone:
     def again(self, *steps: str, **changes: object) -> Result:
         """Do some of the steps once more."""
         if self.made.esp and not knows_vfat():
-            shutil.rmtree(self.root / "boot/efi/EFI")  # fusefat cannot replace a file
+            shutil.rmtree(self.root / "boot/efi/EFI", ignore_errors=True)  # fusefat cannot replace a file
         facts = replace(self.facts, skip=frozenset(STEPS) - set(steps), **changes)  # type: ignore[arg-type]
         return customise(str(self.root), self.made, facts, self.lines.append)
 
