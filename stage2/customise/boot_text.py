@@ -29,6 +29,9 @@ def rewrite_command_line(words: str, root: str, swap: str, replaced: Mapping[str
             fresh.append(f"root={root}")
         elif key == "resume" and sign and value not in ("none", ""):
             fresh += [f"resume={swap}"] if swap else []
+        elif key == "rootflags":
+            flags = [flag for flag in value.split(",") if not flag.startswith(("subvol=", "subvolid="))]
+            fresh += [f"rootflags={','.join(flags)}"] if flags else []
         elif sign and value in replaced:
             fresh.append(f"{key}={replaced[value]}")
         elif key != "resume_offset" and not word.startswith(_SOURCE_ONLY):
@@ -75,9 +78,12 @@ def with_block(text: str, lines: Iterable[str]) -> str:
     return f"{before}{newline}{BEGIN}\n{body}{END}\n"
 
 
-def dracut_setting(modules: Sequence[str]) -> str:
-    """For /etc/dracut.conf.d: for any hardware, with these drivers."""
-    text = 'hostonly="no"\nhostonly_cmdline="no"\n'
+def dracut_setting(modules: Sequence[str], *, is_assembled: bool) -> str:
+    """For /etc/dracut.conf.d: for any hardware, with these drivers.
+
+    ``is_assembled``: arrays or volumes must be started; without being told which, dracut starts none by itself.
+    """
+    text = 'hostonly="no"\nhostonly_cmdline="no"\n' + ('kernel_cmdline+=" rd.auto=1 "\n' if is_assembled else "")
     return text + (f'add_drivers+=" {" ".join(modules)} "\n' if modules else "")
 
 

@@ -1,6 +1,7 @@
 """Steps that tell the tree which disks it lies on now."""
 
 import os
+import stat
 
 from stage2.customise import boot_text, fstab
 from stage2.customise.facts import CustomiseError
@@ -27,8 +28,19 @@ def check_mounted(work: Work, table: str) -> None:
         source = mounted.get(place)
         if source is None:
             raise CustomiseError(f"nothing is mounted at {place}, where {one.device} belongs")
-        if os.path.realpath(source) != os.path.realpath(one.device):
+        if not _is_same(source, one.device):
             raise CustomiseError(f"{source} is mounted at {place}, where {one.device} belongs")
+
+
+def _is_same(source: str, device: str) -> bool:
+    """One device has many names (/dev/mapper/a-b, /dev/a/b), and one number."""
+    if os.path.realpath(source) == os.path.realpath(device):
+        return True
+    try:
+        states = os.stat(source), os.stat(device)
+    except OSError:
+        return False
+    return all(stat.S_ISBLK(state.st_mode) for state in states) and states[0].st_rdev == states[1].st_rdev
 
 
 def rewrite_fstab(work: Work) -> str:

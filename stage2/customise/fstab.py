@@ -149,19 +149,24 @@ def _entry(fields: Sequence[str], target: Filesystem) -> tuple[str, ...]:
 
 def _options(fields: Sequence[str], target: Filesystem) -> str:
     if target.options:
-        return target.options
+        return _at_the_top(target.options)
     old = fields[3].split(",") if len(fields) > 3 else ["defaults"]
     if fields[2] not in (target.kind, "auto"):
         kept = [word for word in old if word in _ANY_KIND or word.startswith(("x-", "X-", "comment="))]
     else:
-        kept = [word for word in old if not word.startswith(_BTRFS_PLACE)]  # the tree lies at the top of it
-    return ",".join(kept) or "defaults"
+        kept = old
+    return _at_the_top(",".join(kept))
+
+
+def _at_the_top(options: str) -> str:
+    """Without the source's subvolumes: the tree lies at the top of its file system."""
+    return ",".join(word for word in options.split(",") if not word.startswith(_BTRFS_PLACE)) or "defaults"
 
 
 def _new_entry(one: Filesystem) -> tuple[str, ...]:
     if one.kind == SWAP:
         return (f"UUID={one.uuid}", "none", SWAP, one.options or "sw", "0", "0")
-    options = one.options or ("umask=0077" if one.kind == "vfat" else "defaults")
+    options = _at_the_top(one.options or ("umask=0077" if one.kind == "vfat" else "defaults"))
     return (f"UUID={one.uuid}", escape(one.mount), one.kind, options, "0", _pass(one))
 
 

@@ -43,6 +43,10 @@ def install(work: Work) -> str:
     work.remove(f"{folder}/device.map")
     for path in work.tree.names("/boot/loader/entries", "*.conf"):
         work.rewrite(path, lambda text: boot_text.rewrite_entry(text, work.root, work.swap, work.replaced))
+    work.rewrite(
+        "/etc/kernel/cmdline",
+        lambda text: boot_text.rewrite_command_line(text.strip(), work.root, work.swap, work.replaced) + "\n",
+    )
     said = _install_uefi(work, folder) if firmware == "uefi" else _install_bios(work, folder)
     menu = f"{folder}/grub.cfg"
     work.chroot.run([menu_maker, "-o", menu], SECONDS)
@@ -132,11 +136,11 @@ def _activate(work: Work, disk: str) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise CustomiseError(f"the table of {disk} cannot be read: {error}") from None
     # A logical partition cannot have it; the first partition does as well, since GRUB is in the boot sector.
-    wanted = next((home for home in homes if home in nodes), nodes[0] if nodes else "")
-    number = re.search(r"(\d+)\Z", wanted)
-    if number is None:
+    primary = [node for node in nodes if 1 <= int(node.removeprefix(disk).lstrip("p") or 0) <= 4]
+    if not primary:
         return
-    place = number[1] if int(number[1]) <= 4 else "1"
+    wanted = next((home for home in homes if home in primary), primary[0])
+    place = wanted.removeprefix(disk).lstrip("p")
     run(["sfdisk", "--no-reread", "--no-tell-kernel", "--activate", disk, place], SECONDS, work.tell)
     work.tell(f"customise: partition {place} of {disk} has the boot flag")
 

@@ -5,7 +5,7 @@ from stage2.customise.facts import CustomiseError
 from stage2.customise.work import Work
 
 SECONDS = 1800.0  # for one kernel's; a software-emulated machine is slow
-_SETTINGS = "/etc/initramfs-tools/conf.d/bootd"
+_SETTINGS = "/etc/initramfs-tools/conf.d/zz-bootd"  # the last one read wins
 _RESUME = "/etc/initramfs-tools/conf.d/resume"
 _MODULES = "/etc/initramfs-tools/modules"
 _DRACUT = "/etc/dracut.conf.d/bootd.conf"
@@ -27,7 +27,9 @@ def rebuild(work: Work) -> str:
     if work.program("update-initramfs"):
         return _debian(work, kernels, modules)
     if work.program("dracut"):
-        work.write(_DRACUT, boot_text.dracut_setting(modules))
+        work.write(
+            _DRACUT, boot_text.dracut_setting(modules, is_assembled=bool(work.made.arrays or work.made.groups))
+        )
         work.chroot.run([work.program("dracut"), "--regenerate-all", "--force"], SECONDS * len(kernels))
         return f"dracut, for {', '.join(kernels)}"
     if modules:

@@ -5,8 +5,10 @@ when it ends, and so is every process that it left behind. Its /dev is a copy, i
 are empty.
 """
 
+import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections import deque
@@ -17,6 +19,7 @@ from stage2.customise.tree import Tree
 
 MAX_LINE = 2000  # characters of one line of output
 MAX_LINES = 4000  # lines of one program that go to the log
+KILL_SECONDS = 30.0  # a process that waits for a disk ends when the disk has answered
 TAIL = 5  # last lines that tell why it failed
 _MOUNTED = ("/dev", "/proc", "/sys", "/run", "/tmp")  # noqa: S108 (folders of the tree)
 _ENVIRONMENT = {
@@ -100,7 +103,7 @@ def run(
             is_late = process.poll() is None and not _ends(process)
         finally:
             if process.poll() is None:
-                process.kill()
+                _kill(process)
     if is_late:
         raise CustomiseError(f"{name} did not end within {seconds:.0f} seconds")
     if process.returncode != 0:
@@ -171,6 +174,22 @@ def _ends(process: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it with all that it has started inside of its process namespace.
+
+    The first process of that namespace is the child of unshare, which ends when the kernel has ended them all: so
+    the child is killed, not its parent, who could not be waited for longer than itself.
+    """
+    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as stream:
+            children = [int(word) for word in stream.read().split()]
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        process.wait(KILL_SECONDS if children else 0.0)
+    if process.poll() is None:
+        process.kill()
 
 
 def _printable(line: bytes) -> str:
