@@ -34,7 +34,7 @@ from bootd.wire.tree import TreeOrder
 from stage2 import flow, way_back
 from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
-from stage2.capture import CaptureJob
+from stage2.capture import CaptureJob, job_of
 from stage2.commands import Commands
 from stage2.console import Console
 from stage2.files import FilesError, FilesWork, read_order
@@ -307,7 +307,7 @@ class Agent:
         )
         self._return_at = None
         self._console.mark(f"backup {order.disk.name} {order.disk.serial or order.disk.wwn or '-'}")
-        self._capture = CaptureJob(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
+        self._capture = job_of(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
         self._capture.start()
 
     def _captured(self, job: CaptureJob) -> None:

@@ -16,7 +16,7 @@ from bootd.session import selector
 from bootd.session.effects import AuditRecord, CaptureRecord, Effect, Event, Persist, Send
 from bootd.session.nodes import Node, Registry
 from bootd.session.selector import Refusal
-from bootd.wire.control import Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
+from bootd.wire.control import FILES, Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
 
 LABEL = "kamethod"  # what a node boots that a task waits for
 MAX_OPEN = 256
@@ -52,6 +52,8 @@ class CaptureRequest:
     raw: bool = False
     after: str = "reboot"  # or "stay"
     tags: tuple[str, ...] = ()
+    files: bool = False  # not the disk, but the files of the system on it
+    exclude: tuple[str, ...] = ()  # folders of it that stay empty
 
 
 @dataclass
@@ -98,6 +100,8 @@ class Task:
             image=self.image,
             source=self.source,
             attempts=self.attempts,
+            files=asked.files,
+            exclude=asked.exclude,
         )
 
 
@@ -242,6 +246,8 @@ class Captures:
                 raw=record.raw,
                 after=record.after,
                 tags=tuple(record.tags),
+                files=record.files,
+                exclude=tuple(record.exclude),
             )
             task = Task(record.id, record.mac, request, now, state, record.reason, record.image, record.attempts)
             task.source = record.source
@@ -294,7 +300,10 @@ def _order(task: Task, node: Node) -> Capture | Refusal | None:
     if isinstance(found, Refusal):
         return found
     disk, number = found
-    return Capture(task.id, disk, number, task.request.dirty, task.request.raw, task.request.after)
+    asked = task.request
+    if asked.files and FILES not in node.join.abilities:
+        return Refusal("its stage2 is older than this bootd and knows no files: bootd stage build")
+    return Capture(task.id, disk, number, asked.dirty, asked.raw, asked.after, asked.files, asked.exclude)
 
 
 def choose(disks: Sequence[Disk], disk: str, part: str) -> tuple[Disk, int] | Refusal:

@@ -298,6 +298,8 @@ class CaptureRecord:
     image: str  # id; "" = none yet
     source: str
     attempts: int
+    files: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Trees of files through the whole of it: command, daemon, head, ring, the agent of stage2 on loop disks."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from bootd.errors import Exit
+from tests.netns import trees, volumes
 from tests.netns.daemon import ADDRESS
-from tests.netns.files_lab import MACS, NODES, SIZES, Lab
+from tests.netns.disks import add_partitions
+from tests.netns.files_lab import CHANGED, LAYOUT, MACS, NODES, SIZES, Lab
 from tests.netns.room import Room
 
 
@@ -58,3 +62,129 @@ def test_a_tree_goes_onto_disks_of_three_sizes(lab: Lab) -> None:
         done = subprocess.run(["sfdisk", "--json", disk.path], check=True, capture_output=True)
         sizes[name] = json.loads(done.stdout)["partitiontable"]["partitions"][2]["size"]
     assert sizes["n2"] - sizes["n1"] == (SIZES["n2"] - SIZES["n1"]) // 512, "what is left is filled"
+
+
+def deploy(lab: Lab, *more: str, nodes: str = "n[1-3]", expect: int = 0) -> str:
+    words = ["deploy", "golden", nodes, "--disk", "only", "--layout", str(lab.layout), "-r", "none"]
+    return lab.daemon.command(*words, "--skip", "initramfs", "--yes", "--name", "one", *more, expect=expect)
+
+
+# What the console of the node says when it is killed; how many nodes the session waits for.
+PHASES = ["Writing partition table", "WAITING node", "kainstall2: unpacking", "files proven", "customise: fstab"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_node_that_dies_in_a_phase_is_left_out(lab: Lab, phase: str) -> None:
+    """The others are done; it is named, and does not count as cloned."""
+    lab.daemon.command("label", "set-default", "kamethod")
+    for number in range(12):  # so that there is a while in which to die
+        (lab.source / f"large{number}").write_bytes(os.urandom(4 << 20))
+    lab.put("golden", "-x", "/tmp")
+    deploy(lab)
+    for name in NODES:
+        lab.boot(name)
+    victim = lab.nodes["n2"]
+    victim.wait_for(phase, 60)
+    victim.signal(signal.SIGKILL)
+    text = lab.daemon.command("wait", "one", "--timeout", "150", expect=Exit.PARTLY, seconds=180)
+    assert "2 of 3 nodes cloned" in text
+    for name in ("n1", "n3"):
+        assert lab.nodes[name].wait(30) == 0, lab.output()
+        lab.check(name, exclude=("/tmp/*",))
+    verdicts = {one["name"]: one for one in lab.daemon.session("one")["outcome"]["nodes"]}
+    assert not verdicts["n2"]["ok"]
+    assert verdicts["n2"]["reason"]
+
+
+def test_a_disk_that_is_not_empty_or_is_protected_stays(lab: Lab) -> None:
+    """Without the words, with those of another disk, with --protect-disk, and when the layout does not fit."""
+    lab.daemon.command("label", "set-default", "kamethod")
+    lab.put("golden", "-x", "/tmp")
+    disk = lab.disks["n1"]
+    subprocess.run(["sfdisk", "--quiet", disk.path], input=b"label: dos\n1 : size=20M, type=83\n", check=True)
+    before = disk.digest()
+    lab.boot("n1").wait_for("joined")
+    assert "--erase SERIAL" in deploy(lab, nodes="n1", expect=Exit.REFUSED)
+    assert "--erase SERIAL" in deploy(lab, "--erase", "SERIAL-n2", nodes="n1", expect=Exit.REFUSED)
+    erase = ("--erase", "SERIAL-n1")
+    text = deploy(lab, *erase, "--protect-disk", "SERIAL-n1", "--wait", nodes="n1", expect=Exit.REFUSED)
+    assert "protect" in text
+    lab.layout.write_text(LAYOUT.replace("120M", "900M"))
+    words = ["plan", "golden", "n1", "--disk", "only", "--layout", str(lab.layout), *erase]
+    assert "REFUSED" in lab.daemon.command(*words, expect=Exit.REFUSED)
+    assert disk.digest() == before
+    lab.layout.write_text(LAYOUT)
+    deploy(lab, *erase, "--wait", "--name", "two", nodes="n1")
+    lab.check("n1", exclude=("/tmp/*",))
+
+
+def test_kas_desc_and_the_layout_of_the_source(lab: Lab) -> None:
+    """A desc names neither file systems nor places: one linux partition is /. @source has them from the image."""
+    lab.daemon.command("label", "set-default", "kamethod")
+    lab.put("golden", "-x", "/tmp")
+    lab.layout.write_text("swap 16\nlinux fill\n")
+    lab.boot("n1").wait_for("joined")
+    deploy(lab, "--wait", nodes="n1")
+    assert lab.nodes["n1"].wait(30) == 0
+    words = ["deploy", "golden", "n2", "--disk", "only", "--layout", "@source", "-r", "none", "--skip", "initramfs"]
+    lab.boot("n2").wait_for("joined")
+    lab.daemon.command(*words, "--yes", "--name", "two", "--wait", seconds=90)
+    for name, number in (("n1", 2), ("n2", 1)):
+        add_partitions(lab.disks[name].device)
+        with volumes.mounted("ext4", f"{lab.disks[name].device}p{number}", lab.folder / "mount") as mounted:
+            changed = ("/proc/*", "/run/*", "/sys/*", *CHANGED, "/tmp/*")
+            lines = trees.differences(lab.source, mounted, *changed)
+            assert [line for line in lines if not line.startswith(".d..t......")] == []
+
+
+def test_a_golden_node_becomes_an_image_and_another_node(lab: Lab) -> None:
+    """``backup --files`` of what one node got: nothing changes on it, the second time little is sent; the image goes
+    onto a larger disk with the layout of the source, and the tree is the same again."""
+    lab.daemon.command("label", "set-default", "kamethod")
+    (lab.source / "large").write_bytes(os.urandom(12 << 20))
+    lab.put("golden", "-x", "/tmp")
+    lab.boot("n1").wait_for("joined")
+    deploy(lab, "--wait", nodes="n1")
+    assert lab.nodes["n1"].wait(30) == 0, lab.output()
+    disk = lab.disks["n1"]
+    with volumes.mounted("ext4", f"{disk.device}p2", lab.folder / "mount") as mounted:
+        uuids = {number: tag(f"{disk.device}p{number}", "UUID") for number in (1, 2, 3)}
+        lines = [f"UUID={uuids[2]} / ext4 defaults 0 1", f"UUID={uuids[3]} /home ext4 nodev 0 2"]
+        lines += [
+            f"UUID={uuids[1]} none swap sw 0 0",
+            "UUID=00000000-dead /data xfs defaults 0 0",
+            "proc /proc proc",
+        ]
+        (mounted / "etc/fstab").write_text("\n".join(lines))
+    before = disk.digest()
+    lab.boot("n1").wait_for("joined")
+    words = ["backup", "n1", "copy", "-m", "golden", "--files", "-x", "/tmp", "--after", "stay", "--json"]
+    first = json.loads(lab.daemon.command(*words, "--timeout", "60", seconds=90))
+    assert first["state"] == "done", first
+    assert disk.digest() == before, "nothing of the golden disk has changed"
+    second = json.loads(lab.daemon.command(*words, "--timeout", "60", seconds=90))
+    assert second["sent"] == 0, "the same tree is the same archive"
+    shown = json.loads(lab.daemon.command("image", "show", "copy", "--json"))
+    assert [(one["path"], one["kind"], one["uuid"]) for one in shown["tree"]["mounts"]] == [
+        ("/", "ext4", uuids[2]),
+        ("/home", "ext4", uuids[3]),
+        ("", "swap", uuids[1]),
+    ]
+    words = ["deploy", "copy", "n3", "--disk", "only", "--layout", "@source", "-r", "none", "--skip", "initramfs"]
+    lab.boot("n3").wait_for("joined")
+    lab.daemon.command(*words, "--yes", "--name", "three", "--wait", seconds=90)
+    assert lab.nodes["n3"].wait(30) == 0, lab.output()
+    target = lab.disks["n3"].device
+    add_partitions(target)
+    kinds = {tag(f"{target}p{number}", "LABEL"): number for number in (1, 2, 3)}
+    assert sorted(tag(f"{target}p{number}", "TYPE") for number in (1, 2, 3)) == ["ext4", "ext4", "swap"]
+    with volumes.mounted("ext4", f"{target}p{kinds['root']}", lab.folder / "mount") as mounted:
+        text, root = (mounted / "etc/fstab").read_text(), tag(f"{target}p{kinds['root']}", "UUID")
+        assert f"UUID={root} / ext4" in text
+        assert not any("/data" in line for line in text.splitlines() if not line.startswith("#"))
+
+
+def tag(device: str, name: str) -> str:
+    """What blkid says of the device itself."""
+    words = ["blkid", "--probe", "--match-tag", name, "--output", "value", device]
+    return subprocess.run(words, check=False, capture_output=True, text=True).stdout.strip()
