@@ -6,7 +6,7 @@ system of this machine; a run ends when its output is on the disk (``sync -f``).
 them, so each tool is run twice and the second counts. Restores go to a new file, which must equal the disk byte for
 byte (partclone leaves free blocks out: there, every file in it must). Rates are bytes of the whole disk a second.
 
-``second``: 1 % of the data has changed since. ``node backup``: see `capture`. ``ring``: how fast a head can feed one
+``second``: 1 % of the data has changed since. ``node backup``: see `capture`. ``ring``: how fast a head feeds one
 successor on this machine that throws everything away, from the raw file and from the store. One JSON line per
 result: build/bench/images.jsonl.
 """
