@@ -9,12 +9,13 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 
 from stage2 import bootable
 from stage2.customise import boot_text
 from stage2.customise.facts import CustomiseError
-from stage2.customise.running import run
+from stage2.customise.running import PATH, run
 from stage2.customise.tree import TreeError
 from stage2.customise.work import Work
 
@@ -23,6 +24,13 @@ TARGETS = {"bios": "i386-pc", "uefi": "x86_64-efi"}
 PACKAGES = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
 # The core finds its disk by UUID when the table is of another kind than that of the disk that it was built on.
 _MODULES = "--modules=part_msdos part_gpt"
+# All that grub-install asks of udev is `udevadm info --query path --name DEVICE`, and stage2 has no udev.
+_UDEVADM = """\
+#!/bin/sh
+for device; do :; done
+number=$((0x$(stat -L -c %t "$device"))):$((0x$(stat -L -c %T "$device")))
+path=$(readlink -f "/sys/dev/block/$number") && echo "${path#/sys}"
+"""
 _REMOVABLE = "EFI/BOOT/BOOTX64.EFI"  # UEFI specification 2.10, section 3.5.1.1
 
 
@@ -114,7 +122,13 @@ def _grub_install(
     work.tell(f"customise: {lacks}: stage2's own does it")
     words = [*own, f"--boot-directory={_outside(work, '/boot')}"]
     words += [f"--efi-directory={_outside(work, efi)}"] if efi else []
-    run([outside, *words, *([disk] if disk else [])], SECONDS, work.tell)
+    with tempfile.TemporaryDirectory(prefix="bootd-grub-") as programs:
+        path = os.path.join(programs, "udevadm")
+        with open(path, "w") as stream:
+            stream.write(_UDEVADM)
+        os.chmod(path, 0o700)
+        environment = {"PATH": f"{programs}:{PATH}"}
+        run([outside, *words, *([disk] if disk else [])], SECONDS, work.tell, environment=environment)
 
 
 def _outside(work: Work, path: str) -> str:

@@ -24,14 +24,10 @@ def rebuild(work: Work) -> str:
     if work.made.groups and not work.program("lvm"):
         raise CustomiseError("the layout has LVM, and the tree has none: install lvm2 on the golden node")
     modules = _modules(work, kernels)
-    if work.program("update-initramfs"):
+    if work.program("mkinitramfs"):  # dracut may bring an update-initramfs of its own
         return _debian(work, kernels, modules)
     if work.program("dracut"):
-        work.write(
-            _DRACUT, boot_text.dracut_setting(modules, is_assembled=bool(work.made.arrays or work.made.groups))
-        )
-        work.chroot.run([work.program("dracut"), "--regenerate-all", "--force"], SECONDS * len(kernels))
-        return f"dracut, for {', '.join(kernels)}"
+        return _dracut(work, kernels, modules)
     if modules:
         raise CustomiseError(
             "the tree has neither initramfs-tools nor dracut: its initramfs cannot be rebuilt for this hardware "
@@ -52,13 +48,28 @@ def _debian(work: Work, kernels: list[str], modules: tuple[str, ...]) -> str:
     before = work.tree.read(_MODULES) or ""
     work.write(_MODULES, boot_text.with_block(before, modules))
     for kernel in kernels:
-        image = f"/boot/initrd.img-{kernel}"
-        work.remove(image)  # so that one that is there afterwards is a new one
-        work.chroot.run([work.program("update-initramfs"), "-c", "-k", kernel], SECONDS)
-        if not work.tree.is_file(image):
-            raise CustomiseError(f"update-initramfs made no {image}")
-        work.changed.append(image)
+        _make(work, f"/boot/initrd.img-{kernel}", [work.program("update-initramfs"), "-c", "-k", kernel])
     return f"initramfs-tools, for {', '.join(kernels)}" + (f", with {', '.join(modules)}" if modules else "")
+
+
+def _dracut(work: Work, kernels: list[str], modules: tuple[str, ...]) -> str:
+    """Each under the name that it has already, which differs between distributions."""
+    is_assembled = bool(work.made.arrays or work.made.groups)
+    work.write(_DRACUT, boot_text.dracut_setting(modules, is_assembled=is_assembled))
+    for kernel in kernels:
+        names = (f"/boot/initramfs-{kernel}.img", f"/boot/initrd.img-{kernel}", f"/boot/initrd-{kernel}")
+        image = next((name for name in names if work.tree.is_file(name)), names[0])
+        _make(work, image, [work.program("dracut"), "--force", image, kernel])
+    return f"dracut, for {', '.join(kernels)}" + (f", with {', '.join(modules)}" if modules else "")
+
+
+def _make(work: Work, image: str, command: list[str]) -> None:
+    """The old one goes first, so that one that is there afterwards is a new one."""
+    work.tree.remove(image)
+    work.chroot.run(command, SECONDS)
+    if not work.tree.is_file(image):
+        raise CustomiseError(f"{command[0]} made no {image}")
+    work.changed.append(image)
 
 
 def _kernels(work: Work) -> list[str]:

@@ -21,9 +21,10 @@ MAX_LINE = 2000  # characters of one line of output
 MAX_LINES = 4000  # lines of one program that go to the log
 KILL_SECONDS = 30.0  # a process that waits for a disk ends when the disk has answered
 TAIL = 5  # last lines that tell why it failed
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/sys", "/run", "/tmp")  # noqa: S108 (folders of the tree)
 _ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": PATH,
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "TERM": "dumb",

@@ -363,6 +363,28 @@ def test_a_menu_for_another_root_is_never_called_good(bios: Clone) -> None:
     assert f"bootloader: /boot/grub/grub.cfg names the root {OLD_ROOT}" in result.failure
 
 
+def test_dracut_rebuilds_it_where_it_is_dracuts(bios: Clone) -> None:
+    """Debian's dracut, put into the tree in the place of initramfs-tools."""
+    files = unpack(["dracut-core", "cpio"], Cache(DEFAULT)).resolve()
+    archive = subprocess.run(["tar", "-C", str(files), "-c", "."], capture_output=True, check=True).stdout
+    command = ["tar", "-C", str(bios.root), "-x", "--keep-directory-symlink"]
+    subprocess.run(command, input=archive, check=True)
+    program = bios.root / "usr/sbin/mkinitramfs"
+    program.rename(f"{program}.away")
+    (kernel,) = (path.name for path in (bios.root / "lib/modules").iterdir())
+    image = bios.root / f"boot/initrd.img-{kernel}"
+    before = image.stat().st_ino, image.stat().st_mtime_ns
+    try:
+        result = bios.again("initramfs")
+    finally:
+        Path(f"{program}.away").rename(program)
+    assert result.is_done, result.failure
+    assert (image.stat().st_ino, image.stat().st_mtime_ns) != before
+    listed = bios.inside(f"lsinitrd /boot/initrd.img-{kernel}")
+    for module in (MODULE, "ahci", "nvme", "virtio_blk", "megaraid_sas"):
+        assert f"/{module}.ko" in listed, module
+
+
 def test_the_source_tree_is_as_it_was(bios: Clone) -> None:
     """What was done went into the clone alone."""
     tree = debian_tree.build(DEFAULT)
