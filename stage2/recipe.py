@@ -34,6 +34,7 @@ MODULES = (
     *("usb-storage", "uas", "ehci_pci", "ohci_pci", "uhci_hcd", "xhci_pci", "usbhid", "hid-generic"),
     *("mmc_block", "sdhci_pci", "sdhci_acpi", "rtsx_pci_sdmmc", "rtsx_usb_sdmmc"),
     *("raid0", "raid1", "raid10", "raid456", "linear", "dm_mod", "dm_crypt", "dm_multipath"),
+    *("crc32c_generic", "crc32c-intel"),  # ext4, XFS and btrfs ask for crc32c by its alias: without it no mount
     *("ext4", "xfs", "btrfs", "vfat", "f2fs", "isofs", "squashfs", "overlay", "loop"),
     *("nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "efivarfs"),
     *modules.NETWORK,
