@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from bootd.cli.main import cli
 from bootd.drivers import layouts
 from bootd.wire.control import Disk
 from bootd.wire.scheme import text
@@ -335,6 +337,25 @@ def check_mounted(made: Made, root: Path) -> None:
     assert not [path for path in mounting.mount_points() if path.startswith(str(root))]
     assert len(told) == len(made.mounted)
     mounting.unmount(made, str(root))  # nothing is mounted: nothing to do
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "told"),
+    [
+        (KA_MANUAL, 6 * GIB, KA_MANUAL),
+        (KA_NODE42, 80026361856, "swap 7993\nlinux 29996\nextended fill\nlogical linux fill\n"),
+        (KA_CURED, 320 * 10**9, KA_CURED),
+    ],
+    ids=["manual", "node42", "large"],
+)
+def test_a_desc_comes_back_from_the_disk_that_it_made(disks: Disks, written: str, size: int, told: str) -> None:
+    """`bootd layout from-disk --form desc`: what fdisk_to_desc should have said, for large disks too."""
+    device = disks.add(size, 512)
+    fitted = fit(text.parse(written), [Disk("x", size, 512, "", "", "", "", False, "", "")], "bios")
+    assert isinstance(fitted, Fitted)
+    formatting.make(fitted, [opened(device, size)], print)
+    words = ["layout", "from-disk", device, "--form", "desc"]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).output == told
 
 
 def test_nothing_of_the_old_content_shows(disks: Disks) -> None:
