@@ -311,6 +311,15 @@ def test_a_group_too_small_for_its_volumes() -> None:
     assert why(larger, GIB) == "group g has 96 MiB, its volumes need 104: 8 MiB too little"
 
 
+def test_as_many_partitions_as_a_gpt_has() -> None:
+    scheme = text.parse("linux 10\n" * 128)
+    esp = text.parse('[[partition]]\nkind = "esp"\nsize = "50M"\n').partitions
+    assert len(fitted(Scheme((*esp, *scheme.partitions[1:])), 2 * GIB, "uefi").partitions) == 128
+    assert why(scheme, 2 * GIB, "uefi") == "a gpt has 128 partitions, and the firmware needs one more"
+    with pytest.raises(SchemeError, match="more than 128"):
+        text.parse("linux 10\n" * 129)
+
+
 def test_the_wrong_number_of_disks() -> None:
     assert fit(text.parse(FULL), [Bare(GIB)], "bios") == Misfit("the layout is for 2 disks, there are 1")
 
