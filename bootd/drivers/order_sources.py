@@ -67,7 +67,7 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
             Exit.INPUT,
         )
     try:
-        scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else parse_layout(wish.scheme, mend=True)
+        scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else parse_layout(wish.scheme)
         if wish.boot_code:
             scheme = replace(scheme, boot_code=wish.boot_code)
         order = trees.make_order(

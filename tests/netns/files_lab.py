@@ -59,6 +59,8 @@ class Lab:
 
     def boot(self, name: str) -> Process:
         """The node comes up in stage2, as its boot label says, and stays until it reboots."""
+        # The end of a session lets it boot from its own disk.
+        self.daemon.command("label", "set", "kamethod", "--node", MACS[name])
         own = self.folder / f"{name}.run"
         own.mkdir(exist_ok=True)
         number = 10 + int(name[1:])

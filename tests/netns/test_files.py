@@ -37,7 +37,6 @@ def lab() -> Iterator[Lab]:
 
 def test_a_tree_goes_onto_disks_of_three_sizes(lab: Lab) -> None:
     """Stored, refused without a layout, shown, unpacked, proven, customised; each node is itself afterwards."""
-    lab.daemon.command("label", "set-default", "kamethod")
     assert lab.put("golden", "-x", "/tmp")["new_bytes"] > 0
     assert lab.put("golden", "-x", "/tmp")["new_chunks"] == 0, "the same tree is the same image"
     assert "kind      files" in lab.daemon.command("image", "show", "golden")
@@ -76,7 +75,6 @@ PHASES = ["Writing partition table", "WAITING node", "kainstall2: unpacking", "f
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_node_that_dies_in_a_phase_is_left_out(lab: Lab, phase: str) -> None:
     """The others are done; it is named, and does not count as cloned."""
-    lab.daemon.command("label", "set-default", "kamethod")
     for number in range(12):  # so that there is a while in which to die
         (lab.source / f"large{number}").write_bytes(os.urandom(4 << 20))
     lab.put("golden", "-x", "/tmp")
@@ -98,7 +96,6 @@ def test_a_node_that_dies_in_a_phase_is_left_out(lab: Lab, phase: str) -> None:
 
 def test_a_disk_that_is_not_empty_or_is_protected_stays(lab: Lab) -> None:
     """Without the words, with those of another disk, with --protect-disk, and when the layout does not fit."""
-    lab.daemon.command("label", "set-default", "kamethod")
     lab.put("golden", "-x", "/tmp")
     disk = lab.disks["n1"]
     subprocess.run(["sfdisk", "--quiet", disk.path], input=b"label: dos\n1 : size=20M, type=83\n", check=True)
@@ -120,7 +117,6 @@ def test_a_disk_that_is_not_empty_or_is_protected_stays(lab: Lab) -> None:
 
 def test_kas_desc_and_the_layout_of_the_source(lab: Lab) -> None:
     """A desc names neither file systems nor places: one linux partition is /. @source has them from the image."""
-    lab.daemon.command("label", "set-default", "kamethod")
     lab.put("golden", "-x", "/tmp")
     lab.layout.write_text("swap 16\nlinux fill\n")
     lab.boot("n1").wait_for("joined")
@@ -140,7 +136,6 @@ def test_kas_desc_and_the_layout_of_the_source(lab: Lab) -> None:
 def test_a_golden_node_becomes_an_image_and_another_node(lab: Lab) -> None:
     """``backup --files`` of what one node got: nothing changes on it, the second time little is sent; the image goes
     onto a larger disk with the layout of the source, and the tree is the same again."""
-    lab.daemon.command("label", "set-default", "kamethod")
     (lab.source / "large").write_bytes(os.urandom(12 << 20))
     lab.put("golden", "-x", "/tmp")
     lab.boot("n1").wait_for("joined")

@@ -1,22 +1,26 @@
-"""Ten layouts on loop devices: sfdisk, blkid, fsck and the kernel's mount say what was made, not our own code."""
+"""Layouts on loop devices: sfdisk, blkid, fsck and the kernel's mount say what was made, not our own code.
+
+RAID and LVM are in tests/vm/test_layouts.py: the kernel of a test machine may have neither.
+"""
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from bootd.cli.main import cli
 from bootd.drivers import layouts
 from bootd.wire.control import Disk
 from bootd.wire.scheme import text
 from bootd.wire.scheme.desc import completed
 from bootd.wire.scheme.fitting import Fitted, Misfit, fit
 from bootd.wire.scheme.model import MIB, Content, Scheme
-from stage2 import formatting, mounting, stacking
+from stage2 import formatting, mounting
 from stage2.gate import Target
 from stage2.made import Made
 from tests.netns.disks import add_partitions
@@ -86,72 +90,6 @@ logical = true
 kind = "swap"
 size = "fill"
 """
-RAID1 = """
-[[partition]]
-kind = "raid"
-name = "mirror"
-size = "fill"
-disks = [0, 1]
-[[array]]
-name = "root"
-level = "raid1"
-members = ["mirror"]
-filesystem = "ext4"
-mount = "/"
-"""
-LVM = """
-[[partition]]
-size = "200M"
-mount = "/boot"
-[[partition]]
-kind = "lvm"
-name = "pv"
-size = "fill"
-[[group]]
-name = "bootdtest"
-members = ["pv"]
-[[volume]]
-name = "root"
-group = "bootdtest"
-size = "600M"
-mount = "/"
-[[volume]]
-name = "swap"
-group = "bootdtest"
-size = "100M"
-filesystem = "swap"
-[[volume]]
-name = "home"
-group = "bootdtest"
-size = "fill"
-filesystem = "xfs"
-mount = "/home"
-"""
-LVM_ON_RAID = """
-[[partition]]
-size = "200M"
-mount = "/boot"
-[[partition]]
-kind = "raid"
-name = "half"
-size = "fill"
-[[partition]]
-kind = "raid"
-name = "half"
-size = "fill"
-[[array]]
-name = "all"
-level = "raid1"
-members = ["half"]
-[[group]]
-name = "bootdtest2"
-members = ["all"]
-[[volume]]
-name = "root"
-group = "bootdtest2"
-size = "fill"
-mount = "/"
-"""
 BY_NUMBER = {
     1: Content("ext3", mount="/"),
     2: Content("ext3", mount="/"),
@@ -169,8 +107,7 @@ class Case:
     table: dict[int, tuple[int, int, str]]
     firmware: str = "bios"
     sector: int = 512
-    disks: int = 1
-    needs: tuple[str, ...] = ()
+    has_fat: bool = False
     contents: tuple[tuple[int, Content], ...] = ()
 
 
@@ -208,7 +145,7 @@ CASES = {
         3 * GIB,
         {1: (1, 300, ESP_GPT), 2: (301, 1024, LINUX_GPT), 3: (1325, 200, SWAP_GPT), 4: (1525, 1546, LINUX_GPT)},
         "uefi",
-        needs=("vfat",),
+        has_fat=True,
     ),
     "gpt bios": Case(GPT_BIOS, 2 * GIB, {1: (2, 1024, LINUX_GPT), 2: (1026, 1021, LINUX_GPT), 3: (1, 1, BIOS_GPT)}),
     "dos with logical ones and a foreign type": Case(
@@ -222,21 +159,13 @@ CASES = {
             6: (567, 622, "82"),
         },
     ),
-    "raid1 on two disks": Case(RAID1, 1 * GIB, {1: (1, 1023, "fd")}, disks=2, needs=("md",)),
-    "lvm": Case(LVM, 2 * GIB, {1: (1, 200, "83"), 2: (201, 1847, "8e")}, needs=("dm",)),
-    "lvm on raid of one disk": Case(
-        LVM_ON_RAID,
-        3 * GIB,
-        {1: (1, 200, "83"), 2: (201, 1435, "fd"), 3: (1636, 1436, "fd")},
-        needs=("md", "dm"),
-    ),
     "sectors of 4096 bytes": Case(
         UEFI,
         3 * GIB,
         {1: (1, 300, ESP_GPT), 2: (301, 1024, LINUX_GPT), 3: (1325, 200, SWAP_GPT), 4: (1525, 1546, LINUX_GPT)},
         "uefi",
         sector=4096,
-        needs=("vfat",),
+        has_fat=True,
     ),
     "sectors of 4096 bytes, dos": Case(
         KA_MANUAL,
@@ -292,19 +221,15 @@ def opened(device: str, size: int, sector: int = 512) -> Target:
     return Target(disk, descriptor, (descriptor,))
 
 
-def knows(kernel: str) -> bool:
-    """Whether this kernel has software RAID, the device mapper, FAT."""
-    if kernel == "vfat":
-        subprocess.run(["modprobe", "vfat"], check=False, capture_output=True)
-        return "\tvfat" in Path("/proc/filesystems").read_text()
-    subprocess.run(["modprobe", {"md": "raid1", "dm": "dm_mod"}[kernel]], check=False, capture_output=True)
-    name = {"md": "md", "dm": "device-mapper"}[kernel]
-    return bool(re.search(rf"^ *\d+ {name}$", Path("/proc/devices").read_text(), re.MULTILINE))
+def knows_fat() -> bool:
+    """Whether this kernel mounts FAT; if not, tests/vm/test_layouts.py does."""
+    subprocess.run(["modprobe", "vfat"], check=False, capture_output=True)
+    return "\tvfat" in Path("/proc/filesystems").read_text()
 
 
 def fitted_of(case: Case) -> tuple[Scheme, Fitted]:
     scheme = completed(text.parse(case.text), dict(case.contents))
-    shown = [Disk("x", case.size, case.sector, "", "", "", "", False, "", "")] * case.disks
+    shown = [Disk("x", case.size, case.sector, "", "", "", "", False, "", "")]
     fitted = fit(scheme, shown, case.firmware)
     assert isinstance(fitted, Fitted), fitted
     return scheme, fitted
@@ -361,31 +286,19 @@ def check_filesystems(made: Made, scheme: Scheme) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_layout_on_a_disk(disks: Disks, tmp_path: Path, case: Case) -> None:
-    missing = [one for one in case.needs if not knows(one)]
-    stacked = [one for one in missing if one != "vfat"]
-    if stacked:
-        pytest.skip(
-            f"this kernel has no {' and no '.join(stacked)}; tests/vm/test_layouts.py shows it in a machine"
-        )
     scheme, fitted = fitted_of(case)
-    devices = [disks.add(case.size, case.sector) for _ in range(case.disks)]
+    device = disks.add(case.size, case.sector)
     told: list[str] = []
-    targets = [opened(device, case.size, case.sector) for device in devices]
-    made = formatting.make(fitted, targets, told.append)
-    try:
-        for device in devices:
-            check_table(device, case)
-        check_filesystems(made, scheme)
-        check_described(devices[0], scheme, made, tmp_path / "fstab")
-        if not missing:
-            check_mounted(made, tmp_path / "root")
-        name = devices[0].removeprefix("/dev/")
-        assert told[0] == f"Writing partition table for {name}...OK"
-        assert sum(line.startswith("Formatting ") for line in told) == len(made.filesystems)
-    finally:
-        stacking.release(made.arrays, made.groups)
-    for device in devices:  # nothing holds the disk any more
-        os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+    made = formatting.make(fitted, [opened(device, case.size, case.sector)], told.append)
+    check_table(device, case)
+    check_filesystems(made, scheme)
+    check_described(device, scheme, made, tmp_path / "fstab")
+    if not case.has_fat or knows_fat():
+        check_mounted(made, tmp_path / "root")
+    name = device.removeprefix("/dev/")
+    assert told[0] == f"Writing partition table for {name}...OK"
+    assert sum(line.startswith("Formatting ") for line in told) == len(made.filesystems)
+    os.close(os.open(device, os.O_RDWR | os.O_EXCL))  # nothing holds the disk any more
 
 
 def check_described(device: str, scheme: Scheme, made: Made, fstab: Path) -> None:
@@ -424,6 +337,25 @@ def check_mounted(made: Made, root: Path) -> None:
     assert not [path for path in mounting.mount_points() if path.startswith(str(root))]
     assert len(told) == len(made.mounted)
     mounting.unmount(made, str(root))  # nothing is mounted: nothing to do
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "told"),
+    [
+        (KA_MANUAL, 6 * GIB, KA_MANUAL),
+        (KA_NODE42, 80026361856, "swap 7993\nlinux 29996\nextended fill\nlogical linux fill\n"),
+        (KA_CURED, 320 * 10**9, KA_CURED),
+    ],
+    ids=["manual", "node42", "large"],
+)
+def test_a_desc_comes_back_from_the_disk_that_it_made(disks: Disks, written: str, size: int, told: str) -> None:
+    """`bootd layout from-disk --form desc`: what fdisk_to_desc should have said, for large disks too."""
+    device = disks.add(size, 512)
+    fitted = fit(text.parse(written), [Disk("x", size, 512, "", "", "", "", False, "", "")], "bios")
+    assert isinstance(fitted, Fitted)
+    formatting.make(fitted, [opened(device, size)], print)
+    words = ["layout", "from-disk", device, "--form", "desc"]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).output == told
 
 
 def test_nothing_of_the_old_content_shows(disks: Disks) -> None:

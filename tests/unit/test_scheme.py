@@ -311,6 +311,15 @@ def test_a_group_too_small_for_its_volumes() -> None:
     assert why(larger, GIB) == "group g has 96 MiB, its volumes need 104: 8 MiB too little"
 
 
+def test_as_many_partitions_as_a_gpt_has() -> None:
+    scheme = text.parse("linux 10\n" * 128)
+    esp = text.parse('[[partition]]\nkind = "esp"\nsize = "50M"\n').partitions
+    assert len(fitted(Scheme((*esp, *scheme.partitions[1:])), 2 * GIB, "uefi").partitions) == 128
+    assert why(scheme, 2 * GIB, "uefi") == "a gpt has 128 partitions, and the firmware needs one more"
+    with pytest.raises(SchemeError, match="more than 128"):
+        text.parse("linux 10\n" * 129)
+
+
 def test_the_wrong_number_of_disks() -> None:
     assert fit(text.parse(FULL), [Bare(GIB)], "bios") == Misfit("the layout is for 2 disks, there are 1")
 
@@ -342,6 +351,72 @@ def test_the_disk_of_node42_gives_what_its_owner_wrote_by_hand(tmp_path: Path) -
 
     derived = describe(run, [str(disk)])
     assert desc.format_desc(derived.scheme) == NODE42_BY_HAND
+
+
+TWO_DISKS_TABLE = """{"partitiontable": {"label": "gpt", "id": "6D9F7A52-0D0C-4F7F-9F42-B007D0000001",
+"unit": "sectors", "sectorsize": 512, "device": "/dev/DISK", "partitions": [
+{"node": "/dev/DISK1", "start": 2048, "size": 2097152, "type": "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+ "uuid": "6D9F7A52-0000-4F7F-9F42-B007D0000001"},
+{"node": "/dev/DISK2", "start": 2099200, "size": 18870272, "type": "A19D880F-05FC-4D3B-A006-743F0F84911E",
+ "uuid": "6D9F7A52-0000-4F7F-9F42-B007D0000002"}]}}"""
+
+
+def _block(
+    path: str, kind: str, size: int, filesystem: str = "", children: object = (), **more: object
+) -> dict[str, object]:
+    name = str(more.pop("name", path.removeprefix("/dev/")))
+    known = {"path": path, "name": name, "kname": name, "type": kind, "size": size, "fstype": filesystem}
+    return {**known, "children": children, "mountpoints": [], **more}
+
+
+def test_lvm_on_raid_over_two_disks_comes_along() -> None:
+    """As lsblk shows a volume group ``my-vg`` on an array: the array below each of its members, twice."""
+    volumes = [
+        _block("/dev/mapper/my--vg-root", "lvm", 5 * GIB, "btrfs", name="my--vg-root", uuid="U-1"),
+        _block("/dev/mapper/my--vg-swap_1", "lvm", 4 * GIB - 64 * MIB, "swap", name="my--vg-swap_1", uuid="U-2"),
+    ]
+    array = _block("/dev/md127", "raid1", 9 * GIB - 16 * MIB, "LVM2_member", volumes)
+    disks = [
+        _block(
+            f"/dev/{name}",
+            "disk",
+            10 * GIB,
+            children=[
+                _block(f"/dev/{name}1", "part", GIB, filesystem, uuid=f"U-{name}"),
+                _block(f"/dev/{name}2", "part", 9 * GIB, "linux_raid_member", [array]),
+            ],
+        )
+        for name, filesystem in (("sda", "ext4"), ("sdb", "crypto_LUKS"))
+    ]
+    fstab = "UUID=U-sda /boot ext4 defaults 0 2\n/dev/mapper/my--vg-root / btrfs subvol=@,noatime 0 0\n"
+    fstab += "UUID=U-1 /home btrfs subvol=@home 0 0\n/dev/my-vg/swap_1 none swap sw 0 0\n"
+
+    def run(words: object) -> str:
+        program, *rest = list(words)  # type: ignore[call-overload]
+        if program == "lsblk":
+            return json.dumps({"blockdevices": disks})
+        if program == "sfdisk":
+            return TWO_DISKS_TABLE.replace("/dev/DISK", rest[-1])
+        return "MD_LEVEL=raid1\nMD_NAME=golden:system\n" if program == "mdadm" else ""
+
+    derived = describe(run, ["/dev/sda"], fstab)
+    scheme = derived.scheme
+    assert scheme.disks == 2
+    assert [(one.name, one.level, one.members) for one in scheme.arrays] == [("system", "raid1", ("system.raid",))]
+    assert [(one.name, one.members) for one in scheme.groups] == [("my-vg", ("system",))]
+    assert [(one.name, one.size, one.content) for one in scheme.volumes] == [
+        ("root", FILL, Content("btrfs", mount="/", options="noatime")),
+        ("swap_1", 4 * GIB - 64 * MIB, Content("swap")),
+    ]
+    assert [(one.disks, one.kind, one.content.mount) for one in scheme.partitions] == [
+        ((0,), "linux", "/boot"),
+        ((0,), "raid", ""),
+        ((1,), "linux", ""),
+        ((1,), "raid", ""),
+    ]
+    assert [note.partition(":")[0] for note in derived.notes] == ["mapper/my--vg-root", "sdb1"]
+    assert isinstance(fit(scheme, [Bare(80 * GIB), Bare(60 * GIB)], "uefi"), Fitted)
+    assert text.parse(text.format_toml(scheme)) == scheme
 
 
 def test_of_what_a_node_has_shown() -> None:

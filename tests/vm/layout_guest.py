@@ -1,6 +1,6 @@
 """Runs in a machine booted from stage2: makes layouts on its disks through the gate; shows what tools say of them.
 
-``python3 layout_guest.py CASES``: a JSON list of {"name", "scheme", "serials", "firmware", "check"}. Each case ends
+``python3 layout_guest.py CASES``: a JSON list of {"name", "scheme", "serials", "firmware", "twice"}. Each case ends
 with a line ``RESULT {...}``; the last line is ``END``.
 """
 
@@ -55,9 +55,10 @@ def make(case: dict[str, Any]) -> Made:
 
 
 def judge(case: dict[str, Any]) -> dict[str, Any]:
-    """Make it twice, for a disk that holds members of the last time must not be in the way of the next."""
-    before = make(case)
-    stacking.release(before.arrays, before.groups)
+    """Make it, twice where asked: what a disk holds of the last time must not be in the way of the next."""
+    if case["twice"]:
+        before = make(case)
+        stacking.release(before.arrays, before.groups)
     made = make(case)
     result: dict[str, Any] = {
         "filesystems": [[one.kind, one.uuid, one.label, one.mount, one.partuuid] for one in made.filesystems],
@@ -151,7 +152,7 @@ def digest(name: str) -> str:
 def main() -> None:
     for case in json.loads(Path(sys.argv[1]).read_text()):
         try:
-            result = refusal(case) if case["check"] == "refusal" else judge(case)
+            result = refusal(case) if case["name"] == "refusal" else judge(case)
         except Exception:
             result = {"error": traceback.format_exc()}
         say("RESULT " + json.dumps({"name": case["name"], **result}))

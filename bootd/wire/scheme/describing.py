@@ -1,8 +1,9 @@
 """A scheme of disks as they are: what KA's fdisk_to_desc did for one DOS disk, and wrongly for large ones.
 
-The last partition of a disk, and the extended one around it, become `fill`: so the scheme fits a disk of another
-size, and whole MiB, rounded down, never add up to more than the disk has. What a scheme cannot say (an encrypted
-partition, a file system that is not made here) is told in notes.
+The kind of table is left to the firmware of the machine that gets it. The last partition of a disk, and the
+extended one around it, become `fill`: so the scheme fits a disk of another size, and whole MiB, rounded down, never
+add up to more than the disk has. What a scheme cannot say (an encrypted partition, a file system that is not made
+here) is told in notes.
 
 Nothing is asked here: `describe` is given a function that runs a program.
 """
@@ -95,6 +96,7 @@ class _Stack:
     arrays: dict[str, tuple[str, Content]] = field(default_factory=dict)  # level
     in_group: dict[str, str] = field(default_factory=dict)  # array -> group
     volumes: dict[tuple[str, str], tuple[int, Content]] = field(default_factory=dict)
+    mounts: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
 
@@ -129,18 +131,16 @@ def describe(run: Run, devices: Sequence[str], fstab: str = "") -> Derived:
     if len(wanted) != len(devices) or not wanted:
         raise SchemeError(f"no disk {', '.join(devices)}; there are {', '.join(one['path'] for one in disks)}")
     wanted += [one for one in disks if one not in wanted and _tops(one) & set().union(*map(_tops, wanted))]
-    stack, seen, tables = _Stack(run, parse_fstab(fstab)), [], []
+    stack, seen = _Stack(run, parse_fstab(fstab)), []
     for number, disk in enumerate(wanted):
         table = _table(run, disk["path"])
-        tables.append(table.label)
         nodes = {str(child.get("kname")): child for child in disk.get("children") or ()}
         for entry in sorted(table.entries, key=lambda entry: entry.start):
             path = disk["path"] + ("p" if disk["path"][-1].isdigit() else "") + str(entry.number)
             node = nodes.get(path.removeprefix("/dev/"), {"path": path})
             one = _seen(node, table, entry.number, stack)
             seen.append(replace(one, disk=number))
-    labels = set(tables)
-    return _derived(seen, stack, labels.pop() if len(labels) == 1 else "auto")
+    return _derived(seen, stack)
 
 
 def _tops(disk: Mapping[str, Any]) -> set[str]:
@@ -220,10 +220,18 @@ def _content(asked: Mapping[str, Any], stack: _Stack) -> Content:
         mount = next((one for one in now if not one.startswith(_ELSEWHERE)), "")
     elif kind == SWAP:
         options = "" if line.options in ("defaults", "sw") else line.options
+    if kind == "btrfs" and "subvol" in options:
+        options = ",".join(one for one in options.split(",") if not one.startswith("subvol"))
+        stack.notes.append(f"{name}: its subvolumes are not made; all of it is one tree at {mount}")
     if re.search(r"[^!-~]", mount):
         stack.notes.append(f"{name}: its mount point {mount!r} has characters that a layout cannot say")
         mount = ""
-    return Content(kind, label, mount.rstrip("/") or mount, options)
+    mount = mount.rstrip("/") or mount
+    if mount and mount in stack.mounts:
+        stack.notes.append(f"{name}: {mount} is on another one already")
+        mount = ""
+    stack.mounts.add(mount)
+    return Content(kind, label, mount, options)
 
 
 def _names(device: str, asked: Mapping[str, Any]) -> bool:
@@ -245,7 +253,8 @@ def _stacked(node: Mapping[str, Any], asked: Mapping[str, Any], stack: _Stack) -
         if kind in LEVELS:
             name = _array_name(stack.run, str(child.get("path")))
             inner = _asked(stack.run, child)
-            stack.arrays[name] = (kind, _content(inner, stack))
+            if name not in stack.arrays:  # each of its members leads here
+                stack.arrays[name] = (kind, _content(inner, stack))
             of_kind, group = _stacked(child, inner, stack)
             if of_kind == LVM:
                 stack.in_group[name] = group
@@ -261,6 +270,8 @@ def _note_volumes(node: Mapping[str, Any], stack: _Stack) -> None:
         if child.get("type") == "lvm":
             inner = _asked(stack.run, child)
             place = _volume_of(str(child.get("name")))
+            if place in stack.volumes:
+                continue
             stack.volumes[place] = (int(child.get("size") or 0), _content(inner, stack))
 
 
@@ -324,8 +335,7 @@ def of_inventory(disk: Disk) -> Derived:
         seen.append(_settled(member, one.filesystem, stack))
     if not seen:
         raise SchemeError(f"{disk.name} has no partitions")
-    is_dos = any(one.type.startswith("0x") for one in disk.partitions)
-    derived = _derived(seen, stack, "dos" if is_dos else "gpt")
+    derived = _derived(seen, stack)
     note = "mount points are not known to the server: put them in"
     return replace(derived, notes=(*derived.notes, note))
 
@@ -333,7 +343,7 @@ def of_inventory(disk: Disk) -> Derived:
 # --- both -----------------------------------------------------------------------------------------------------
 
 
-def _derived(seen: Sequence[_Seen], stack: _Stack, table: str) -> Derived:
+def _derived(seen: Sequence[_Seen], stack: _Stack) -> Derived:
     notes = list(stack.notes)
     filling = _filling(seen)
     partitions = []
@@ -367,7 +377,6 @@ def _derived(seen: Sequence[_Seen], stack: _Stack, table: str) -> Derived:
         arrays,
         tuple(Group(name, tuple(members)) for name, members in groups.items()),
         volumes,
-        table,
     )
     numbered = [one.number for one in seen if one.disk == 0]
     if numbered != sorted(numbered):

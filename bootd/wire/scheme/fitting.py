@@ -16,6 +16,7 @@ from bootd.wire.scheme.model import (
     FILL,
     LINUX,
     LVM,
+    MAX_PARTITIONS,
     MIB,
     RAID,
     SWAP,
@@ -245,6 +246,8 @@ def _wanted(scheme: Scheme, disk: int, label: str, firmware: str, *, is_boot: bo
         number = max(one.number for one in found) + 1 if label == "gpt" else primary + 1
         if label == "dos" and number > 4:
             raise _NoRoomError("there is no number left for an EFI system partition in the dos table: say gpt")
+        if number > MAX_PARTITIONS:
+            raise _NoRoomError(f"a gpt has {MAX_PARTITIONS} partitions, and the firmware needs one more")
         found.insert(0, _Wanted(added, number, _type(added, label), is_added=True))
     return found
 
