@@ -205,9 +205,7 @@ def check_request(request: CaptureRequest) -> None:
     for tag in request.tags:
         parse_reference(f"{request.image}:{tag}")
     if request.files and (request.part or request.dirty or request.raw):
-        raise OperatorError(
-            "files are read of a whole, clean system", "no --part, --dirty, --raw", Exit.USAGE
-        )
+        raise OperatorError("files are read of a whole, clean system", "no --part, --dirty, --raw", Exit.USAGE)
     if request.exclude and not request.files:
         raise OperatorError("only of files something can be left out", "say --files", Exit.USAGE)
     for folder in request.exclude:

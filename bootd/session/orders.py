@@ -7,7 +7,7 @@ are effects to carry out in order, and `OperatorError` says what is wrong before
 from collections.abc import Iterable
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import restart
+from bootd.session import bindings, restart
 from bootd.session.bindings import bound
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import AuditRecord, Effect, Persist, PolicyChanged, SessionRecord
@@ -188,6 +188,7 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
             files=request.files,
             needs=(FILES,) if request.files else (GROW,) if request.grow else (),
             is_written=True,
+            written=bindings.find(node.join.disks, binding),
         )
         refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
         if node.changed:

@@ -13,7 +13,7 @@ table of consequences, and is read together.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bootd.session import gathering, messages, outcome, release, trees
+from bootd.session import bindings, gathering, messages, outcome, release, trees
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.bindings import bound
 from bootd.session.contents import content_records
@@ -237,6 +237,10 @@ class Session:
         locks = self._locks(node.mac, now)
         if plan.files is not None:
             locks += trees.protection(plan.files, join.disks)
+        binding = plan.bindings.get(node.mac)
+        written = member.disk if member is not None and (member.is_written or member.is_saved) else None
+        if member is None and binding is not None and binding.begun:
+            written = bindings.find(join.disks, binding)
         choice = choose_target(
             join,
             plan.selector,
@@ -248,9 +252,8 @@ class Session:
             layout=plan.order_of_layout,
             is_written=member is not None and member.is_written,
             files=plan.files,
-            written=member.disk if member is not None and (member.is_written or member.is_saved) else None,
+            written=written,
         )
-        binding = self.plan.bindings.get(node.mac)
         if node.changed:
             choice = Refusal(another_machine(node.name, node.changed))
         elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):

@@ -134,7 +134,7 @@ def test_kas_desc_and_the_layout_of_the_source(lab: Lab) -> None:
 
 
 def test_a_golden_node_becomes_an_image_and_another_node(lab: Lab) -> None:
-    """``backup --files`` of what one node got: nothing changes on it, the second time little is sent; the image goes
+    """``backup --files`` of what one node got: nothing changes on it, the second time nothing is sent; it goes
     onto a larger disk with the layout of the source, and the tree is the same again."""
     (lab.source / "large").write_bytes(os.urandom(12 << 20))
     lab.put("golden", "-x", "/tmp")
