@@ -147,7 +147,7 @@ class TreeStore(StreamStore):
 
     def _start_tar(self, _first: bytes) -> Outlet:
         self._say("kainstall2: unpacking the files")
-        return Child(archive.extract_words(self._root, (*self._order.exclude, *self._simple)), feeds=True)
+        return Child(archive.extract_words(self._root, self._order.exclude, self._simple), feeds=True)
 
     def complete(self, stop: threading.Event) -> str:
         """Everything has arrived and is proven to be what was sent: now the same of the tree."""

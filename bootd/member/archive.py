@@ -47,18 +47,13 @@ def create_words(root: str, places: Sequence[str], exclude: Sequence[str] = ()) 
     return [*words, f"--directory={root}", *(f".{place}" if place != "/" else "." for place in places)]
 
 
-def extract_words(root: str, exclude: Sequence[str] = ()) -> list[str]:
-    """The command that unpacks such an archive from its standard input, with everything that it holds."""
+def extract_words(root: str, exclude: Sequence[str] = (), without: Sequence[str] = ()) -> list[str]:
+    """The command that unpacks such an archive from its standard input, with everything that it holds, but the
+    content of the folders ``exclude``, and ``without`` these folders themselves."""
     words = ["tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", *_ATTRIBUTES]
     words += ["--anchored", "--wildcards", *(f"--exclude={_pattern(folder)}" for folder in exclude)]
+    words += [f"--exclude={_pattern(folder).removesuffix('/*')}" for folder in without]
     return [*words, f"--directory={root}"]
-
-
-def plain_words(root: str, file: str, folders: Sequence[str]) -> list[str]:
-    """The command that unpacks ``folders`` alone from the archive ``file``, for file systems without owners and
-    modes (FAT)."""
-    words = ["tar", "--extract", f"--file={file}", "--no-same-owner", "--no-same-permissions", "--touch"]
-    return [*words, f"--directory={root}", "--no-wildcards", *(f".{folder}" for folder in folders)]
 
 
 def _pattern(folder: str) -> str:

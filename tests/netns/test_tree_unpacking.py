@@ -132,12 +132,14 @@ def manifest_of(body: bytes) -> Manifest:
 class Unpacking:
     """A `TreeStore` into a folder, fed with an archive as a member feeds it."""
 
-    def __init__(self, body: bytes, root: Path, tree: Tree, *, reason: str = "") -> None:
-        root.mkdir(exist_ok=True)
+    def __init__(self, body: bytes, root: Path, tree: Tree, *, reason: str = "", simple: str = "") -> None:
+        (root / simple.lstrip("/")).mkdir(parents=True, exist_ok=True)
         self.body, self.lines = body, list[str]()
         self.finished = 0
         self.reason = reason
-        made = Made(("/dev/none",), "dos", (Filesystem("/dev/none1", "ext4", "u", "", "/"),))
+        filesystems = [Filesystem("/dev/none1", "ext4", "u", "", "/")]
+        filesystems += [Filesystem("/dev/none2", "vfat", "v", "", simple)] if simple else []
+        made = Made(("/dev/none",), "dos", tuple(filesystems))
         order = TreeOrder(tree)
         unpacking.DROP_CACHES = "/dev/null"  # others work on this machine too
         self.store = TreeStore(
@@ -175,6 +177,25 @@ def test_a_store_unpacks_proves_and_finishes(source: Path, tmp_path: Path) -> No
     assert job.finished == 1
     assert trees.differences(source, tmp_path / "target", *LEFT_OUT[:1]) == [], "and the spool is gone"
     assert any("files proven: " in line for line in job.lines)
+
+
+def test_what_goes_onto_fat_is_without_owners(source: Path, tmp_path: Path) -> None:
+    """A folder stands for the file system here: what matters is that nobody asks for owners and modes there, the
+    content is proven all the same, and that a link, which FAT cannot hold, is not passed over."""
+    (source / "boot/efi/EFI/debian").mkdir(parents=True)
+    (source / "boot/efi/EFI/debian/grubx64.efi").write_bytes(os.urandom(1_500_000))
+    (source / "boot/efi/EFI/debian/grubx64.efi").chmod(0o700)
+    os.chown(source / "boot/efi/EFI/debian/grubx64.efi", 7, 7)
+    os.chown(source / "boot/efi", 7, 7)
+    target = tmp_path / "target"
+    assert Unpacking(pack(source), target, tree_of(), simple="/boot/efi").feed() == ""
+    there = target / "boot/efi/EFI/debian/grubx64.efi"
+    assert there.read_bytes() == (source / "boot/efi/EFI/debian/grubx64.efi").read_bytes()
+    assert (there.stat().st_uid, (target / "boot/efi").stat().st_uid) == (0, 0)
+    assert trees.differences(source, target, *LEFT_OUT[:1], "/boot/efi") == []
+    (source / "boot/efi/link").symlink_to("EFI")
+    reason = Unpacking(pack(source), tmp_path / "other", tree_of(), simple="/boot/efi").feed()
+    assert "/boot/efi/link is neither a file nor a folder" in reason
 
 
 def test_a_customise_that_fails_fails_the_node(source: Path, tmp_path: Path) -> None:
