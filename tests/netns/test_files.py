@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bootd.errors import Exit
+from bootd.cli.client import Client
+from bootd.drivers.images import tree
+from bootd.errors import Exit, OperatorError
 from tests.netns import trees, volumes
 from tests.netns.daemon import ADDRESS
 from tests.netns.disks import add_partitions
@@ -183,3 +185,31 @@ def tag(device: str, name: str) -> str:
     """What blkid says of the device itself."""
     words = ["blkid", "--probe", "--match-tag", name, "--output", "value", device]
     return subprocess.run(words, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def test_an_archive_that_breaks_off_is_no_image(lab: Lab) -> None:
+    """Who reads the tree fails in the middle; or says nothing that makes sense."""
+    client, about = Client(lab.daemon.socket), tree.look(str(lab.source))
+
+    def broken() -> Iterator[bytes]:
+        yield tree.head_of(about)
+        yield os.urandom(3 << 20)
+        raise OperatorError("a file changed", "leave it alone")
+
+    with pytest.raises(OperatorError, match="a file changed"):
+        client.send("image-trees", pieces=broken(), query="name=half&comment=why")
+    for head, query, code, words in (
+        (b"{}\n", "name=x&comment=y", Exit.USAGE, "description of a tree"),
+        (b"no line at all", "name=x&comment=y", Exit.USAGE, "description of a tree"),
+        (tree.head_of(about), "name=x&comment=", Exit.USAGE, "why"),
+        (tree.head_of(about), "name=../x&comment=y", Exit.USAGE, "names no image"),
+        (tree.head_of(about), "name=x&comment=y", Exit.INPUT, "empty"),
+    ):
+        with pytest.raises(OperatorError) as caught:
+            client.send("image-trees", pieces=iter((head,)), query=query)
+        assert caught.value.code is code, caught.value
+        assert words in f"{caught.value.message} {caught.value.hint}"
+    assert json.loads(lab.daemon.command("image", "list", "--json")) == []
+    assert lab.process.running()
+    text = lab.daemon.command("image", "put", "--tree", "/nowhere", "x", "-m", "y", expect=Exit.INPUT)
+    assert "no such folder" in text
