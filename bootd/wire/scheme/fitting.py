@@ -151,7 +151,7 @@ def _fit(scheme: Scheme, disks: Sequence[Room], firmware: str) -> Fitted:
         label = _label(scheme, number, disk, firmware)
         wanted = _wanted(scheme, number, label, firmware, is_boot=number in boot)
         own = _place(wanted, number, disk, label)
-        own = _activated(own) if label == "dos" and firmware != UEFI else own
+        own = _activated(own) if label == "dos" and firmware != UEFI and number in boot else own
         entries = tuple(one.entry for one in sorted(own, key=lambda one: one.entry.number))
         tables.append(PartitionTable(label, "", disk.sector, entries))
         placed += [one for one in own if one.kind != EXTENDED]
