@@ -51,6 +51,8 @@ def customise(root: str, made: Made, facts: Facts, tell: Callable[[str], None]) 
             work = Work(tree, Chroot(tree, short, links, tell), made, facts, tell, warnings=warnings)
             with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
                 disks.check_mounted(work, stream.read())
+            if made.filesystems:
+                disks.check_disks(work)
             work.is_own = own.read_record(work)
             for step in STEPS:
                 if step in facts.skip or (step in _OF_DISKS and not made.filesystems):

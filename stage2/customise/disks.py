@@ -32,6 +32,32 @@ def check_mounted(work: Work, table: str) -> None:
             raise CustomiseError(f"{source} is mounted at {place}, where {one.device} belongs")
 
 
+def check_disks(work: Work) -> None:
+    """`CustomiseError` for a disk that is to get a boot loader and holds nothing that was made.
+
+    What lies on volumes is left out: they tell nothing of their disks here.
+    """
+    if work.made.groups:
+        return
+    parts = [one.device for one in work.made.filesystems]
+    parts += [member for array in work.made.arrays for member in array.members]
+    owners = {_disk_of(part) for part in parts}
+    for disk in work.made.disks:
+        if _place(disk) not in owners:
+            raise CustomiseError(f"{disk} holds nothing that was made here: no boot loader is written to it")
+
+
+def _disk_of(partition: str) -> str:
+    """Place in sysfs of the disk that a partition is part of; its own when it is none."""
+    place = _place(partition)
+    return os.path.dirname(place) if os.path.exists(f"{place}/partition") else place
+
+
+def _place(device: str) -> str:
+    number = os.stat(device).st_rdev
+    return os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+
+
 def _is_same(source: str, device: str) -> bool:
     """One device has many names (/dev/mapper/a-b, /dev/a/b), and one number."""
     if os.path.realpath(source) == os.path.realpath(device):

@@ -17,7 +17,7 @@ from stage2.customise import STEPS, Facts, Result, customise, hooks
 from stage2.made import Made
 from tests.lab import debian_tree
 from tests.netns.customise_disks import knows_vfat, prepared
-from tests.netns.volumes import run
+from tests.netns.volumes import disk, run
 
 MAC = "52:54:00:00:00:07"
 # Of no hardware: MODULES=most does not take it.
@@ -281,6 +281,19 @@ def _says(path: Path, words: str) -> bool:
 def test_a_module_that_no_kernel_has_fails_the_node(bios: Clone) -> None:
     result = bios.again("initramfs", modules=("piix_of_another_time",))
     assert re.fullmatch(r"initramfs: kernel \S+ of the tree has no module piix_of_another_time", result.failure)
+
+
+def test_a_disk_that_holds_nothing_of_it_gets_no_boot_loader(bios: Clone, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(bytes(4 << 20))
+    with disk(other) as device:
+        made = replace(bios.made, disks=(bios.disk, device))
+        result = customise(str(bios.root), made, bios.facts, bios.lines.append)
+        assert result.failure == (
+            f"start: {device} holds nothing that was made here: no boot loader is written to it"
+        )
+        os.sync()
+    assert other.read_bytes() == bytes(4 << 20)
 
 
 def test_uefi_without_a_place_for_it_is_refused(bios: Clone) -> None:

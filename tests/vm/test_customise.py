@@ -32,6 +32,8 @@ def test_boots_to_a_login_as_itself(firmware: Firmware, table: str, tmp_path: Pa
         machine.wait_for("Password:", 60, "password")
         machine.type(f"{debian_tree.PASSWORD}\n")
         machine.wait_for(r"root@node7:~# \Z", 60, "shell")
+        machine.type("exec sh\n")  # bash puts control sequences around what is typed
+        machine.wait_for(r"[\r\n]# \Z", 60, "plain shell")
         said = machine.run("findmnt -no UUID /; cat /etc/machine-id; ls /sys/firmware", 60, "root").split()
         assert root in said
         assert ("efi" in said) is (firmware is Firmware.UEFI)
