@@ -213,3 +213,21 @@ def test_an_archive_that_breaks_off_is_no_image(lab: Lab) -> None:
     assert lab.process.running()
     text = lab.daemon.command("image", "put", "--tree", "/nowhere", "x", "-m", "y", expect=Exit.INPUT)
     assert "no such folder" in text
+
+
+def test_cancelled_while_it_unpacks_and_begun_anew(lab: Lab) -> None:
+    """The node lets go of the disk, is there again, and its disk, which is not empty now, is erased only by name."""
+    (lab.source / "large").write_bytes(os.urandom(60 << 20))
+    lab.put("golden", "-x", "/tmp")
+    lab.room.limit("n1", 80)  # megabits a second
+    lab.boot("n1").wait_for("joined")
+    deploy(lab, nodes="n1")
+    lab.nodes["n1"].wait_for("kainstall2", 60)
+    lab.daemon.command("session", "cancel", "one", "--yes")
+    lab.nodes["n1"].wait_for("cancelled", 30)
+    lab.nodes["n1"].wait_for("joined", 30)
+    assert "not unmounted" not in lab.nodes["n1"].output
+    assert "--erase SERIAL" in deploy(lab, "--name", "two", nodes="n1", expect=Exit.REFUSED)
+    deploy(lab, "--erase", "SERIAL-n1", "--name", "two", "--wait", nodes="n1")
+    assert lab.nodes["n1"].wait(30) == 0, lab.output()
+    lab.check("n1", exclude=("/tmp/*",))
