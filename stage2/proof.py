@@ -7,7 +7,6 @@ of archives than the one that has unpacked them (Python's `tarfile`).
 import os
 import posixpath
 import stat
-import struct
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
@@ -17,9 +16,6 @@ from bootd.member.archive import is_below
 
 PIECE = 1 << 20  # bytes that are compared at once
 _XATTR, _ACL = "SCHILY.xattr.", "SCHILY.acl."
-_ACL_NAMES = {"access": "system.posix_acl_access", "default": "system.posix_acl_default"}
-_ACL_TAGS = {1: "user", 2: "user", 4: "group", 8: "group", 16: "mask", 32: "other"}  # linux/posix_acl.h
-_ACL_ENTRY = struct.Struct("<HHI")
 _TYPES = {
     tarfile.DIRTYPE: stat.S_IFDIR,
     tarfile.SYMTYPE: stat.S_IFLNK,
@@ -142,48 +138,18 @@ def _read(descriptor: int, length: int, position: int) -> bytes:
 
 
 def _compare_attributes(member: tarfile.TarInfo, there: str, path: str) -> None:
-    wanted, acls = {}, {}
-    for key, value in member.pax_headers.items():
-        if key.startswith(_XATTR):
-            wanted[key.removeprefix(_XATTR)] = value.encode("utf-8", "surrogateescape")
-        elif key.startswith(_ACL):
-            acls[_ACL_NAMES.get(key.removeprefix(_ACL), key)] = value
+    """Capabilities and ACLs are among them."""
+    if any(key.startswith(_ACL) for key in member.pax_headers):
+        raise DifferenceError(f"{path}: the archive has an access control list with names in it")
+    wanted = {
+        key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
+        for key, value in member.pax_headers.items()
+        if key.startswith(_XATTR)
+    }
     found = {
         name: os.getxattr(there, name, follow_symlinks=False) for name in os.listxattr(there, follow_symlinks=False)
     }
-    for name in acls:
-        wanted.pop(name, None)
-    for name in [name for name in found if name in _ACL_NAMES.values()]:
-        if name not in wanted:
-            text = acls.pop(name, None)
-            if text is None or read_acl(found[name]) != parse_acl(text):
-                raise DifferenceError(f"{path} has another access control list ({name})")
-            del found[name]
-    if acls and any(len(parse_acl(text)) > 3 for text in acls.values()):  # three entries are the mode
-        raise DifferenceError(f"{path} has lost its access control list")
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
-            how = "lost" if name not in found else "got" if name not in wanted else "another"
+            how = "lost" if name not in found else "got" if name not in wanted else "another value of"
             raise DifferenceError(f"{path} has {how} the extended attribute {name}")
-
-
-def read_acl(value: bytes) -> frozenset[tuple[str, str, int]]:
-    """Entries (tag, id, permissions) of an ACL as the kernel gives it: linux/posix_acl_xattr.h."""
-    if len(value) < 4 or (len(value) - 4) % _ACL_ENTRY.size or value[:4] != b"\x02\0\0\0":
-        raise DifferenceError("an access control list that cannot be read")
-    entries = set()
-    for tag, permissions, number in _ACL_ENTRY.iter_unpack(value[4:]):
-        qualifier = str(number) if tag in (2, 8) else ""
-        entries.add((_ACL_TAGS.get(tag, f"tag {tag}"), qualifier, permissions & 7))
-    return frozenset(entries)
-
-
-def parse_acl(text: str) -> frozenset[tuple[str, str, int]]:
-    """The same of an ACL in text with numbers for names, as GNU tar keeps it (acl_to_text(3))."""
-    entries = set()
-    for line in text.replace(",", "\n").split("\n"):
-        words = line.partition("#")[0].strip().split(":")
-        if len(words) >= 3:
-            bits = sum(bit for bit, letter in ((4, "r"), (2, "w"), (1, "x")) if letter in words[2])
-            entries.add((words[0], words[1], bits))
-    return frozenset(entries)

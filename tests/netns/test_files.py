@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from bootd.build.cache import DEFAULT
 from bootd.cli.client import Client
 from bootd.drivers.images import tree
 from bootd.errors import Exit, OperatorError
+from tests.lab import debian_tree
 from tests.netns import trees, volumes
 from tests.netns.daemon import ADDRESS
-from tests.netns.disks import add_partitions
+from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.files_lab import CHANGED, LAYOUT, MACS, NODES, SIZES, Lab
 from tests.netns.room import Room
 
@@ -216,7 +218,7 @@ def test_an_archive_that_breaks_off_is_no_image(lab: Lab) -> None:
 
 
 def test_cancelled_while_it_unpacks_and_begun_anew(lab: Lab) -> None:
-    """The node lets go of the disk, is there again, and its disk, which is not empty now, is erased only by name."""
+    """The node lets go of the disk, is there again, and its disk, not empty now, is erased only by name."""
     (lab.source / "large").write_bytes(os.urandom(60 << 20))
     lab.put("golden", "-x", "/tmp")
     lab.room.limit("n1", 80)  # megabits a second
@@ -231,3 +233,37 @@ def test_cancelled_while_it_unpacks_and_begun_anew(lab: Lab) -> None:
     deploy(lab, "--erase", "SERIAL-n1", "--name", "two", "--wait", nodes="n1")
     assert lab.nodes["n1"].wait(30) == 0, lab.output()
     lab.check("n1", exclude=("/tmp/*",))
+
+
+def test_a_real_debian_with_its_boot_loader(lab: Lab) -> None:
+    """Kernel, initramfs and GRUB of the tree itself; the rest is as it was, but for what customise names."""
+    debian = debian_tree.build(Path(__file__).parents[2] / DEFAULT)
+    lab.disks["n1"].close()
+    lab.disks["n1"] = disk = LoopDisk(lab.folder / "large.disk", 2600 * MIB, 0)
+    lab.layout.write_text(LAYOUT.replace("120M", "2200M"))
+    words = ["image", "put", "--tree", str(debian), "bookworm", "-m", "test", "-x", "/var/cache", "--json"]
+    lab.daemon.command(*words, seconds=120)
+    lab.boot("n1").wait_for("joined")
+    words = ["deploy", "bookworm", "n1", "--disk", "only", "--layout", str(lab.layout), "--with", "dm_mod", "--yes"]
+    lab.daemon.command(*words, "--name", "one", "--wait", seconds=400)
+    assert lab.nodes["n1"].wait(30) == 0, lab.output()
+    print(
+        *(line for line in lab.nodes["n1"].output.splitlines() if "proven" in line or "customise" in line), sep="\n"
+    )
+    add_partitions(disk.device)
+    with disk.path.open("rb") as stream:
+        assert b"GRUB" in stream.read(440), "boot code"
+    uuids = {number: tag(f"{disk.device}p{number}", "UUID") for number in (1, 2, 3)}
+    with volumes.mounted("ext4", f"{disk.device}p2", lab.folder / "mount") as mounted:
+        fstab = (mounted / "etc/fstab").read_text()
+        assert all(f"UUID={uuid}" in fstab for uuid in uuids.values())
+        assert uuids[2] in (mounted / "boot/grub/grub.cfg").read_text()
+        (initramfs,) = (mounted / "boot").glob("initrd.img-*")
+        listed = volumes.run("lsinitramfs", initramfs).decode()
+        assert "dm-mod.ko" in listed
+        named = [
+            f"/{name}" for name in ("boot/grub", "boot/initrd.img-*", "etc/initramfs-tools", "etc/ssh/ssh_host_*")
+        ]
+        named += ["/var/cache", "/var/lib", "/home", "/proc/*", "/run/*", "/sys/*", *CHANGED]
+        lines = trees.differences(debian, mounted, *named)
+        assert [line for line in lines if not line.startswith(".d..t......")] == []

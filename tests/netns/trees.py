@@ -14,7 +14,7 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
     return b"\x02\0\0\0" + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-ACCESS = acl((1, 6, NOBODY), (2, 7, 1234), (4, 5, NOBODY), (8, 4, 55), (16, 7, NOBODY), (32, 4, NOBODY))
+ACCESS = acl((1, 6, NOBODY), (2, 7, 1234), (4, 5, NOBODY), (8, 4, 4), (16, 7, NOBODY), (32, 4, NOBODY))
 DEFAULT = acl((1, 7, NOBODY), (2, 5, 77), (4, 5, NOBODY), (16, 5, NOBODY), (32, 0, NOBODY))
 
 
