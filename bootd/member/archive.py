@@ -14,8 +14,8 @@ from bootd.member.child import Child
 PIECE = 1 << 20  # bytes that are read at once
 # What a kernel or a running system puts there; the folders themselves are kept.
 ALWAYS_EMPTY = ("/proc", "/sys", "/run")
-# ACLs travel as the kernel's own attributes, with numbers: tar's text form has names of this machine's users in it, and
-# the machine that unpacks knows others.
+# ACLs travel as the kernel's own attributes, with numbers: tar's text form has names of this machine's users in it,
+# and the machine that unpacks knows others.
 _ATTRIBUTES = ("--numeric-owner", "--no-acls", "--xattrs", "--xattrs-include=*")
 _CREATE = (
     *("tar", "--create", "--file=-", "--format=posix", *_ATTRIBUTES),

@@ -96,7 +96,8 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("/etc/fstab", "time of change", lambda root: os.utime(root / "etc/fstab", (1, 1))),
     ("/etc/hostname", "belongs to 5:0, not 0:0", lambda root: os.chown(root / "etc/hostname", 5, 0)),
     ("/home/eva/letter", "no hard link", break_link),
-    ("/home/eva", "system.posix_acl_default", lambda root: remove_attribute(f"{root}/home/eva", "system.posix_acl_default")),
+    ("/home/eva", "posix_acl_default", lambda root: remove_attribute(
+        f"{root}/home/eva", "system.posix_acl_default")),
     ("/home/eva/dangling", "trusted.mark", lambda root: remove_attribute(
         f"{root}/home/eva/dangling", "trusted.mark")),
     ("/home/eva/dangling", "belongs to", lambda root: os.lchown(root / "home/eva/dangling", 0, 0)),
