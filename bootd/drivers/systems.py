@@ -4,6 +4,13 @@
 label of the same name, unless the settings have one. `bootd stage import` and `bootd ramboot` write them.
 """
 
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +18,8 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 
+from bootd.build.cache import write
+from bootd.errors import Exit, OperatorError
 from bootd.netboot.labels import NAME, Label, LabelKind, problem
 
 log = structlog.get_logger(__name__)
@@ -31,7 +40,7 @@ class StageFile(msgspec.Struct, frozen=True):
 
 
 class System(StageFile, frozen=True):
-    """``systems/NAME.json``. ``image`` is below `FOLDER`; ``origin`` is what it was made of, ``content`` its digest."""
+    """``systems/NAME.json``. ``image`` is below `FOLDER`; ``origin`` what it is made of, ``content`` its digest."""
 
     image: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$")] = ""
     init: str = "/sbin/init"
@@ -93,6 +102,53 @@ def list_systems(boot_dir: Path) -> list[Listed]:
         except (OSError, ValueError) as error:
             found.append(Listed(path.stem, None, str(error)))
     return found
+
+
+@contextmanager
+def changing(boot_dir: Path) -> Iterator[Path]:
+    """The folder of systems, for one writer at a time; and a place to work in, which is gone afterwards."""
+    folder = boot_dir / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in folder.glob(".work-*"):  # of one that was killed: the lock is ours
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
+                yield Path(work)
+    except OSError as error:
+        raise OperatorError(f"{error.filename or folder}: {error.strerror}", "see server.boot_dir") from None
+
+
+def keep(boot_dir: Path, name: str, image: Path, system: System) -> None:
+    """Put ``image`` in its place, then its record. Who fetches the one before goes on with that."""
+    folder = boot_dir / FOLDER
+    image.chmod(0o644)
+    with image.open("rb") as stream:
+        os.fsync(stream.fileno())
+    image.rename(folder / system.image)
+    write(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(system)) + b"\n")
+    _forget_images(folder, name, system.image)
+
+
+def image_name(name: str, sha256: str) -> str:
+    return f"{name}-{sha256[:16]}.squashfs"
+
+
+def remove(boot_dir: Path, name: str) -> None:
+    """`OperatorError` (USAGE) when there is no such system."""
+    folder = boot_dir / FOLDER
+    if not NAME.match(name) or not (folder / f"{name}.json").is_file():
+        raise OperatorError(f"there is no system {name!r}", "bootd stage list", Exit.USAGE)
+    (folder / f"{name}.json").unlink()
+    _forget_images(folder, name, "")
+
+
+def _forget_images(folder: Path, name: str, keep: str) -> None:
+    pattern = re.compile(re.escape(name) + r"-[0-9a-f]{16}\.squashfs\Z")
+    for path in folder.iterdir():
+        if pattern.match(path.name) and path.name != keep:
+            path.unlink(missing_ok=True)
 
 
 class Systems:
