@@ -69,9 +69,8 @@ def test_a_folder_arrives_in_the_memory_of_two_nodes(room: Room, folder: Path, d
         assert (there / "bin/busybox").read_bytes() == (tree / "bin/busybox").read_bytes()
         assert (there / "lib/modules/6.1.0-56-amd64/modules.dep").exists()
         assert json.loads((folder / name / "node.json").read_text())["options"]["system"] == "mini-linux"
-    # Once: the next boot is the default again.
-    labels = {item["mac"]: item["next_label"] for item in json.loads(daemon.command("node", "list", "--json"))}
-    assert [labels[node] for node in nodes] == ["local", "local"]
+    why = {item["mac"]: item["why"] for item in json.loads(daemon.command("node", "list", "--json"))}
+    assert [why[node] for node in nodes] == ["one-shot", "one-shot"]
     assert json.loads(daemon.command("ramboot", str(tree), *config, "--json"))["packed"] is False
     (tree / "bin/more").write_text("new")
     changed = json.loads(daemon.command("ramboot", str(tree), *config, "--json"))
@@ -81,7 +80,9 @@ def test_a_folder_arrives_in_the_memory_of_two_nodes(room: Room, folder: Path, d
     # A label of the settings' own kind may use it, and the daemon finds it again when it starts.
     assert "mini-linux" in daemon.command("stage", "list", *config)
     daemon.command("stage", "remove", "mini-linux", "--yes", *config)
-    assert "mini-linux" not in daemon.command("label", "list")
+    left = json.loads(daemon.command("label", "list", "--json"))
+    assert "mini-linux" not in [item["name"] for item in left["labels"]]
+    assert {item["next_label"] for item in left["nodes"]} == {"local"}
 
 
 def test_refusals(daemon: Daemon, folder: Path, tree: Path) -> None:

@@ -1,0 +1,113 @@
+"""Systems in memory, booted by a machine: by the ring's way and from a real NFS export."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bootd.build.cache import DEFAULT
+from tests.lab import nfs
+from tests.lab.arrival import follow
+from tests.lab.lab import build_artefacts
+from tests.lab.machine import Firmware, Machine, Specification
+from tests.lab.room import Room
+from tests.lab.server import Server
+from tests.lab.story import Step
+from tests.vm.test_clone import Log
+
+ROOT = Path(__file__).parents[2]
+MAC = "52:54:00:b0:07:01"
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+echo written > /etc/written
+modprobe nls_utf8 && grep -q nls_utf8 /proc/modules && modules=ours
+exec >/dev/console 2>&1
+echo "mini: $(cat /etc/marker) in $(cut -d ' ' -f 3 /proc/mounts | head -1), $(cat /etc/written), modules $modules"
+while :; do sleep 3600; done
+"""
+NFS_LABEL = """
+[[label]]
+name = "nfs"
+system = "mini"
+append = "automatic=method:nfs,interface:auto,network:dhcp,server:10.47.0.2,directory:/cs4"
+"""
+
+
+@pytest.fixture(scope="module")
+def boot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The boot folder, as `bootd stage build` leaves it."""
+    folder = tmp_path_factory.mktemp("artefacts") / "boot"
+    build_artefacts(folder, ROOT / DEFAULT, Log())
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A very small system: BusyBox and one script."""
+    root = tmp_path / "mini"
+    for name in ("bin", "sbin", "etc", "proc", "sys", "dev", "run"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for applet in ("sh", "mount", "cat", "cut", "head", "grep", "sleep", "modprobe"):
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "sbin/modprobe").symlink_to("../bin/busybox")
+    (root / "etc/marker").write_text("a folder became a machine\n")
+    (root / "sbin/init").write_text(INIT)
+    (root / "sbin/init").chmod(0o755)
+    return root
+
+
+@contextmanager
+def serving(folder: Path, boot: Path) -> Iterator[tuple[Room, Server]]:
+    with Room(folder, 1) as room:
+        room.start_dhcp()
+        server = Server(room, boot, {"node1": MAC})
+        with (folder / "bootd.toml").open("a") as settings:
+            settings.write(NFS_LABEL)
+        with server:
+            yield room, server
+
+
+def power_on(room: Room, folder: Path) -> Machine:
+    disk = folder / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    machine = Machine(Specification("node1", Firmware.BIOS, MAC, disk, "WAYS-1", 768), folder)
+    room.own(machine)
+    machine.power_on(room.network(0), room.inside(room.switch))
+    return machine
+
+
+ALIVE = Step("its own init", r"mini: a folder became a machine in overlay, written, modules ours", 60)
+
+
+@pytest.mark.vm
+def test_a_folder_is_the_root_of_a_machine(boot: Path, tmp_path: Path, tree: Path) -> None:
+    with serving(tmp_path, boot) as (room, server):
+        server.command("ramboot", str(tree), "node1", "--config", str(tmp_path / "bootd.toml"))
+        machine = power_on(room, tmp_path)
+        follow(machine, (Step("stage1", "bootd-stage1: start", 120), Step("fetched", "stage2 fetched", 60), ALIVE))
+
+
+@pytest.mark.vm
+def test_from_a_real_nfs_export(boot: Path, tmp_path: Path, tree: Path) -> None:
+    """Mounted by the kernel of stage1 from NFS-Ganesha; then the same export with a byte changed is refused."""
+    with serving(tmp_path, boot) as (room, server):
+        server.command("ramboot", str(tree), "--config", str(tmp_path / "bootd.toml"))
+        (image,) = (boot / "systems").glob("mini-*.squashfs")
+        export = tmp_path / "export"
+        export.mkdir()
+        shutil.copy(image, export / "stage2.squashfs")
+        nfs.serve(room, export, "/cs4")
+        server.command("label", "set", "nfs", "--node", "node1")
+        machine = power_on(room, tmp_path)
+        way = Step("NFS", r"stage2 comes from 10\.47\.0\.2:/cs4/stage2\.squashfs", 150)
+        follow(machine, (way, Step("fetched", "stage2 fetched", 60), ALIVE))
+        data = bytearray(image.read_bytes())
+        data[len(data) // 2] ^= 1
+        (export / "stage2.squashfs").write_bytes(data)
+        assert hashlib.sha256(data).hexdigest() not in (boot / "systems/mini.json").read_text()
+        machine.reset()
+        machine.wait_for(r"Can't reach a valid NFS server: stage2 is wrong between byte \d+", 150, "refusal")
