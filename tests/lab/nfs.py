@@ -1,4 +1,4 @@
-"""A real NFS server in the room: NFS-Ganesha, in user space, since not every kernel here has a server of its own."""
+"""A real NFS server in the room: NFS-Ganesha, in user space: not every kernel here has a server of its own."""
 
 from pathlib import Path
 
