@@ -73,12 +73,11 @@ def import_system(
 
 
 @click.command("list")
-@config_option
 @json_option
-def list_systems(path: Path | None, as_json: bool) -> None:
+@pass_context
+def list_systems(context: Context, as_json: bool) -> None:
     """Systems that were imported, or made of a folder."""
-    settings, _ = config.load(path)
-    found = [item.view() for item in systems.list_systems(settings.boot_dir)]
+    found = context.client.get("systems")
     if as_json:
         print_json(found)
         return

@@ -77,8 +77,8 @@ def test_a_folder_arrives_in_the_memory_of_two_nodes(room: Room, folder: Path, d
     assert changed["packed"]
     assert changed["sha256"] != made["sha256"]
     assert "mini-linux" in daemon.command("label", "list")
-    # A label of the settings' own kind may use it, and the daemon finds it again when it starts.
-    assert "mini-linux" in daemon.command("stage", "list", *config)
+    (listed,) = json.loads(daemon.command("stage", "list", "--json"))
+    assert (listed["sha256"], listed["problem"]) == (changed["sha256"], "")
     daemon.command("stage", "remove", "mini-linux", "--yes", *config)
     left = json.loads(daemon.command("label", "list", "--json"))
     assert "mini-linux" not in [item["name"] for item in left["labels"]]
