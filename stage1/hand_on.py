@@ -63,25 +63,28 @@ class Server:
     def __init__(self, listener: socket.socket, descriptor: int, size: int, path: str) -> None:
         self._listener, self._file, self._size, self._path = listener, descriptor, size, path
         self._free = threading.BoundedSemaphore(MAX_SUCCESSORS)
-        self._last = time.monotonic()
+        self._last, self._seen = time.monotonic(), 0
 
     def run(self) -> None:
         """Until nobody needs it any more."""
-        self._listener.settimeout(1.0)
-        while not self._is_done():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                continue
-            self._last = time.monotonic()
-            if not self._free.acquire(blocking=False):
-                connection.close()  # it will be fed by another
-                continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        self._listener.settimeout(0.25)
+        with self._listener:
+            while not self._is_done():
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:
+                    continue
+                self._last = time.monotonic()
+                if not self._free.acquire(blocking=False):
+                    connection.close()  # it will be fed by another
+                    continue
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _is_done(self) -> bool:
-        patience = IDLE_SECONDS if self._received() >= self._size else STUCK_SECONDS
-        return time.monotonic() - self._last > patience
+        now, received = time.monotonic(), self._received()
+        if received != self._seen:
+            self._seen, self._last = received, now
+        return now - self._last > (IDLE_SECONDS if received >= self._size else STUCK_SECONDS)
 
     def _received(self) -> int:
         return os.fstat(self._file).st_size

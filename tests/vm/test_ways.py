@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +21,13 @@ from tests.lab.story import Step
 from tests.vm.test_clone import Log
 
 ROOT = Path(__file__).parents[2]
-MAC = "52:54:00:b0:07:01"
+MAC, OTHER = "52:54:00:b0:07:01", "52:54:00:b0:07:02"
 INIT = """#!/bin/sh
-mount -t proc proc /proc
 echo written > /etc/written
 modprobe nls_utf8 && grep -q nls_utf8 /proc/modules && modules=ours
 exec >/dev/console 2>&1
-echo "mini: $(cat /etc/marker) in $(cut -d ' ' -f 3 /proc/mounts | head -1), $(cat /etc/written), modules $modules"
+root=$(grep ' / overlay ' /proc/mounts | cut -d ' ' -f 3)
+echo "mini: $(cat /etc/marker) in $root, $(cat /etc/written), modules $modules"
 while :; do sleep 3600; done
 """
 NFS_LABEL = """
@@ -51,7 +53,7 @@ def tree(tmp_path: Path) -> Path:
     for name in ("bin", "sbin", "etc", "proc", "sys", "dev", "run"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
-    for applet in ("sh", "mount", "cat", "cut", "head", "grep", "sleep", "modprobe"):
+    for applet in ("sh", "cat", "cut", "grep", "sleep", "modprobe"):
         (root / "bin" / applet).symlink_to("busybox")
     (root / "sbin/modprobe").symlink_to("../bin/busybox")
     (root / "etc/marker").write_text("a folder became a machine\n")
@@ -64,7 +66,7 @@ def tree(tmp_path: Path) -> Path:
 def serving(folder: Path, boot: Path) -> Iterator[tuple[Room, Server]]:
     with Room(folder, 1) as room:
         room.start_dhcp()
-        server = Server(room, boot, {"node1": MAC})
+        server = Server(room, boot, {"node1": MAC, "node2": OTHER})
         with (folder / "bootd.toml").open("a") as settings:
             settings.write(NFS_LABEL)
         with server:
@@ -83,12 +85,32 @@ def power_on(room: Room, folder: Path) -> Machine:
 ALIVE = Step("its own init", r"mini: a folder became a machine in overlay, written, modules ours", 60)
 
 
+def as_another_node(room: Room, script: str) -> str:
+    """What a script prints in the namespace of the server; ``token`` is that of `OTHER`."""
+    begin = f"from tests.netns.ring_node import boot_token; token = boot_token('10.47.0.2:7467', '{OTHER}')\n"
+    command = [*room.inside(room.server), sys.executable, "-c", begin + script]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+PEER = f"""
+import json, urllib.request
+url = "http://10.47.0.2:7467/node/v1/stage2?node={OTHER}&system=mini&port=9"
+request = urllib.request.Request(url, headers={{"Authorization": "Bearer " + token}})
+print(json.load(urllib.request.urlopen(request))["peer"])
+"""
+DIGEST = "import hashlib, urllib.request; print(hashlib.sha256(urllib.request.urlopen('{}').read()).hexdigest())"
+
+
 @pytest.mark.vm
 def test_a_folder_is_the_root_of_a_machine(boot: Path, tmp_path: Path, tree: Path) -> None:
+    """And from there the machine still hands it on to the next."""
     with serving(tmp_path, boot) as (room, server):
-        server.command("ramboot", str(tree), "node1", "--config", str(tmp_path / "bootd.toml"))
+        server.command("ramboot", str(tree), "node1", "node2", "--config", str(tmp_path / "bootd.toml"))
         machine = power_on(room, tmp_path)
-        follow(machine, (Step("stage1", "bootd-stage1: start", 120), Step("fetched", "stage2 fetched", 60), ALIVE))
+        follow(machine, (Step("stage1", "bootd-stage1: start", 120), Step("fetched", "stage2 fetched", 60)))
+        peer = as_another_node(room, PEER)
+        follow(machine, (ALIVE,))
+        assert as_another_node(room, DIGEST.format(peer)) in (boot / "systems/mini.json").read_text()
 
 
 @pytest.mark.vm
