@@ -10,7 +10,7 @@ import stage1.recipe
 import stage2.recipe
 from bootd import config
 from bootd.build import loaders, signing
-from bootd.cli import stage_systems
+from bootd.cli import stage_medium, stage_systems
 from bootd.errors import Exit, OperatorError
 
 
@@ -21,6 +21,7 @@ def stage() -> None:
 
 for _command in (stage_systems.import_system, stage_systems.list_systems, stage_systems.remove_system):
     stage.add_command(_command)
+stage.add_command(stage_medium.medium)
 
 
 @stage.command()

@@ -22,7 +22,7 @@ def serve(room: Room, folder: Path, name: str) -> Console:
         """
     )
     console = room.own(Console("ganesha", room.folder / "ganesha.log"))
-    command = ["ganesha.nfsd", "-F", "-x", "-f", str(configuration), "-L", "STDOUT", "-p", str(state / "pid")]
+    command = ["ganesha.nfsd", "-F", "-f", str(configuration), "-L", "STDOUT", "-p", str(state / "pid")]
     console.start(room.inside(room.server) + command)
     console.wait_for(r"NFS SERVER INITIALIZED", 30, "start")
     return console

@@ -73,10 +73,10 @@ def serving(folder: Path, boot: Path) -> Iterator[tuple[Room, Server]]:
             yield room, server
 
 
-def power_on(room: Room, folder: Path) -> Machine:
+def power_on(room: Room, folder: Path, node: Specification | None = None) -> Machine:
     disk = folder / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
-    machine = Machine(Specification("node1", Firmware.BIOS, MAC, disk, "WAYS-1", 768), folder)
+    machine = Machine(node or Specification("node1", Firmware.BIOS, MAC, disk, "WAYS-1", 768), folder)
     room.own(machine)
     machine.power_on(room.network(0), room.inside(room.switch))
     return machine
@@ -133,3 +133,22 @@ def test_from_a_real_nfs_export(boot: Path, tmp_path: Path, tree: Path) -> None:
         assert hashlib.sha256(data).hexdigest() not in (boot / "systems/mini.json").read_text()
         machine.reset()
         machine.wait_for(r"Can't reach a valid NFS server: stage2 is wrong between byte \d+", 150, "refusal")
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI], ids=["BIOS", "UEFI"])
+def test_a_stick_for_a_machine_that_cannot_boot_from_the_network(
+    boot: Path, tmp_path: Path, firmware: Firmware
+) -> None:
+    """A card without any ROM: the firmware has nothing but the disk."""
+    with serving(tmp_path, boot) as (room, server):
+        stick = tmp_path / "stick.img"
+        cache = ("--cache", str(ROOT / DEFAULT))
+        server.command("stage", "medium", str(stick), "--config", str(tmp_path / "bootd.toml"), *cache)
+        server.command("label", "set-default", "kamethod")
+        machine = power_on(
+            room, tmp_path, Specification("node1", firmware, MAC, stick, "STICK-1", 1024, "rtl8139,romfile=")
+        )
+        told = Step("words", r"bootd-stage1: the server has told my command line", 60)
+        network = Step("network", r"bootd-stage1: network [0-9.]+", 60)
+        follow(machine, (Step("stage1", r"bootd-stage1: start", 150), told, network))
