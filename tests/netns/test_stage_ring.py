@@ -150,4 +150,7 @@ def test_a_late_node_is_fed_by_those_that_are_in_stage2_already(room: Room, fold
     late.wait_for(r"stage2 comes from 10\.9\.0\.11", 20)
     late.wait_for("would mount", 30)
     assert stage.has_it("n2")
+    assert late.wait(10) == 0
+    (boot,) = json.loads(stage.daemon.command("node", "boots", mac_of("n2"), "--json"))["boots"]
+    assert [step["step"] for step in boot["steps"]][-2:] == ["stage1", "stage2"], "it is seen all the same"
     assert stage.given() - before < SIZE / 10

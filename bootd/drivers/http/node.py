@@ -176,6 +176,9 @@ class NodeInterface:
         except OperatorError as error:
             log.error("log not kept", node=message.node, error=error.message, hint=error.hint)  # noqa: TRY400
             return text_error(507, error.message)
+        fetched = next((line.text for line in message.lines if line.text.startswith("stage2 fetched")), "")
+        if message.stage == "stage1" and fetched:  # from a peer or another server: the bulk port has not seen it
+            self._engine.note("stage2", message.node, "", fetched)
         return web.Response(status=204)
 
     async def _output(self, request: web.Request) -> web.Response:
