@@ -22,6 +22,7 @@ Progress = Callable[[str], None]
 
 SUITE = "bookworm"
 PACKAGES = (
+    *("grub2-common", "grub-pc-bin", "grub-efi-amd64-bin"),  # for a tree without a GRUB for this firmware
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
@@ -40,6 +41,7 @@ MODULES = (
 )
 # Not needed to clone a disk; two thirds of the tree.
 UNWANTED = (
+    *("usr/lib/grub/x86_64-efi/monolithic", "usr/share/grub", "usr/share/gettext", "etc/grub.d", "etc/default"),
     *(
         "usr/share/doc",
         "usr/share/man",
@@ -59,6 +61,9 @@ UNWANTED = (
 # of partclone for file systems that nobody asks it about.
 _LIBRARIES = "usr/lib/x86_64-linux-gnu/lib"
 UNWANTED_FILES = (
+    *(f"usr/bin/grub-{name}*" for name in ("e", "f", "g", "k", "l", "m", "r", "s")),  # all but ntldr-img and such
+    *(f"usr/sbin/{name}" for name in ("grub-[!i]*", "update-grub*")),  # grub-install stays
+    *(f"{_LIBRARIES}{name}*" for name in ("freetype", "png16", "brotli", "fuse3", "gettext", "asprintf")),
     *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
     *(f"{_LIBRARIES}gmp.so*", "usr/bin/ntfsdecrypt"),
     *(f"usr/sbin/partclone.{name}" for name in ("reiser4", "apfs", "minix", "hfs*", "nilfs2", "ufs", "jfs")),
