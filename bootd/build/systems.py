@@ -139,13 +139,22 @@ def pack(folder: Folder, image: Path) -> None:
     """Write ``image``. `OperatorError` says what failed; then there is no image."""
     status = folder.root.stat()
     own = [("-root-mode", f"{status.st_mode & 0o7777:o}"), ("-root-uid", str(status.st_uid))]
-    own += [("-root-gid", str(status.st_gid)), ("-root-time", str(int(status.st_mtime)))]
+    own += [("-root-gid", str(status.st_gid))]
     options = [word for pair in own for word in pair]
-    command = ["sqfstar", "-quiet", "-no-progress", "-force", "-mkfs-time", "0", *options, *COMPRESSION, str(image)]
+    command = ["sqfstar", "-quiet", "-no-progress", "-force", *options, *COMPRESSION, str(image)]
+    try:
+        latest = newest(folder)
+    except OSError as error:
+        hint = "nothing may change in the folder meanwhile"
+        raise OperatorError(f"{error.filename}: {error.strerror}", hint) from None
+    # No time in the image is later than this. sqfstar 4.5 gives its root the present otherwise, whatever it is told.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(latest)}
     try:
         with _streaming(folder) as stream, tempfile.TemporaryFile() as said:
             try:
-                done = subprocess.run(command, stdin=stream, stdout=said, stderr=said, check=False)
+                done = subprocess.run(
+                    command, stdin=stream, stdout=said, stderr=said, check=False, env=environment
+                )
             except OSError as error:
                 hint = "apt-get install squashfs-tools"
                 raise OperatorError(f"sqfstar: {error.strerror}", hint, Exit.INPUT) from None
@@ -154,6 +163,19 @@ def pack(folder: Folder, image: Path) -> None:
     except OperatorError:
         image.unlink(missing_ok=True)
         raise
+
+
+def newest(folder: Folder) -> int:
+    """The latest time of change of anything in it, seconds since the epoch, as squashfs can keep it. OSError."""
+    latest = 0
+    for top in (folder.root, *([folder.extra_root / folder.extra] if folder.extra else [])):
+        device = top.lstat().st_dev
+        latest = max(latest, int(top.lstat().st_mtime))
+        for place, folders, files in os.walk(top):
+            found = [os.lstat(f"{place}/{name}") for name in (*folders, *files)]
+            latest = max([latest, *(int(status.st_mtime) for status in found)])
+            folders[:] = [name for name, status in zip(folders, found, strict=False) if status.st_dev == device]
+    return min(latest, 0xFFFFFFFF)
 
 
 @contextmanager

@@ -4,10 +4,8 @@ What the server gave is counted at its network card. stage2 stands for itself: r
 describes it. No bound here is a measure of speed: what they show is that a bad peer costs seconds, not the boot.
 """
 
-import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -72,10 +70,7 @@ def room() -> Iterator[Room]:
             made.address(name, f"{address_of(name)}/24")
             made.mac(name, mac_of(name))
         yield made
-        for name in NODES:  # those that hand on outlive their agents
-            for pid in made.run(name, ["ip", "netns", "pids", made.namespace(name)]).split():
-                with contextlib.suppress(OSError):
-                    os.kill(int(pid), signal.SIGKILL)
+        made.end_left(*NODES)
 
 
 @pytest.mark.parametrize("label", ["kamethod", "dolly"])
