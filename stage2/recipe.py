@@ -16,6 +16,7 @@ from bootd.build import modules
 from bootd.build.bundle import build_bundle, check_version, compile_module, site_files, source_root
 from bootd.build.cache import Cache, digest_of, file_digest, install, write
 from bootd.build.debian import resolve, run
+from bootd.build.described import describe
 
 Progress = Callable[[str], None]
 
@@ -85,8 +86,9 @@ def build(out: Path, cache: Path, progress: Progress) -> None:
     check_version()
     store = Cache(cache)
     image = finished_image(store, base_image(store, progress), progress)
-    size, sha256 = image.stat().st_size, file_digest(image)
-    record = json.dumps({"size": size, "sha256": sha256}).encode() + b"\n"
+    described = describe(image)
+    size, sha256 = described["size"], described["sha256"]
+    record = json.dumps(described).encode() + b"\n"
     description = out / "stage2/stage2.json"
     target = out / "stage2/stage2.squashfs"
     if not target.is_file() or not description.is_file() or file_digest(target) != sha256:
