@@ -258,12 +258,11 @@ def test_a_real_debian_with_its_boot_loader(lab: Lab) -> None:
         fstab = (mounted / "etc/fstab").read_text()
         assert all(f"UUID={uuid}" in fstab for uuid in uuids.values())
         assert uuids[2] in (mounted / "boot/grub/grub.cfg").read_text()
-        (initramfs,) = (mounted / "boot").glob("initrd.img-*")
-        listed = volumes.run("lsinitramfs", initramfs).decode()
-        assert "dm-mod.ko" in listed
         named = [
             f"/{name}" for name in ("boot/grub", "boot/initrd.img-*", "etc/initramfs-tools", "etc/ssh/ssh_host_*")
         ]
         named += ["/var/cache", "/var/lib", "/home", "/proc/*", "/run/*", "/sys/*", *CHANGED]
         lines = trees.differences(debian, mounted, *named)
         assert [line for line in lines if not line.startswith(".d..t......")] == []
+        (initramfs,) = (mounted / "boot").glob("initrd.img-*")
+        assert b"/dm-mod.ko" in volumes.run("chroot", mounted, "lsinitramfs", f"/boot/{initramfs.name}")
