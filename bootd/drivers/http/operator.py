@@ -26,6 +26,7 @@ from bootd.drivers.http import (
     openapi,
     remote_routes,
     session_orders,
+    systems,
 )
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
@@ -39,6 +40,7 @@ from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.source import Sources
+from bootd.drivers.systems import Systems
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -142,6 +144,7 @@ class Operators:
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
         self.images = images
+        self.systems: Systems | None = None
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -582,5 +585,6 @@ OWN_ROUTES = (
     *layouts.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
+    *systems.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
