@@ -182,7 +182,7 @@ def test_cooking_as_a_word_and_back() -> None:
         ("infile a\noutfile b\nserver s\nclients 2\na\na\n", 6, "a is named twice", "once"),
         ("infile a\noutfile b\nserver s x\n", 3, "'s x' is no host name", "one name"),
         ("infile a\noutfile b\nclients 1\na\nendconfig\n", 5, "'server' is missing", "server NAME"),
-        ("infile a\noutfile b\nserver s\nclients 1\na\nendconfig\n", 6, "'firstclient' is missing", "before clients"),
+        ("infile a\noutfile b\nserver s\nclients 1\na\nendconfig\n", 6, "'firstclient' is missing", "write"),
         ("infile a\noutfile b\nserver s\nclients 1\n", 4, "ends before client 1", "a line"),
         ("infile a\noutfile b\nserver s\nfirstclient a\nlastclient b\nclients 2\na\nb\n", 8, "'endconfig' is",
          "last line"),

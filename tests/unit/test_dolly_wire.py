@@ -3,16 +3,9 @@
 The peers here are plain sockets that send and expect what is written down; `bootd dolly` is the real program.
 """
 
-import itertools
-import json
-import os
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,11 +15,9 @@ from bootd.dolly.grammar import parse
 from bootd.dolly.head import Down, HeadSession, Left, Over, Shut, Start
 from bootd.dolly.head import Forward as HeadForward
 from bootd.errors import Exit
+from tests.unit.dolly_room import SECONDS, Programs, fresh_base
 
 DATA, CONTROL = 9998, 9997
-BOOTD = [sys.executable, "-c", "from bootd.cli.main import main; main()", "dolly"]
-SECONDS = 20.0
-_rooms = itertools.count(1)
 
 
 def numbered(blocks: int, tail: bytes = b"") -> bytes:
@@ -170,78 +161,14 @@ def test_a_head_does_not_begin_without_everybody() -> None:
 
 @pytest.fixture
 def base() -> str:
-    """The beginning of addresses of our own on loopback, for the two ports that are always the same."""
-    return f"127.{64 + os.getpid() % 128}.{next(_rooms)}."
-
-
-class Program:
-    """`bootd dolly` with its output; ended at the end of the test."""
-
-    def __init__(self, *words: str) -> None:
-        self.popen = subprocess.Popen(
-            [*BOOTD, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-        self.told = b""
-        self._changed = threading.Condition()
-        self._open = True
-        self._thread = threading.Thread(target=self._hear, daemon=True)
-        self._thread.start()
-
-    def _hear(self) -> None:
-        stream = self.popen.stderr
-        while stream is not None and (piece := stream.read1(65536)):  # type: ignore[attr-defined]
-            with self._changed:
-                self.told += piece
-                self._changed.notify_all()
-        with self._changed:
-            self._open = False
-            self._changed.notify_all()
-
-    def wait_for(self, text: str) -> None:
-        with self._changed:
-            found = self._changed.wait_for(lambda: text.encode() in self.told or not self._open, SECONDS)
-        assert found, (text, self.told)
-        assert text.encode() in self.told, (text, self.told)
-
-    def wait(self) -> int:
-        """Exit code."""
-        code = self.popen.wait(SECONDS)
-        self._thread.join(SECONDS)
-        return code
-
-    def report(self) -> dict[str, Any]:
-        stream = self.popen.stdout
-        value: dict[str, Any] = json.loads(stream.read() if stream is not None else b"")
-        return value
-
-    def end(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait(SECONDS)
-        self._thread.join(SECONDS)
-        for stream in (self.popen.stdout, self.popen.stderr):
-            if stream is not None:
-                stream.close()
+    return fresh_base()
 
 
 @pytest.fixture
-def programs() -> Iterator[list[Program]]:
-    made: list[Program] = []
+def programs() -> Iterator[Programs]:
+    made = Programs()
     yield made
-    for program in made:
-        program.end()
-
-
-def start(programs: list[Program], *words: str) -> Program:
-    program = Program(*words)
-    programs.append(program)
-    return program
-
-
-def client(programs: list[Program], address: str, *words: str) -> Program:
-    program = start(programs, "-v", "--json", "--listen", address, *words)
-    program.wait_for("Accepting...")
-    return program
+    made.end()
 
 
 def dial(address: str, port: int) -> socket.socket:
@@ -270,13 +197,13 @@ def taken(server: socket.socket) -> socket.socket:
     return link
 
 
-def test_as_client_between_a_head_and_a_client_of_dolly(base: str, tmp_path: Path, programs: list[Program]) -> None:
+def test_as_client_between_a_head_and_a_client_of_dolly(base: str, tmp_path: Path, programs: Programs) -> None:
     """A head as the source has it: data, then control, the text, lines, data, the total, shutdown."""
     ours, last = f"{base}1", f"{base}2"
     text = text_for(ours, last, outfile=str(tmp_path / "out"))
     body = numbered(40, b"an end within a block")
     with serve(last, DATA) as data_port, serve(last, CONTROL) as control_port:
-        program = client(programs, ours, "--allow", str(tmp_path / "out"))
+        program = programs.client(ours, "--allow", str(tmp_path / "out"))
         with dial(ours, DATA) as data, dial(ours, CONTROL) as control:
             control.sendall(text)
             said = f"Host got parameters '{ours}'.\n".encode()
@@ -302,7 +229,7 @@ def test_as_client_between_a_head_and_a_client_of_dolly(base: str, tmp_path: Pat
     assert program.report()["files"][0]["whole"]
 
 
-def test_as_head_of_a_client_of_dolly(base: str, tmp_path: Path, programs: list[Program]) -> None:
+def test_as_head_of_a_client_of_dolly(base: str, tmp_path: Path, programs: Programs) -> None:
     """The client reads as the source does: control first, the text in one read, data in blocks of 4096."""
     peer = f"{base}1"
     body = numbered(300, b"x" * 100)
@@ -310,7 +237,7 @@ def test_as_head_of_a_client_of_dolly(base: str, tmp_path: Path, programs: list[
     text = text_for(peer, infile=str(tmp_path / "in"), outfile="/dev/ram3")
     (tmp_path / "dolly.cfg").write_bytes(text)
     with serve(peer, DATA) as data_port, serve(peer, CONTROL) as control_port:
-        program = start(programs, "-S", "-v", "--json", "-f", str(tmp_path / "dolly.cfg"))
+        program = programs.start("-S", "-v", "--json", "-f", str(tmp_path / "dolly.cfg"))
         with taken(data_port) as data, taken(control_port) as control:
             got = control.recv(4096)
             assert got == text[:-1] + f" bootd 1 of 1\n{len(body)} raw /dev/ram3\n".encode()
@@ -330,12 +257,12 @@ def test_as_head_of_a_client_of_dolly(base: str, tmp_path: Path, programs: list[
     assert [host["confirmed"] for host in program.report()["hosts"]] == [True]
 
 
-def test_extra_interfaces_get_a_block_each_in_turn(base: str, tmp_path: Path, programs: list[Program]) -> None:
+def test_extra_interfaces_get_a_block_each_in_turn(base: str, tmp_path: Path, programs: Programs) -> None:
     """add 0 would rename the one link; add 1:N makes a second one to another name, which begins with its number."""
     ours = "localhost"
     body = numbered(9, b"rest")
     text = text_for(ours, outfile=str(tmp_path / "out"), more="add 1:-fast\n")
-    program = client(programs, f"{base}1", "--name", ours, "--outfile", str(tmp_path / "mine"))
+    program = programs.client(f"{base}1", "--name", ours, "--outfile", str(tmp_path / "mine"))
     with dial(f"{base}1", DATA) as first, dial(f"{base}1", CONTROL) as control:
         first.sendall((0).to_bytes(4, "little"))
         with dial(f"{base}1", DATA) as second:
@@ -353,12 +280,10 @@ def test_extra_interfaces_get_a_block_each_in_turn(base: str, tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("cut", ["data", "head", "early"])
-def test_a_truncated_stream_is_never_called_whole(
-    base: str, tmp_path: Path, programs: list[Program], cut: str
-) -> None:
+def test_a_truncated_stream_is_never_called_whole(base: str, tmp_path: Path, programs: Programs, cut: str) -> None:
     """data: the total says more than has come. head: it is gone before a total. early: less than a total came."""
     body = numbered(20)
-    program = client(programs, f"{base}1", "--outfile", str(tmp_path / "out"))
+    program = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
     with dial(f"{base}1", DATA) as data, dial(f"{base}1", CONTROL) as control:
         control.sendall(text_for(f"{base}1"))
         said = f"Host got parameters '{base}1'.\nHost ready '{base}1'.\n".encode()
@@ -379,7 +304,7 @@ def test_a_truncated_stream_is_never_called_whole(
     assert not program.report()["files"][0]["whole"]
 
 
-def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path, programs: list[Program]) -> None:
+def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path, programs: Programs) -> None:
     """The head's wish is refused before a byte comes, and the head hears it at once."""
     (tmp_path / "precious").write_bytes(b"precious")
     for outfile, words, says in (
@@ -389,8 +314,8 @@ def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path,
         (tmp_path / "new", ["--outfile", str(tmp_path / "precious")], "is there already"),
         (tmp_path / "new", ["--outfile", "/a", "--outfile", "/b"], "the head has 1 files"),
     ):
-        address = f"127.{64 + os.getpid() % 128}.{next(_rooms)}.9"
-        program = client(programs, address, *words)
+        address = f"{fresh_base()}9"
+        program = programs.client(address, *words)
         with dial(address, DATA), dial(address, CONTROL) as control:
             control.sendall(text_for(address, outfile=str(outfile)))
             assert control.recv(100) == b""
@@ -400,15 +325,15 @@ def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_a_client_waits_so_often_and_says_it_as_dolly_did(base: str, programs: list[Program]) -> None:
-    program = start(programs, "-a", "1", "--tries", "2", "--listen", f"{base}1", "--outfile", "/nowhere/x")
+def test_a_client_waits_so_often_and_says_it_as_dolly_did(base: str, programs: Programs) -> None:
+    program = programs.start("-a", "1", "--tries", "2", "--listen", f"{base}1", "--outfile", "/nowhere/x")
     assert program.wait() == Exit.UNREACHABLE
     assert program.told.count(b"Can't reach a valid Dolly server") == 2
 
 
-def test_who_knocks_and_goes_harms_nobody(base: str, tmp_path: Path, programs: list[Program]) -> None:
+def test_who_knocks_and_goes_harms_nobody(base: str, tmp_path: Path, programs: Programs) -> None:
     """A port scanner, garbage, a head that gives up while the ring is built; then the real one."""
-    program = client(programs, f"{base}1", "--outfile", str(tmp_path / "out"))
+    program = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
     dial(f"{base}1", DATA).close()
     dial(f"{base}1", CONTROL).close()
     with dial(f"{base}1", DATA), dial(f"{base}1", CONTROL) as control:
@@ -428,8 +353,8 @@ def test_who_knocks_and_goes_harms_nobody(base: str, tmp_path: Path, programs: l
     assert (tmp_path / "out").read_bytes() == body
 
 
-def test_a_dummy_run_writes_nothing_and_dummy_0_ends_it(base: str, programs: list[Program]) -> None:
-    program = client(programs, f"{base}1", "-d")
+def test_a_dummy_run_writes_nothing_and_dummy_0_ends_it(base: str, programs: Programs) -> None:
+    program = programs.client(f"{base}1", "-d")
     names = f"server s\nfirstclient {base}1\nlastclient {base}1\nclients 1\n{base}1\nendconfig\n"
     said = f"Host got parameters '{base}1'.\nHost ready '{base}1'.\n".encode()
     with dial(f"{base}1", DATA) as data, dial(f"{base}1", CONTROL) as control:

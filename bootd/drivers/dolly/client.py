@@ -464,7 +464,10 @@ class _Run:
                     pass
 
     def _lose(self, number: int, reason: str) -> None:
+        """`_Again` while there is no data yet: then nobody has begun, and the head hears of it by our end."""
         if number not in self._session.lost:
+            if self._session.state is State.RECEIVING and self._session.received == 0 and not self._reason:
+                raise _Again(f"{self._successors[number].name} left before there was data: {reason}")
             before = set(self._session.lost)
             actions = self._session.lose(number, reason)
             if set(self._session.lost) != before:

@@ -47,6 +47,7 @@ class PlainTarget:
         self._parts: list[tuple[Path, Path]] = []  # under which name it is written, and its own
 
     def take(self, pieces: Iterator[Piece]) -> None:
+        self.close()  # of a session that ended before there was data
         file = _Written(self._begin())
         try:
             for piece in pieces:
