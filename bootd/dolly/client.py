@@ -10,7 +10,16 @@ from enum import Enum
 
 from bootd.dolly.config import announcement, is_whole
 from bootd.dolly.errors import DollyError
-from bootd.dolly.wire import BLOCK, NOT_WHOLE, TOTAL_BYTES, decode_total, encode_total, say_parameters, say_ready
+from bootd.dolly.wire import (
+    BLOCK,
+    NOT_WHOLE,
+    TOTAL_BYTES,
+    decode_total,
+    encode_total,
+    say_failed,
+    say_parameters,
+    say_ready,
+)
 
 MAX_CONFIG = 1 << 16  # bytes; dolly's own heads send 4095 at most
 
@@ -175,6 +184,10 @@ class ClientSession:
         self._expect(State.SETTLING)
         self._is_settled, self._fault = True, fault
         return self._answer()
+
+    def refuse(self, name: str, reason: str) -> list[Action]:
+        """This host takes no part, and says so upward; nothing has begun."""
+        return [Up(say_failed(name, reason)), *self._fail(reason)]
 
     def give_up(self, reason: str) -> list[Action]:
         """Our own copy can never be whole. Successors cannot tell: they go down with us."""

@@ -119,6 +119,8 @@ class HeadSession:
             return self.lose(number, str(error))
         actions: list[Action] = []
         for item in said:
+            if item.failure is not None:
+                return [*actions, *self.lose(number, f"{item.name}: {item.failure}")]
             if item.is_ready:
                 self._ready.append(item.name)
             actions.append(Left(item.name, item.is_ready, len(self._config.clients) - len(self._ready)))
@@ -161,6 +163,10 @@ class HeadSession:
             self.state = State.ENDED
             return [Over()]
         return self._judge()
+
+    def reason(self, number: int) -> str:
+        """Why a branch is lost."""
+        return self._lost.get(number, "")
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """For every branch, when it is over."""

@@ -21,7 +21,8 @@ NUMBER_BYTES = 4
 # compares the answer with what it has sent, and says that it is wrong.
 NOT_WHOLE = 2**64 - 1
 _MAX_LINE = 1 << 10
-_LINE = re.compile(r"Host (got parameters|ready) '(.*)'\.\Z")
+_MAX_REASON = 200  # characters
+_LINE = re.compile(r"Host (got parameters|ready|failed) '(.*?)'(?:: (.*))?\.\Z")
 
 
 def encode_total(total: int) -> bytes:
@@ -50,12 +51,20 @@ def say_ready(name: str) -> bytes:
     return f"Host ready '{name}'.\n".encode()
 
 
+def say_failed(name: str, reason: str) -> bytes:
+    """What a bootd client says before it leaves. Clients of dolly pass it on, where they would not pass on an end;
+    its heads count the word «ready» wherever it stands, so it must not."""
+    words = "".join(character if " " <= character <= "~" else "?" for character in reason)[:_MAX_REASON]
+    return f"Host failed '{name}': {words.replace('ready', 'r_eady')}.\n".encode()
+
+
 @dataclass(frozen=True)
 class Said:
-    """A host has understood the text (``is_ready`` False), or is ready."""
+    """A host has understood the text (``is_ready`` False), is ready, or has failed, with its reason."""
 
     name: str
     is_ready: bool
+    failure: str | None = None
 
 
 class Lines:
@@ -74,5 +83,6 @@ class Lines:
             found = _LINE.match(line.decode("utf-8", "replace"))
             if found is None:
                 raise DollyError(f"{line[:60]!r} is nothing that a client of dolly says")
-            said.append(Said(found[2], found[1] == "ready"))
+            failure = (found[3] or "no reason") if found[1] == "failed" else None
+            said.append(Said(found[2], found[1] == "ready", failure))
         return said

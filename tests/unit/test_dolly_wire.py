@@ -156,6 +156,21 @@ def test_a_head_does_not_begin_without_everybody() -> None:
     assert [verdict.is_confirmed for verdict in head.verdicts()] == [False]
 
 
+def test_a_refusal_comes_through_clients_of_dolly() -> None:
+    config = parse(text_for("a", "b").decode())
+    client = ClientSession()
+    client.control(text_for("a", "b"))
+    said, failed = client.refuse("b", "/dev/sda is there already\n")
+    assert said == Up(b"Host failed 'b': /dev/sda is there alr_eady?.\n")
+    assert isinstance(failed, Failed)
+    head = HeadSession(config, b"text")
+    head.connected()
+    head.backflow(0, b"Host got parameters 'a'.\nHost ready 'a'.\n")
+    assert isinstance(said, Up)
+    assert head.backflow(0, said.data) == [Over()]
+    assert head.verdicts()[0].reason == "b: /dev/sda is there alr_eady?"
+
+
 # --- real sockets ----------------------------------------------------------------------------------------
 
 
@@ -318,7 +333,12 @@ def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path,
         program = programs.client(address, *words)
         with dial(address, DATA), dial(address, CONTROL) as control:
             control.sendall(text_for(address, outfile=str(outfile)))
-            assert control.recv(100) == b""
+            said = exactly(
+                control, 1000
+            )  # to the end: one line, which a head of dolly counts for nobody's readiness
+            assert said.startswith(f"Host failed '{address}': ".encode())
+            assert said.count(b"\n") == 1
+            assert b"ready" not in said
         assert program.wait() == Exit.REFUSED, program.told
         assert says.encode() in program.told
     assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -255,8 +255,8 @@ class _Run:
                 raise _Again("the head contradicts itself about its outfile")
         try:
             self._target, self.is_last = self._claim(config, self._trailer)
-        except OperatorError:
-            self._control.close()  # the head hears it at once
+        except OperatorError as error:
+            self._refuse(name, error.message)
             raise
         self._accept_data(config)
         self._carry_out(self._session.linked(name, is_quiet=config.dummy == 0))
@@ -268,9 +268,16 @@ class _Run:
             try:
                 successor = dial(config, config.clients[child], self._settings.tuning, deadline, self._check_head)
             except LinkError as error:
+                self._refuse(name, str(error))
                 raise _Again(f"the ring cannot be built: {error}") from None
             self._successors[number] = successor
         self._carry_out(self._session.ready())
+
+    def _refuse(self, name: str, reason: str) -> None:
+        for action in self._session.refuse(name, reason):
+            if isinstance(action, Up):
+                with contextlib.suppress(OSError):
+                    self._control.sendall(action.data)
 
     def _find(self, config: Config, local: str) -> int:
         names = list(self._settings.names)
@@ -282,6 +289,7 @@ class _Run:
                     found = socket.getaddrinfo(client, None, type=socket.SOCK_STREAM)
                     if any(item[4][0] == local for item in found):
                         return place
+            self._refuse(local, error.complaint.text)
             raise OperatorError(error.complaint.text, error.complaint.hint, Exit.REFUSED) from None
 
     def _accept_data(self, config: Config) -> None:
@@ -467,6 +475,7 @@ class _Run:
         """`_Again` while there is no data yet: then nobody has begun, and the head hears of it by our end."""
         if number not in self._session.lost:
             if self._session.state is State.RECEIVING and self._session.received == 0 and not self._reason:
+                self._refuse(self._session.name, f"{self._successors[number].name} left: {reason}")
                 raise _Again(f"{self._successors[number].name} left before there was data: {reason}")
             before = set(self._session.lost)
             actions = self._session.lose(number, reason)

@@ -275,7 +275,11 @@ class _Run:
             else:
                 why = "it has closed the connection"
             if data:
+                was_open = self._session.open
                 self._carry_out(self._session.backflow(key.data, data))
+                for number in set(was_open) - set(self._session.open):
+                    self._tell(f"*** ERROR *** {self._session.reason(number)}")
+                    self._successors[number].break_off()
             else:
                 self._selector.unregister(link)
                 if key.data in self._session.open and not self._session.is_answered(key.data):
