@@ -310,6 +310,27 @@ OLD_WORDS = {
             "[[label]] with a kernel and initrd of your own",
             "A directory as a root in memory is not sent by a command: make an initrd of it.",
         ),
+        OldWord(
+            "dolly",
+            "dolly -s -v -f dolly.cfg",
+            "bootd dolly -s -v -f dolly.cfg",
+            "Its own words and wire. On clients with --allow PATH: docs/dolly.md.",
+            lambda words, _: [["dolly", *words]],
+        ),
+        OldWord(
+            "dollyS",
+            "dollyS -v -f dolly.cfg",
+            "bootd dolly -S -v -f dolly.cfg",
+            "dolly+'s list of files, over dolly's wire.",
+            lambda words, _: [["dolly", "-S", *words]],
+        ),
+        OldWord(
+            "dollyC",
+            "dollyC",
+            "bootd dolly --allow PATH",
+            "Once for each path that the server may have written.",
+            lambda words, _: [["dolly", *words]],
+        ),
     )
 }
 

@@ -339,6 +339,27 @@ def test_without_a_configuration_file(base: str, tmp_path: Path, programs: Progr
     assert (tmp_path / "out").read_bytes() == body
 
 
+def test_a_broken_host_is_bypassed_by_the_ring(base: str, tmp_path: Path, programs: Programs) -> None:
+    """The second of three has gone: the others are whole and verified, and it is named."""
+    body = make_body(tmp_path / "in", 3_000_001)
+    (tmp_path / "token").write_text("0123456789abcdef-test\n")
+    path = config(tmp_path, base, 3, f"infile {tmp_path}/in\noutfile {tmp_path}/o")
+    ring = ["--ring", "--token-file", str(tmp_path / "token"), "-f", path]
+    clients = []
+    for number in (1, 2, 3):
+        words = ["--listen", f"{base}{number}", "--outfile", str(tmp_path / f"out{number}")]
+        clients.append(programs.start(*ring, *words))
+        clients[-1].wait_for("waiting on")
+    clients[1].popen.kill()
+    clients[1].wait()
+    head = programs.start("-S", "-a", "1", "--json", *ring)
+    assert head.wait() == Exit.PARTLY, head.told
+    assert [row["ok"] for row in head.report()["outcome"]["nodes"]] == [True, False, True]
+    assert (clients[0].wait(), clients[2].wait()) == (Exit.OK, Exit.OK)
+    assert (tmp_path / "out1").read_bytes() == body
+    assert (tmp_path / "out3").read_bytes() == body
+
+
 def test_the_same_file_over_the_ring(base: str, tmp_path: Path, programs: Programs) -> None:
     """--ring: digests at every hop, repair, a secret; the same dolly.cfg on all hosts."""
     body = make_body(tmp_path / "in", 3_000_001)
