@@ -277,7 +277,8 @@ def _log(path: Path, line: str) -> None:
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    """Names and paths in it may be a stranger's: a terminal only shows them."""
+    click.echo("".join(item if item.isprintable() or item == "\t" else "?" for item in line), err=True)
 
 
 def _hush(line: str) -> None:

@@ -28,6 +28,7 @@ _LEAST_SEGMENT = 88  # TCP_MIN_MSS, the same
 _UNITS = {"k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,63}\Z")  # myhostname has room for 63 bytes
 _FILE = re.compile(r"(?P<infile>.*?\S)\s*(?P<arrow>>+)\s*(?P<outfile>\S.*)\Z")
+_MAX_DIGITS = 9
 _ONCE = "say it once"
 _COUNTED_BY_READER = ("infile", "outfile", "compressed", "add", "add2")
 _KEYWORDS = (
@@ -124,12 +125,12 @@ class _Parser:
             raise self._wrong("compressed what?", "write: compressed infile PATH, or: compressed outfile PATH")
 
     def _read_dummy(self, rest: str) -> None:
-        if rest and not rest.isdecimal():
+        if rest and not _is_number(rest):
             raise self._wrong(f"{rest!r} is no number of megabytes", "write: dummy 128, or: dummy, with -t SECONDS")
         self._dummy = int(rest) if rest else -1
 
     def _read_files(self, rest: str) -> None:
-        if not rest.isdecimal() or not 1 <= int(rest) <= MAX_FILES:
+        if not _is_number(rest) or not 1 <= int(rest) <= MAX_FILES:
             raise self._wrong(f"iofiles {rest}", f"write how many files follow, 1 to {MAX_FILES}: iofiles 3")
         files: list[Transfer] = []
         for _ in range(int(rest)):
@@ -156,7 +157,7 @@ class _Parser:
         return Transfer(infile, outfile, cooking)
 
     def _read_number(self, name: str, rest: str, least: int, most: int) -> None:
-        if not rest.isdecimal() or not least <= int(rest) <= most:
+        if not _is_number(rest) or not least <= int(rest) <= most:
             raise self._wrong(f"{name} {rest}", f"write a number from {least} to {most}")
         self._numbers[name] = int(rest)
 
@@ -164,7 +165,7 @@ class _Parser:
         self._once("add")
         count, *names = rest.split(":")
         word = "add2" if is_midfix else "add"
-        if not count.strip().isdecimal() or int(count) >= MAX_FANOUT:
+        if not _is_number(count.strip()) or int(count) >= MAX_FANOUT:
             hint = f"write: {word} NUMBER:SUFFIX[:SUFFIX…], NUMBER at most {MAX_FANOUT - 1}, as in {word} 1:-fast"
             raise self._wrong(f"{word} {rest}", hint)
         names = [name for name in names if name]  # dolly ends the last one with a colon, too
@@ -183,7 +184,7 @@ class _Parser:
         self._names[word] = self._host(rest)
 
     def _read_clients(self, rest: str) -> None:
-        if not rest.isdecimal() or not 1 <= int(rest) <= MAX_CLIENTS:
+        if not _is_number(rest) or not 1 <= int(rest) <= MAX_CLIENTS:
             raise self._wrong(f"clients {rest}", f"write how many hosts follow, 1 to {MAX_CLIENTS}")
         names: list[str] = []
         for _ in range(int(rest)):
@@ -283,7 +284,7 @@ class _Parser:
         return name
 
     def _amount(self, word: str) -> int:
-        if not word[:-1].isdecimal() or word[-1:] not in _UNITS or int(word[:-1]) == 0:
+        if not _is_number(word[:-1]) or word[-1:] not in _UNITS or int(word[:-1]) == 0:
             raise self._wrong(f"split {word}", "write a number and k, M, G or T, as in split 2G")
         return int(word[:-1]) * _UNITS[word[-1]]
 
@@ -292,6 +293,11 @@ class _Parser:
 
     def _missing(self, word: str, hint: str) -> DollyError:
         return DollyError(f"{word!r} is missing", hint, line=self._line)
+
+
+def _is_number(word: str) -> bool:
+    """Digits, few enough for anything that is meant seriously (and for `int`)."""
+    return word.isdecimal() and word.isascii() and len(word) <= _MAX_DIGITS
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -341,6 +341,21 @@ def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path,
             assert b"ready" not in said
         assert program.wait() == Exit.REFUSED, program.told
         assert says.encode() in program.told
+    (tmp_path / "link").symlink_to("/var/tmp")
+    address = f"{fresh_base()}9"
+    # A path that says what is allowed, and by a link leads elsewhere: what is allowed is written.
+    program = programs.client(address, "--allow", f"{tmp_path}/new")
+    with dial(address, DATA) as data, dial(address, CONTROL) as control:
+        control.sendall(text_for(address, outfile=f"{tmp_path}/link/../new"))
+        said = f"Host got parameters '{address}'.\nHost ready '{address}'.\n".encode()
+        assert exactly(control, len(said)) == said
+        data.sendall(b"x")
+        control.sendall((1).to_bytes(8, "little"))
+        assert exactly(control, 8) == (1).to_bytes(8, "little")
+    assert program.wait() == Exit.OK
+    assert (tmp_path / "new").read_bytes() == b"x"
+    (tmp_path / "new").unlink()
+    (tmp_path / "link").unlink()
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 

@@ -38,7 +38,7 @@ SETTLE_SECONDS = 3600.0  # for syncing and unpacking here, and behind us
 _TICK = 0.5
 _READ = 1 << 20
 _TEXT_SECONDS = 10.0  # for the text, once there is a control connection
-_MAX_NAMES = 256  # of the list that are looked up to find ourselves
+_MAX_NAMES = 64  # of the list that are looked up to find ourselves
 Tell = Callable[[str], None]
 
 

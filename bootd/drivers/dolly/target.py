@@ -13,7 +13,7 @@ from typing import Protocol
 
 from bootd.dolly.config import Announced, Archive, Cooking, Packing
 from bootd.drivers.dolly.consumer import Piece
-from bootd.drivers.dolly.unpack import archive_words, decompress, feed
+from bootd.drivers.dolly.unpack import archive_words, check_program, decompress, feed
 from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.child import Child
@@ -218,7 +218,8 @@ class Consent:
                 continue
             hint = f"if that is meant, say --allow {path} here, or --outfile PATH for another place"
             raise OperatorError(f"the head wants {path} written: nobody here has agreed", hint, Exit.REFUSED)
-        return list(wanted)
+        # As the operator has said it: /a/../b is another file than /b where /a is a link.
+        return [os.path.normpath(path) for path in wanted]
 
 
 def claim_target(
@@ -230,6 +231,7 @@ def claim_target(
     `OperatorError` (REFUSED) for anything that is there and was not named, is in use, or is too small.
     """
     if cooking.archive is not Archive.NONE:
+        check_program(cooking.archive)
         folder = claim_folder(path, path, confirmed)
         return _unpacked(ArchiveTarget(folder.label, cooking.archive), cooking)
     if path in _STANDARD_OUTPUT:

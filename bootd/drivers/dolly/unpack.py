@@ -1,11 +1,13 @@
 """What arrives packed is unpacked on arrival: decompressed in this process, archives given to tar and cpio."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 from bootd.dolly.config import Archive, Packing
 from bootd.drivers.dolly.consumer import Piece
 from bootd.drivers.formats.streams import through_tool
+from bootd.errors import Exit, OperatorError
 from bootd.images.foreign.compression import Compression, unpack
 from bootd.images.foreign.errors import ForeignError
 from bootd.member.child import Child
@@ -51,6 +53,14 @@ def archive_words(archive: Archive, folder: str) -> list[str]:
         "--quiet",
     ]
     return [*words, "--no-absolute-filenames", f"--directory={folder}"]
+
+
+def check_program(archive: Archive) -> None:
+    """`OperatorError` (REFUSED) when the program for ``archive`` is not installed."""
+    if archive is not Archive.NONE and shutil.which(archive.value) is None:
+        raise OperatorError(
+            f"{archive.value} is not installed", f"apt install {archive.value}, then begin again", Exit.REFUSED
+        )
 
 
 def feed(words: Sequence[str], pieces: Iterator[Piece], started: Callable[[Child], None]) -> None:
