@@ -4,6 +4,7 @@ The peers here are plain sockets that send and expect what is written down; `boo
 """
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from bootd.dolly.client import Down as ClientDown
 from bootd.dolly.grammar import parse
 from bootd.dolly.head import Down, HeadSession, Left, Over, Shut, Start
 from bootd.dolly.head import Forward as HeadForward
+from bootd.drivers.dolly.link import Tuning
+from bootd.drivers.dolly.link import dial as dial_dolly
 from bootd.errors import Exit
 from tests.unit.dolly_room import SECONDS, Programs, fresh_base
 
@@ -292,6 +295,43 @@ def test_extra_interfaces_get_a_block_each_in_turn(base: str, tmp_path: Path, pr
     assert program.wait() == Exit.OK, program.told
     assert (tmp_path / "mine").read_bytes() == body
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_deals_to_extra_interfaces(base: str, tmp_path: Path, programs: Programs) -> None:
+    """open_outsocks: data, control, then the data links of the other names (the address, and a digit)."""
+    peer = f"{base}1"
+    body = numbered(7, b"rest")
+    (tmp_path / "in").write_bytes(body)
+    (tmp_path / "dolly.cfg").write_bytes(text_for(peer, infile=str(tmp_path / "in"), more="add 2:0:1\n"))
+    ports = [serve(peer, DATA), serve(f"{peer}0", DATA), serve(f"{peer}1", DATA)]
+    with serve(peer, CONTROL) as control_port, ports[0], ports[1], ports[2]:
+        program = programs.start("-S", "--json", "-f", str(tmp_path / "dolly.cfg"))
+        links = [taken(ports[0])]
+        with taken(control_port) as control:
+            links += [taken(port) for port in ports[1:]]
+            assert [exactly(link, 4) for link in links] == [bytes((number, 0, 0, 0)) for number in range(3)]
+            assert control.recv(4096).startswith(b"infile ")
+            control.sendall(f"Host got parameters '{peer}'.\nHost ready '{peer}'.\n".encode())
+            found = b"".join(exactly(links[number % 3], 4096) for number in range(8))
+            assert found == body
+            assert [link.recv(1) for link in links] == [b"", b"", b""]  # the end, on each
+            assert exactly(control, 8) == len(body).to_bytes(8, "little")
+            control.sendall(len(body).to_bytes(8, "little"))
+        for link in links:
+            link.close()
+    assert program.wait() == Exit.OK, program.told
+
+
+def test_segsize_is_the_largest_segment(base: str) -> None:
+    """TCP_MAXSEG is set before the connection is made, so the kernel agrees on no more."""
+    largest = {}
+    for more in ("", "segsize 536\n"):
+        config = parse(text_for(f"{base}1", more=more).decode())
+        with serve(f"{base}1", DATA), serve(f"{base}1", CONTROL):
+            link = dial_dolly(config, f"{base}1", Tuning(), time.monotonic() + SECONDS, lambda: None)
+            largest[more] = link.data[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+            link.close()
+    assert largest["segsize 536\n"] <= 536 < largest[""]
 
 
 @pytest.mark.parametrize("cut", ["data", "head", "early"])
