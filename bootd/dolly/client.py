@@ -94,6 +94,7 @@ class ClientSession:
         self.total: int | None = None
         self._text = b""
         self._held = b""  # not forwarded yet: less than a block
+        self._size: int | None = None
         self._is_quiet = False  # a run that only ends the clients: nothing is sent
         self._answers: dict[int, bytes] = {}  # of successors
         self._lost: dict[int, str] = {}
@@ -126,6 +127,10 @@ class ClientSession:
         self.total = decode_total(self._text)
         if self.total < self.received:
             return self._fail(f"the head says {self.total} bytes in all, {self.received} have come")
+        if self.total == 0:
+            return self._fail("the head has sent nothing: its infile is empty, or could not be read")
+        if self._size is not None and self.total != self._size:
+            return self._fail(f"the head has announced {self._size} bytes and sent {self.total}")
         # The total goes ahead of the last bytes: a client of dolly waits for a whole block otherwise.
         actions: list[Action] = [Down(self._text)]
         if self._held:
@@ -165,10 +170,12 @@ class ClientSession:
 
     # --- from whoever drives it --------------------------------------------------------------------------
 
-    def linked(self, name: str, *, is_quiet: bool = False) -> list[Action]:
-        """The text is accepted, the data connections are there: dial the successors, then call `ready`."""
+    def linked(self, name: str, *, is_quiet: bool = False, size: int | None = None) -> list[Action]:
+        """The text is accepted, the data connections are there: dial the successors, then call `ready`.
+
+        ``size``: bytes that a bootd head has announced; the total must be the same."""
         self._expect(State.CONFIG)
-        self.state = State.LINKING
+        self.state, self._size = State.LINKING, size
         self.name, self._is_quiet = name, is_quiet
         return [Up(say_parameters(name))]
 

@@ -400,6 +400,63 @@ def test_nothing_is_written_that_nobody_has_agreed_to(base: str, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_no_file_of_several_is_skipped_and_none_is_of_another_size(
+    base: str, tmp_path: Path, programs: Programs
+) -> None:
+    """The first comes whole, then the head would go on with the third; and one that sends less than it has said."""
+    words = [word for name in "abc" for word in ("--outfile", str(tmp_path / name))]
+    rows = "".join(f"{size} raw /{name}\n" for size, name in ((1, "a"), (2, "b"), (3, "c")))
+
+    def text(number: int) -> bytes:
+        start = text_for(f"{base}1", outfile=f"/{'abc'[number - 1]}")
+        return start[:-1] + f" bootd {number} of 3\n{rows}".encode()
+
+    said = f"Host got parameters '{base}1'.\nHost ready '{base}1'.\n".encode()
+    for second, code, says in (
+        (3, Exit.REFUSED, b"the head is at file 3, 1 are here"),
+        (2, Exit.ERROR, b"announced 2"),
+    ):
+        program = programs.client(f"{base}1", "--yes-overwrite", str(tmp_path / "a"), *words)
+        with dial(f"{base}1", DATA) as data, dial(f"{base}1", CONTROL) as control:
+            control.sendall(text(1))
+            assert exactly(control, len(said)) == said
+            data.sendall(b"x")
+            control.sendall((1).to_bytes(8, "little"))
+            assert exactly(control, 8) == (1).to_bytes(8, "little")
+        with dial(f"{base}1", DATA) as data, dial(f"{base}1", CONTROL) as control:
+            control.sendall(text(second))
+            if second == 2:
+                assert exactly(control, len(said)) == said
+                data.sendall(b"y")
+                control.sendall((1).to_bytes(8, "little"))
+                assert exactly(control, 8) == b""
+            else:
+                assert exactly(control, 1000).startswith(b"Host failed")
+        assert program.wait() == code, program.told
+        assert says in program.told
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_nothing_is_no_clone(base: str, tmp_path: Path, programs: Programs) -> None:
+    """A total of 0, or a dummy run where a clone was meant, would leave the old content and say that all is well."""
+    program = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
+    said = f"Host got parameters '{base}1'.\nHost ready '{base}1'.\n".encode()
+    with dial(f"{base}1", DATA), dial(f"{base}1", CONTROL) as control:
+        control.sendall(text_for(f"{base}1"))
+        assert exactly(control, len(said)) == said
+        control.sendall(bytes(8))
+        assert exactly(control, 8) == b""
+    assert program.wait() == Exit.ERROR
+    assert b"has sent nothing" in program.told
+    program = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
+    with dial(f"{base}1", DATA), dial(f"{base}1", CONTROL) as control:
+        control.sendall(b"dummy 1\n" + text_for(f"{base}1").partition(b"outfile /o\n")[2])
+        assert exactly(control, 1000).startswith(b"Host failed")
+    assert program.wait() == Exit.REFUSED
+    assert b"say -d here" in program.told
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_client_waits_so_often_and_says_it_as_dolly_did(base: str, programs: Programs) -> None:
     program = programs.start("-a", "1", "--tries", "2", "--listen", f"{base}1", "--outfile", "/nowhere/x")
     assert program.wait() == Exit.UNREACHABLE

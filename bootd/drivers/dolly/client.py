@@ -84,6 +84,8 @@ class DollyClient:
         self.listeners = listen(settings.address, settings.tuning)
         self._targets: list[Target] = []
         self._announced: tuple[Announced, ...] = ()
+        self._whole: set[int] = set()  # numbers of files
+        self._number = 1
 
     def run(self) -> list[FileReport]:
         """Until the head's last file. `OperatorError`: no head came (UNREACHABLE), or it wanted what nobody has
@@ -93,6 +95,8 @@ class DollyClient:
             while True:
                 session = self._next_session(is_first=not reports)
                 reports.append(session.report)
+                if session.report.is_whole:
+                    self._whole.add(self._number)
                 if session.report.reason or session.is_last:
                     return reports
         finally:
@@ -135,17 +139,19 @@ class DollyClient:
     def claim(self, config: Config, trailer: Trailer | None) -> tuple[Target, bool]:
         """The target of this session, and whether it is the last one. Claims all of them at the first."""
         if not config.files:
-            return Nothing(), not self.settings.is_dummy or config.dummy == 0
+            if not self.settings.is_dummy:
+                raise OperatorError("the head makes a dummy run: nothing is cloned", "say -d here", Exit.REFUSED)
+            return Nothing(), config.dummy == 0
         if self.settings.is_dummy:
             raise OperatorError("the head clones, this is a dummy run", "leave -d away here", Exit.REFUSED)
         transfer = config.files[0]
         files = trailer.files if trailer else (Announced(None, transfer.cooking, transfer.outfile),)
         number = trailer.number if trailer else 1
+        if number > len(self._whole) + 1:
+            text = f"the head is at file {number}, {len(self._whole)} are here"
+            raise OperatorError(text, "begin again with the first", Exit.REFUSED)
+        self._number = number
         if not self._targets:
-            if number != 1:
-                raise OperatorError(
-                    f"the head is at file {number} already", "begin again with the first", Exit.REFUSED
-                )
             pieces = [transfer.piece if len(files) == 1 else 0] * len(files)
             self._targets = claim_all(files, pieces, self.settings.consent)
             self._announced = files
@@ -259,7 +265,8 @@ class _Run:
             self._refuse(name, error.message)
             raise
         self._accept_data(config)
-        self._carry_out(self._session.linked(name, is_quiet=config.dummy == 0))
+        size = self._trailer.files[self._trailer.number - 1].size if self._trailer is not None else None
+        self._carry_out(self._session.linked(name, is_quiet=config.dummy == 0, size=size))
         deadline = time.monotonic() + self._settings.wait
         behind = children(config, place)
         self._session.expect(len(behind))
