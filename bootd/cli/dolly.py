@@ -17,9 +17,10 @@ from bootd.dolly.grammar import parse
 from bootd.dolly.lines import LIMITS, files_table, head_summary, hosts_table, log_line, parameters
 from bootd.dolly.place import SERVER, children, is_server
 from bootd.dolly.wire import BLOCK, MAX_BLOCK
-from bootd.drivers.dolly.client import ClientSettings, DollyClient
+from bootd.drivers.dolly.client import DollyClient
 from bootd.drivers.dolly.head import HeadSettings, run_head
 from bootd.drivers.dolly.link import Tuning
+from bootd.drivers.dolly.session import ClientSettings
 from bootd.drivers.dolly.target import Consent, ask_on_terminal
 from bootd.errors import Exit, OperatorError
 

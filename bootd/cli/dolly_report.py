@@ -5,8 +5,8 @@ from typing import Any
 
 from bootd.dolly.config import Config
 from bootd.dolly.lines import LIMITS, hosts_table
-from bootd.drivers.dolly.client import FileReport as ClientFile
 from bootd.drivers.dolly.head import FileReport as HeadFile
+from bootd.drivers.dolly.session import FileReport as ClientFile
 from bootd.errors import Exit
 
 Tell = Callable[[str], None]

@@ -218,12 +218,13 @@ def test_a_client_killed_in_the_middle(base: str, tmp_path: Path, programs: Prog
     ]
     head = programs.piped("-S", "-v", "--json", "-f", path)
     head.wait_for("Server: Sending data...")
-    body = os.urandom(1 << 22)
-    head.feed(body[: 1 << 21])
+    body = os.urandom(1 << 25)
+    head.feed(body[: 1 << 24])
+    clients[2].wait_for("Transfered MB: ")  # it has some of it
     clients[1].popen.send_signal(signal.SIGKILL)
     assert clients[2].wait() == Exit.ERROR
     assert b"is gone, after" in clients[2].told
-    head.feed(body[1 << 21 :])
+    head.feed(body[1 << 24 :])
     head.feed(None)
     assert head.wait() == Exit.ERROR, head.told
     assert b"0 of 3 clients have confirmed" in head.told
@@ -241,6 +242,8 @@ def test_a_client_that_stops_is_given_up_after_the_time_out(base: str, tmp_path:
     client = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
     head = programs.piped("-S", "-a", "2", "--json", "-f", path)
     head.wait_for("Server: Sending data...")
+    head.feed(bytes(1 << 24))
+    client.wait_for("Transfered MB: ")
     client.popen.send_signal(signal.SIGSTOP)
     with pytest.raises(BrokenPipeError):  # the head has ended before it had read so much
         head.feed(bytes(256 << 20))

@@ -438,7 +438,7 @@ def test_no_file_of_several_is_skipped_and_none_is_of_another_size(
 
 
 def test_nothing_is_no_clone(base: str, tmp_path: Path, programs: Programs) -> None:
-    """A total of 0, or a dummy run where a clone was meant, would leave the old content and say that all is well."""
+    """A total of 0, or a dummy run where a clone was meant, would leave the old content and say all is well."""
     program = programs.client(f"{base}1", "--outfile", str(tmp_path / "out"))
     said = f"Host got parameters '{base}1'.\nHost ready '{base}1'.\n".encode()
     with dial(f"{base}1", DATA), dial(f"{base}1", CONTROL) as control:
