@@ -14,7 +14,7 @@ from typing import Protocol
 from bootd.dolly.config import Announced, Archive, Cooking, Packing
 from bootd.drivers.dolly.consumer import Piece
 from bootd.drivers.dolly.unpack import archive_words, check_program, decompress, feed
-from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder
+from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder, sync_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.child import Child
 
@@ -68,11 +68,7 @@ class PlainTarget:
             if path not in names:
                 path.unlink(missing_ok=True)  # of a longer stream: it would be taken for a part of this one
         self._parts.clear()
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def close(self) -> None:
         for written, _ in self._parts:
@@ -122,12 +118,7 @@ class ArchiveTarget:
 
     def take(self, pieces: Iterator[Piece]) -> None:
         feed(self._words, pieces, self._started)
-        folder = os.open(self.label, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-            os.sync()  # every file of it, whoever wrote it
-        finally:
-            os.close(folder)
+        os.sync()  # every file of it, whoever wrote it
 
     def commit(self) -> None:
         """The files are there already."""

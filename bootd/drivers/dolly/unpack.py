@@ -11,6 +11,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.images.foreign.compression import Compression, unpack
 from bootd.images.foreign.errors import ForeignError
 from bootd.member.child import Child
+from bootd.member.sinks import unpack_words
 
 _COMPRESSIONS = {
     Packing.GZIP: Compression.GZIP,
@@ -42,8 +43,7 @@ def decompress(pieces: Iterator[Piece], packing: Packing) -> Iterator[Piece]:
 def archive_words(archive: Archive, folder: str) -> list[str]:
     """The command that unpacks a decompressed archive from its standard input into ``folder``."""
     if archive is Archive.TAR:
-        words = ["tar", "--extract", "--file=-", f"--directory={folder}", "--preserve-permissions"]
-        return [*words, "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"]
+        return unpack_words(folder, b"")
     words = [
         "cpio",
         "--extract",

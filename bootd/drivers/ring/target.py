@@ -79,11 +79,7 @@ class FileTarget:
 
     def commit(self) -> None:
         self._part.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -258,6 +254,15 @@ def claim_output(spool: str) -> Target:
     return StreamTarget(
         "standard output", spool, lambda image, number, folder: output_store(image, number, folder, _STDOUT)
     )
+
+
+def sync_folder(path: Path) -> None:
+    """Names that were given in the directory ``path`` are on stable storage. `OSError`."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check_spool(folder: str) -> str:
