@@ -1,12 +1,15 @@
 """What was made is mounted below a folder, as the system in it will see it, and unmounted again."""
 
+import errno
 import os
+import time
 from collections.abc import Callable
 
 from stage2.made import Made
 from stage2.programs import ProgramError, run
 
 MOUNT_SECONDS = 300.0
+FREE_SECONDS = 30.0
 UNMOUNT_SECONDS = 1800.0  # what is not on the disk yet is written
 
 
@@ -54,10 +57,25 @@ def unmount(made: Made, root: str) -> None:
             continue
         try:
             run(["umount", place], seconds=UNMOUNT_SECONDS)
-        except ProgramError as error:
+            _await_free(one.device)
+        except (ProgramError, OSError) as error:
             trouble.append(str(error))
     if trouble:
         raise MountError("; ".join(trouble))
+
+
+def _await_free(device: str) -> None:
+    """btrfs lets go of its device some time after umount has returned; who comes next opens it alone. OSError."""
+    end = time.monotonic() + FREE_SECONDS
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def mount_points() -> set[str]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "completion": ("completion", "completion"),
     "deploy": ("deploy", "deploy"),
     "doctor": ("doctor", "doctor"),
+    "dolly": ("dolly", "dolly"),
     "exec": ("exec_", "exec_"),
     "export": ("export", "export"),
     "health": ("health", "health"),
