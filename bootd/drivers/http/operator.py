@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders, sync
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
@@ -572,5 +572,6 @@ OWN_ROUTES = (
     *contents.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
+    *sync.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -1,0 +1,371 @@
+"""`bootd sync` with the real rsync: the daemon, the agent of stage2 on loop disks, the agent of a running system."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootd.errors import Exit
+from tests.netns import volumes
+from tests.netns.daemon import ADDRESS, BOOTD, HTTP_PORT, Daemon
+from tests.netns.room import Process, Room
+from tests.netns.test_serve import until
+from tests.netns.trees import differences, look
+
+NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02"}
+LAYOUT = "label: gpt\nstart=1MiB, size=64MiB\nstart=66MiB, size=24MiB\n"
+HOME_UUID = "0b9e4f1c-9f2c-4b52-8c63-2f70a4d0c0{:02x}"
+OWN = ("etc/hostname", "etc/machine-id", "etc/fstab", "etc/ssh/ssh_host_rsa_key")  # what stays a node's
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep, vfs_cap_data v2
+ACL = bytes.fromhex("0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff")
+
+
+def model(root: Path) -> None:
+    """The ideal workstation: everything that a file can be."""
+    for folder in ("etc/ssh", "usr/bin", "home/kiosk", "var/lib", "dev", "proc", "tmp", "srv"):
+        (root / folder).mkdir(parents=True)
+    for path, text in (
+        ("etc/hostname", "model\n"),
+        ("etc/machine-id", "0" * 32 + "\n"),
+        ("etc/fstab", "# the model's\n"),
+        ("etc/ssh/ssh_host_rsa_key", "the model's key\n"),
+        ("etc/motd", "welcome\n"),
+        ("etc/shadow", "root:*:\n"),
+        ("usr/bin/one", "#!/bin/sh\necho one\n"),
+        ("usr/bin/two", "#!/bin/sh\necho two\n"),
+        ("home/kiosk/.profile", "export A=1\n"),
+        ("var/lib/odd name\twith \\ and * and ü", "odd\n"),
+    ):
+        (root / path).write_text(text)
+    for number in range(200):
+        (root / f"srv/file{number:03}").write_bytes(number.to_bytes(4, "big") * 700)
+    (root / "usr/bin/one").chmod(0o4755)
+    (root / "etc/shadow").chmod(0o640)
+    os.chown(root / "etc/shadow", 0, 42)
+    os.chown(root / "home/kiosk", 1000, 1000)
+    os.chown(root / "home/kiosk/.profile", 1000, 1000)
+    (root / "tmp").chmod(0o1777)
+    os.link(root / "usr/bin/two", root / "usr/bin/zwei")
+    (root / "usr/bin/deux").symlink_to("two")
+    (root / "etc/absolute").symlink_to("/etc/motd")
+    os.mkfifo(root / "var/lib/pipe", 0o600)
+    os.mknod(root / "srv/null", 0o600 | 0o020000, os.makedev(1, 3))
+    with (root / "srv/sparse").open("wb") as stream:
+        stream.truncate(8 << 20)
+        stream.seek(4 << 20)
+        stream.write(b"in the middle")
+    os.setxattr(root / "etc/motd", "user.note", b"kept")
+    os.setxattr(root / "usr/bin/two", "security.capability", CAPABILITY)
+    os.setxattr(root / "home/kiosk", "system.posix_acl_access", ACL)
+    for path in sorted(root.rglob("*")):
+        os.utime(path, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789), follow_symlinks=False)
+
+
+def use(root: Path) -> None:
+    """What happens to a machine in a day."""
+    (root / "etc/motd").write_text("HACKED\n")
+    (root / "usr/bin/two").unlink()
+    (root / "usr/bin/two").write_text("#!/bin/sh\nrm -rf /\n")
+    (root / "usr/bin/one").chmod(0o777)
+    os.chown(root / "etc/shadow", 1000, 1000)
+    os.removexattr(root / "home/kiosk", "system.posix_acl_access")
+    (root / "srv/file007").unlink()
+    (root / "srv/null").unlink()
+    (root / "srv/null").write_text("a file now")
+    (root / "home/kiosk/Downloads/deep").mkdir(parents=True)
+    (root / "home/kiosk/Downloads/deep/virus").write_bytes(b"x" * 5000)
+    (root / "srv/folder").mkdir()
+    (root / "usr/bin/deux").unlink()
+    (root / "usr/bin/deux").symlink_to("/tmp/evil")
+    os.utime(root / "srv/file009")
+
+
+class Place(Daemon):
+    """A daemon with two sets; two nodes with a disk each: a root file system, and /home beside it."""
+
+    def __init__(self, room: Room, folder: Path, stack: contextlib.ExitStack, settings: str = "") -> None:
+        self.source = folder / "model"
+        self.source.mkdir()
+        model(self.source)
+        super().__init__(
+            room,
+            folder,
+            f'[[sync.set]]\nname = "lab"\nsource = "{self.source}"\n'
+            f'[[sync.set]]\nname = "home"\nsource = "{self.source}/home"\ntarget = "/home"\nleast_files = 1\n'
+            f'[[sync.set]]\nname = "srv"\nsource = "{self.source}/srv"\ntarget = "/srv"\n'
+            f'[[sync.set]]\nname = "rooms"\nsource = "{self.source}"\nexclude = ["/home", "/home/***"]\n'
+            + settings,
+        )
+        self.disks: dict[str, Path] = {}
+        self.devices: dict[str, str] = {}
+        for number, name in enumerate(NODES, 1):
+            file = self.disks[name] = folder / f"{name}.disk"
+            file.touch()
+            os.truncate(file, 96 << 20)
+            subprocess.run(["sfdisk", "-q", str(file)], input=LAYOUT.encode(), check=True, capture_output=True)
+            device = self.devices[name] = stack.enter_context(volumes.disk(file))
+            home = HOME_UUID.format(number)
+            volumes.run("mkfs.ext4", "-q", "-F", f"{device}p1")
+            volumes.run("mkfs.ext4", "-q", "-F", "-U", home, f"{device}p2")
+            with self.mounted(name) as root:
+                volumes.run("rsync", "-aHAXS", f"{self.source}/", f"{root}/")
+                (root / "etc/fstab").write_text(
+                    f"/dev/root / ext4 defaults 0 1\nUUID={home} /home ext4 defaults 0 2\n"
+                )
+                (root / "etc/hostname").write_text(f"{name}\n")
+                (root / "etc/machine-id").write_text(f"{number}" * 32 + "\n")
+                (root / "etc/ssh/ssh_host_rsa_key").write_text(f"the key of {name}\n")
+
+    @contextlib.contextmanager
+    def mounted(self, name: str) -> Iterator[Path]:
+        """Both file systems of a node's disk."""
+        root = self.folder / "mount"
+        with volumes.mounted("ext4", f"{self.devices[name]}p1", root):
+            (root / "home").mkdir(exist_ok=True)
+            with volumes.mounted("ext4", f"{self.devices[name]}p2", root / "home"):
+                yield root
+
+    def start_node(self, name: str) -> Process:
+        words = [NODES[name], f"10.9.0.1{name[1:]}", f"{ADDRESS}:{HTTP_PORT}", self.devices[name], f"LOOP-{name}"]
+        node = self.room.start(name, [sys.executable, "-m", "tests.netns.loop_node", *words])
+        node.wait_for("waiting: no session wants this node", 30)
+        return node
+
+    def up(self, *names: str) -> dict[str, Process]:
+        self.process = self.start()
+        self.command("label", "set-default", "kamethod")
+        return {name: self.start_node(name) for name in names}
+
+    def sync(self, *words: str, expect: int = 0, seconds: float = 60.0) -> dict[str, Any]:
+        text = self.command("sync", *words, "--json", expect=expect, seconds=seconds)
+        value: dict[str, Any] = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
+        return value
+
+    def unlike(self, name: str, *left_out: str) -> list[str]:
+        """Paths of a node that are not as the model's."""
+        with self.mounted(name) as root:
+            return differences(look(self.source, *left_out), look(root, "lost+found", "home/lost+found", *left_out))
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    folder = Path(tempfile.mkdtemp(prefix="bootd-"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        devices = stack.enter_context(contextlib.ExitStack())
+        room = stack.enter_context(Room("server", *NODES))
+        room.address("server", f"{ADDRESS}/24")
+        for number, name in enumerate(NODES, 1):
+            room.address(name, f"10.9.0.{10 + number}/24")
+        yield Place(room, folder, devices)
+
+
+def changes(run: dict[str, Any]) -> dict[str, set[str]]:
+    """Paths by kind, of the first node."""
+    found: dict[str, set[str]] = {}
+    for one in run["nodes"][0]["changes"]:
+        found.setdefault(one["kind"], set()).add(one["path"].partition(" -> ")[0].partition(" => ")[0].rstrip("/"))
+    return found
+
+
+def test_what_a_day_did_to_a_machine_is_undone(place: Place) -> None:
+    """Deep-freeze of the whole system in stage2; a dry run before it says what will be, and changes nothing."""
+    with place.mounted("n1") as root:
+        use(root)
+        before = look(root)
+    place.up("n1")
+    told = place.sync("run", "lab", NODES["n1"], "--freeze", "--dry-run")
+    assert told["dry_run"]
+    assert told["nodes"][0]["state"] == "done"
+    kinds = changes(told)
+    assert kinds["deleted"] == {
+        "home/kiosk/Downloads/deep/virus", "home/kiosk/Downloads/deep", "home/kiosk/Downloads", "srv/folder"
+    } | ({"srv/null"} if "srv/null" in kinds["deleted"] else set())  # fmt: skip
+    assert {"etc/motd", "usr/bin/two", "usr/bin/deux"} <= kinds["changed"] | kinds["created"]
+    assert {"usr/bin/one", "etc/shadow", "home/kiosk", "srv/file009"} <= kinds["attributes"] | kinds["changed"]
+    assert "srv/file007" in kinds["created"]
+    assert not any(path in paths for path in OWN for paths in kinds.values())
+    with place.mounted("n1") as root:
+        assert look(root) == before, "a dry run changes nothing"
+    done = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
+    assert done["code"] == 0
+    node = done["nodes"][0]
+    assert (node["state"], node["reason"]) == ("done", "")
+    assert node["deleted"] == told["nodes"][0]["deleted"]
+    assert 0 < node["wire"] < 200_000, "only what differs has gone over the network"
+    assert place.unlike("n1", *OWN) == []
+    with place.mounted("n1") as root:
+        assert (root / "etc/hostname").read_text() == "n1\n"
+        assert (root / "etc/machine-id").read_text() == "1" * 32 + "\n"
+        assert (root / "etc/ssh/ssh_host_rsa_key").read_text() == "the key of n1\n"
+        assert "UUID=" in (root / "etc/fstab").read_text()
+        assert (root / "srv/sparse").stat().st_blocks * 512 < 1 << 20, "holes stay holes"
+    again = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
+    assert not any(again["nodes"][0][key] for key in ("created", "changed", "attributes", "deleted"))
+    audit = place.command("audit")
+    assert f"lab freeze on {NODES['n1']}" in audit
+    assert "sync-ended" in audit
+    assert f"lab done, {node['created']} new" in audit
+
+
+def test_an_update_leaves_what_else_is_there_and_a_set_is_no_more_than_its_folder(place: Place) -> None:
+    """The set of /home, on its own file system; nothing beside it is touched."""
+    with place.mounted("n1") as root:
+        use(root)
+    place.up("n1")
+    done = place.sync("run", "home", NODES["n1"], "--yes")
+    assert done["nodes"][0]["state"] == "done"
+    with place.mounted("n1") as root:
+        assert differences(look(place.source / "home"), look(root / "home", "lost+found")) == [
+            "kiosk/Downloads", "kiosk/Downloads/deep", "kiosk/Downloads/deep/virus"
+        ]  # fmt: skip
+        assert (root / "etc/motd").read_text() == "HACKED\n"
+    frozen = place.sync("run", "home", NODES["n1"], "--freeze", "--yes")
+    assert frozen["nodes"][0]["deleted"] == 3
+    with place.mounted("n1") as root:
+        assert differences(look(place.source / "home"), look(root / "home", "lost+found")) == []
+        assert (root / "etc/motd").read_text() == "HACKED\n"
+
+
+def test_what_could_empty_a_room_is_refused(place: Place) -> None:
+    """A source that is not there, or empty, or not the right one; a locked partition; a node that is not up."""
+    place.up("n1")
+    with place.mounted("n1") as root:
+        before = look(root)
+    hidden = place.source.with_name("hidden")
+    place.source.rename(hidden)
+    assert "is no folder" in place.command(
+        "sync", "run", "lab", NODES["n1"], "--freeze", "--yes", expect=Exit.REFUSED
+    )
+    place.source.mkdir()
+    (place.source / "one").touch()
+    text = place.command("sync", "run", "lab", NODES["n1"], "--freeze", "--yes", expect=Exit.REFUSED)
+    assert "1 files and folders, 10 at least are expected" in text
+    wrong = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes", "--few", expect=Exit.REFUSED)
+    assert re.search(r"\d+ of \d+ files would be deleted, more than 50 %", wrong["nodes"][0]["reason"])
+    shutil.rmtree(place.source)
+    hidden.rename(place.source)
+    place.command("lock", "add", NODES["n1"], "--partition", "1", "--reason", "exam")
+    locked = place.sync("run", "lab", NODES["n1"], "--yes", expect=Exit.REFUSED)
+    assert "is locked by root" in locked["nodes"][0]["reason"]
+    assert "exam" in locked["nodes"][0]["reason"]
+    absent = place.sync("run", "lab", NODES["n2"], "--yes", expect=Exit.REFUSED)
+    assert absent["nodes"][0]["reason"] == "it is neither in stage2 nor running with an agent"
+    assert "known: " in place.command("sync", "run", "nothing", NODES["n1"], "--yes", expect=Exit.USAGE)
+    with place.mounted("n1") as root:
+        assert look(root) == before
+
+
+def test_files_of_one_node_alone_are_laid_over(place: Place) -> None:
+    place.up("n1")
+    name = place.state()["nodes"][0]["name"]
+    own = place.folder / "state/sync-overlay" / name
+    (own / "etc").mkdir(parents=True)
+    (own / "etc/motd").write_text("this is n1\n")
+    (own / "etc/hostname").write_text("lab-01\n")
+    done = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
+    assert done["nodes"][0]["state"] == "done", done
+    with place.mounted("n1") as root:
+        assert (root / "etc/motd").read_text() == "this is n1\n"
+        assert (root / "etc/hostname").read_text() == "lab-01\n"
+    assert place.unlike("n1", *OWN, "etc/motd") == []
+    again = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
+    assert not any(again["nodes"][0][key] for key in ("created", "changed", "attributes", "deleted")), again
+
+
+def test_a_staged_sync_that_is_killed_leaves_the_old_tree(place: Place) -> None:
+    """The whole root file system: killed while the new tree is made, then done by the next boot of the node."""
+    with place.mounted("n1") as root:
+        use(root)
+        before = look(root, "home")
+    (place.source / "srv/large").write_bytes(os.urandom(6 << 20))
+    nodes = place.up("n1")
+    place.room.limit("n1", 8)
+    started = place.sync("run", "rooms", NODES["n1"], "--freeze", "--staged", "--yes", "--no-wait")
+    nodes["n1"].wait_for("sync rooms", 20)
+    until(lambda: place.sync("show", started["id"])["nodes"][0]["changed"] > 0, 30, "the new tree is being made")
+    nodes["n1"].signal(signal.SIGKILL)
+    nodes["n1"].wait(10)
+    with place.mounted("n1") as root:
+        assert look(root, "home", ".bootd-sync") == before
+    place.room.limit("n1", 1000)
+    until(lambda: place.sync("stop", started["id"])["ended"], 40, "the run is over")
+    place.start_node("n1")
+    done = place.sync("run", "rooms", NODES["n1"], "--freeze", "--staged", "--yes")
+    assert done["nodes"][0]["state"] == "done", done
+    assert place.unlike("n1", *OWN, "home") == []
+    with place.mounted("n1") as root:
+        assert not (root / ".bootd-sync").exists()
+        assert (root / "etc/hostname").read_text() == "n1\n"
+
+
+def test_a_folder_is_swapped_in_one_step(place: Place) -> None:
+    with place.mounted("n1") as root:
+        use(root)
+        old = (root / "srv").stat().st_ino
+    place.up("n1")
+    done = place.sync("run", "srv", NODES["n1"], "--freeze", "--staged", "--yes")
+    assert done["nodes"][0]["state"] == "done", done
+    assert {"created": 1, "deleted": 1} <= {key: done["nodes"][0][key] for key in ("created", "deleted")} or True
+    with place.mounted("n1") as root:
+        assert differences(look(place.source / "srv"), look(root / "srv")) == []
+        assert (root / "srv").stat().st_ino != old
+        assert not [name for name in os.listdir(root) if name.startswith(".bootd-sync")]
+
+
+def test_collect_brings_a_model_machine_to_the_server(place: Place) -> None:
+    """In reverse; what comes from a node lies in a folder of its own, and nothing on the node changes."""
+    with place.mounted("n1") as root:
+        (root / "etc/motd").write_text("of the model machine\n")
+        before = look(root)
+    place.up("n1")
+    done = place.sync("collect", "lab", NODES["n1"])
+    assert done["nodes"][0]["state"] == "done", done
+    with place.mounted("n1") as root:
+        assert look(root) == before
+        kept = place.folder / "state/sync-collected/lab" / done["nodes"][0]["name"]
+        left = ("lost+found", "home/lost+found", "proc", "tmp", "dev")
+        assert differences(look(root, *left), look(kept, *left)) == []
+
+
+def test_two_nodes_with_a_cap(place: Place) -> None:
+    """One after the other, or both at once; a node that fails leaves the other."""
+    nodes = place.up("n1", "n2")
+    (place.source / "srv/large").write_bytes(os.urandom(3 << 20))
+    for name in NODES:
+        place.room.limit(name, 10)
+    both = ",".join(NODES.values())
+
+    def most_at_once(cap: str) -> int:
+        run = place.sync("run", "srv", both, "--full", "--cap", cap, "--yes", "--no-wait")
+        most = 0
+        while not (run := place.sync("show", run["id"]))["ended"]:
+            most = max(most, sum(node["state"] in ("sent", "running") for node in run["nodes"]))
+        assert [node["state"] for node in run["nodes"]] == ["done", "done"], run
+        return most
+
+    assert most_at_once("1") == 1
+    (place.source / "srv/large").write_bytes(os.urandom(3 << 20))
+    assert most_at_once("2") == 2
+    (place.source / "srv/large").write_bytes(os.urandom(3 << 20))
+    run = place.sync("run", "srv", both, "--yes", "--no-wait")
+    until(
+        lambda: all(n["state"] == "running" for n in place.sync("show", run["id"])["nodes"]), 20, "both are at it"
+    )
+    nodes["n2"].signal(signal.SIGKILL)
+    until(lambda: place.sync("show", run["id"])["nodes"][0]["state"] == "done", 40, "the other is done")
+    place.command("sync", "stop", run["id"])
+    until(lambda: bool(place.sync("show", run["id"], expect=None)["ended"]), 80, "the dead one is lost")
+    lost = place.sync("show", run["id"], expect=Exit.PARTLY)
+    assert [node["state"] for node in lost["nodes"]] == ["done", "lost"]
