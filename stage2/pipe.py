@@ -53,6 +53,9 @@ def connect(environment: Mapping[str, str]) -> tuple[socket.socket, bytes]:
 def carry(connection: socket.socket, rest: bytes, inward: int, outward: int) -> None:
     """Copy both ways until the server has said its last byte."""
 
+    for descriptor in (inward, outward):  # rsync gives them as it likes them itself
+        os.set_blocking(descriptor, True)
+
     def upwards() -> None:
         try:
             while data := os.read(inward, _BUFFER):

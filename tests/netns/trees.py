@@ -39,7 +39,7 @@ def look(root: Path, *left_out: str) -> dict[str, Entry]:
                 attributes,
             )
     for paths in same.values():
-        for path in paths:
+        for path in paths if len(paths) > 1 else ():
             found[path] = (*found[path], tuple(sorted(paths)))
     return found
 

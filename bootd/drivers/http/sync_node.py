@@ -94,7 +94,7 @@ class SyncRequests:
         await response.prepare(request)
         descriptor = os.dup(opened.fileno())
         try:
-            await keeper.servers.serve(descriptor, modules)
+            await keeper.servers.serve(descriptor, modules, request.match_info["task"])
         except OSError as error:
             log.error("rsync cannot be started", error=str(error), hint="apt install rsync")  # noqa: TRY400
         finally:

@@ -202,6 +202,7 @@ class SyncKeeper:
         return self.streams.publish(mac, data)
 
     def _ended(self, task: Task) -> None:
+        self.servers.end(task.id)
         report = task.report
         counts = ""
         if report is not None:

@@ -62,13 +62,13 @@ class Servers:
     """All rsync servers of the daemon."""
 
     def __init__(self) -> None:
-        self._processes: set[asyncio.subprocess.Process] = set()
+        self._processes: dict[asyncio.subprocess.Process, str] = {}  # and the task of each
 
     @property
     def is_full(self) -> bool:
         return len(self._processes) >= MOST
 
-    async def serve(self, descriptor: int, modules: tuple[Module, ...]) -> None:
+    async def serve(self, descriptor: int, modules: tuple[Module, ...], task: str) -> None:
         """Hand the socket ``descriptor`` over; returns when rsync has ended. OSError when it cannot be started."""
         with tempfile.TemporaryDirectory(prefix="bootd-sync-") as folder:
             path = Path(folder) / "rsyncd.conf"
@@ -92,12 +92,12 @@ class Servers:
                 env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,
             )
-            self._processes.add(process)
+            self._processes[process] = task
             try:
                 error = await process.stderr.read(4096) if process.stderr is not None else b""
                 code = await process.wait()
             finally:
-                self._processes.discard(process)
+                del self._processes[process]
                 if process.returncode is None:
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, 9)
@@ -106,11 +106,17 @@ class Servers:
                 said = error.decode(errors="replace") + _last_lines(Path(folder) / "log")
                 log.info("rsync server", status=code, said=said.strip()[-500:])
 
+    def end(self, task: str) -> None:
+        """End those of a task that is over, which its node may not know."""
+        for process, own in self._processes.items():
+            if own == task:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, 15)
+
     async def close(self) -> None:
         """End them all."""
-        for process in list(self._processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, 15)
+        for task in set(self._processes.values()):
+            self.end(task)
 
 
 def _last_lines(path: Path) -> str:
