@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -376,3 +375,156 @@ def test_two_nodes_with_a_cap(place: Place) -> None:
     until(lambda: bool(place.show(run["id"])["ended"]), 80, "the dead one is lost")
     lost = place.sync("show", run["id"], expect=Exit.PARTLY)
     assert [node["state"] for node in lost["nodes"]] == ["done", "lost"]
+
+
+class Running:
+    """A running system: a folder of its own for each node, and the agent as `bootd sync agent` packs it."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.place, self.name, self.mac = place, name, NODES[name]
+        self.folder = place.folder / f"system-{name}"
+        self.target = place.folder / "system" / "srv"
+
+    def enrol(self) -> None:
+        package = self.place.folder / f"{self.name}.tar.gz"
+        text = self.place.command("sync", "agent", self.mac, "--out", str(package))
+        assert "systemctl enable --now bootd-agent" in text
+        assert package.stat().st_mode & 0o077 == 0
+        self.folder.mkdir()
+        subprocess.run(["tar", "-xzf", str(package), "-C", str(self.folder)], check=True)  # as its user does
+        unit = (self.folder / "etc/systemd/system/bootd-agent.service").read_text()
+        assert "/usr/lib/bootd-agent/agent.pyz" in unit
+
+    def start(self) -> Process:
+        settings = self.folder / "etc/bootd-agent/agent.json"
+        program = self.folder / "usr/lib/bootd-agent/agent.pyz"
+        # As on a strange system: none of our packages, nothing but Debian's own Python.
+        words = ["/usr/bin/python3", "-I", "-S", "-B", str(program), str(settings)]
+        return self.place.room.start(self.name, words, {"PYTHONUNBUFFERED": "1"})
+
+
+@pytest.fixture
+def running(place: Place) -> Running:
+    one = Running(place, "n1")
+    one.target.mkdir(parents=True)
+    subprocess.run(["rsync", "-aHAXS", f"{place.source}/srv/", f"{one.target}/"], check=True)
+    with place.config.open("a") as file:
+        file.write(f'[[sync.set]]\nname = "live"\nsource = "{place.source}/srv"\ntarget = "{one.target}"\n')
+        file.write(f'[[sync.set]]\nname = "all"\nsource = "{place.source}"\n')
+    place.process = place.start()
+    return one
+
+
+def test_a_running_system_with_the_agent(running: Running) -> None:
+    place, mac, target = running.place, running.mac, running.target
+    running.enrol()
+    agent = running.start()
+    until(lambda: json.loads(place.command("sync", "agents", "--json"))[0]["up"], 20, "the agent is there")
+    (target / "file003").write_text("changed by a user\n")
+    (target / "more").write_text("more\n")
+    told = place.sync("run", "live", mac, "--freeze", "--dry-run")
+    assert changes(told)["deleted"] == {"more"}
+    assert (target / "more").exists()
+    assert place.sync("run", "live", mac, "--freeze", "--yes")["nodes"][0]["state"] == "done"
+    assert differences(look(place.source / "srv"), look(target)) == []
+    # Staged: one step of the kernel, and a process that is in the old folder keeps it.
+    (place.source / "srv/file004").write_text("the new version\n")
+    old = target.stat().st_ino
+    done = place.sync("run", "live", mac, "--staged", "--yes")
+    assert done["nodes"][0]["state"] == "done", done
+    assert target.stat().st_ino != old
+    assert differences(look(place.source / "srv"), look(target)) == []
+    assert os.listdir(target.parent) == ["srv"]
+    # / of a running system: only a set that says so.
+    refused = place.sync("run", "all", mac, "--yes", expect=Exit.REFUSED)
+    assert "whole_system" in refused["nodes"][0]["reason"]
+    # A lock in force on something that cannot be told from where the target is.
+    place.command("lock", "add", mac, "--disk", "--reason", "exam")
+    locked = place.sync("run", "live", mac, "--yes", expect=Exit.REFUSED)
+    assert re.search("locked|cannot be told", locked["nodes"][0]["reason"])
+    assert "the new version" in (target / "file004").read_text()
+    text = place.command("sync", "revoke", mac)
+    assert "n1" not in text
+    agent.wait_for("the server says no", 30)
+    place.sync("run", "live", mac, "--yes", expect=Exit.REFUSED)
+
+
+def test_a_schedule_at_boot_syncs_whoever_comes_up(running: Running) -> None:
+    place, target = running.place, running.target
+    running.enrol()
+    (target / "more").write_text("more\n")
+    text = place.command("sync", "schedule", "live", running.mac, "--at", "boot", "--freeze", "--yes")
+    assert "boot" in text
+    place.process.signal(signal.SIGKILL)
+    place.process.wait(5)
+    place.process = place.start()
+    running.start()
+    until(lambda: not (target / "more").exists(), 30, "it is synced as it comes up")
+    until(lambda: "sync-ended" in place.command("audit"), 20, "and that is on record")
+    (schedule,) = json.loads(place.command("sync", "schedules", "--json"))
+    place.command("sync", "unschedule", schedule["id"])
+    assert json.loads(place.command("sync", "schedules", "--json")) == []
+    assert "is no time of day" in place.command(
+        "sync", "schedule", "live", running.mac, "--at", "25:00", "--yes", expect=Exit.USAGE
+    )
+
+
+def test_only_with_the_key_and_only_its_folder(running: Running) -> None:
+    """What a node may ask the rsync server for: its task's folder, and nothing through a link that leaves it."""
+    place = running.place
+    running.enrol()
+    settings = json.loads((running.folder / "etc/bootd-agent/agent.json").read_text())
+    secret = place.folder / "secret"
+    secret.mkdir()
+    (secret / "file").write_text("not for nodes\n")
+    (place.source / "srv/out").symlink_to(secret)
+    running.start()
+    until(lambda: json.loads(place.command("sync", "agents", "--json"))[0]["up"], 20, "the agent is there")
+    (place.source / "srv/large").write_bytes(os.urandom(4 << 20))
+    place.room.limit("n1", 4)
+    run = place.sync("run", "live", running.mac, "--yes", "--no-wait")
+    until(lambda: place.show(run["id"])["nodes"][0]["state"] == "running", 20, "it runs")
+    audit = place.command("audit")
+    assert settings["key"] not in audit
+    task = re.search(rb"/sync/([0-9a-f]+)/stream", pipes(place, "n1"))
+    assert task is not None
+    path = f"/node/v1/sync/{task.group(1).decode()}/stream?node={running.mac}"
+
+    def ask(key: str, words: list[str]) -> str:
+        environment = {
+            "BOOTD_SYNC_SERVER": settings["server"], "BOOTD_SYNC_PATH": path, "BOOTD_SYNC_TOKEN": key,
+            "PYTHONPATH": str(running.folder / "usr/lib/bootd-agent/agent.pyz"),
+        }  # fmt: skip
+        command = ["rsync", "--rsh=/usr/bin/python3 -m stage2.pipe", *words]
+        done = subprocess.run(
+            ["ip", "netns", "exec", place.room.namespace("n1"), *command],
+            capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=60,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    assert "file001" in ask(settings["key"], ["bootd::source/"])
+    assert "the server says no" in ask("wrong", ["bootd::source/"])
+    assert "Unknown module" in ask(settings["key"], ["bootd::collect/"])
+    assert "read only" in ask(settings["key"], [str(place.config), "bootd::source/"])
+    stolen = place.folder / "stolen"
+    for words in (
+        ["-r", "bootd::source/out/"],
+        ["-rL", "bootd::source/"],
+        ["-r", f"bootd::source/../{secret.name}/"],
+    ):
+        ask(settings["key"], [*words, f"{stolen}/"])
+        found = [file for file in stolen.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert not any(b"not for nodes" in file.read_bytes() for file in found)
+    place.command("sync", "stop", run["id"])
+    until(lambda: bool(place.show(run["id"])["ended"]), 40, "it is ended")
+    assert "the server says no" in ask(settings["key"], ["bootd::source/"])
+
+
+def pipes(place: Place, name: str) -> bytes:
+    """Environment of what runs on a node, as its root sees it."""
+    listed = subprocess.run(["ip", "netns", "pids", place.room.namespace(name)], capture_output=True, text=True)
+    found = b""
+    for number in listed.stdout.split():
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{number}/environ").read_bytes()
+    return found
