@@ -24,6 +24,7 @@ PACKAGES = (
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
+    "rsync",
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bootd.errors import Exit, OperatorError
+from bootd.session import selector
 from bootd.wire.control import Lock, Sync, SyncReport, SyncState
 
 # What makes a machine this machine: a sync leaves it as it is. Paths of a node; patterns of rsync.
@@ -86,6 +87,10 @@ def problem(wanted: SyncSet) -> str:
     for pattern in (*wanted.include, *wanted.exclude, *wanted.unique):
         if not pattern.strip() or "\n" in pattern or "\0" in pattern or len(pattern) > 4096:
             return f"{wanted.name}: {pattern[:80]!r} is no pattern"
+    try:
+        selector.parse(wanted.disk)
+    except OperatorError as error:
+        return f"{wanted.name}: {error.message}"
     if wanted.marker.startswith("/") or ".." in wanted.marker.split("/"):
         return f"{wanted.name}: marker {wanted.marker!r} is not a path below the source"
     return ""
@@ -145,7 +150,7 @@ class Options:
 
 @dataclass
 class Task:
-    """One node of a run. ``state``: "waiting" (for its turn), "sent", "running", or one of those that have ended."""
+    """One node of a run. ``state``: "waiting" (for its turn), "sent", "running", or one of `_ENDED`."""
 
     mac: str
     name: str
@@ -348,7 +353,7 @@ def view_task(task: Task, *, changes: bool) -> dict[str, Any]:
 
 
 def outcome(run: Run) -> Exit:
-    """OK when all are done, PARTLY when some are or some in part, REFUSED when a rule said no to all, else ERROR."""
+    """OK: all are done; PARTLY: some are, or in part; REFUSED: a rule said no to all; else ERROR."""
     states = [task.state for task in run.tasks.values()]
     if all(state == "done" for state in states):
         return Exit.OK

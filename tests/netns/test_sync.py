@@ -1,4 +1,4 @@
-"""`bootd sync` with the real rsync: the daemon, the agent of stage2 on loop disks, the agent of a running system."""
+"""`bootd sync` with the real rsync: daemon, agents of stage2 on loop disks, the agent of a running system."""
 
 import contextlib
 import json
@@ -329,7 +329,7 @@ def test_a_folder_is_swapped_in_one_step(place: Place) -> None:
     with place.mounted("n1") as root:
         assert differences(look(place.source / "srv"), look(root / "srv")) == []
         assert (root / "srv").stat().st_ino != old
-        assert not [name for name in os.listdir(root) if name.startswith(".bootd-sync")]
+        assert not list(root.glob(".bootd-sync*"))
 
 
 def test_collect_brings_a_model_machine_to_the_server(place: Place) -> None:
@@ -434,7 +434,7 @@ def test_a_running_system_with_the_agent(running: Running) -> None:
     assert done["nodes"][0]["state"] == "done", done
     assert target.stat().st_ino != old
     assert differences(look(place.source / "srv"), look(target)) == []
-    assert os.listdir(target.parent) == ["srv"]
+    assert [path.name for path in target.parent.iterdir()] == ["srv"]
     # / of a running system: only a set that says so.
     refused = place.sync("run", "all", mac, "--yes", expect=Exit.REFUSED)
     assert "whole_system" in refused["nodes"][0]["reason"]

@@ -22,7 +22,7 @@ def look(root: Path, *left_out: str) -> dict[str, Entry]:
             path = os.path.normpath(f"{below}/{name}")
             if path in left_out:
                 continue
-            full = os.path.join(folder, name)
+            full = f"{folder}/{name}"
             seen = os.lstat(full)
             is_file = stat.S_ISREG(seen.st_mode)
             if is_file and seen.st_nlink > 1:
@@ -34,7 +34,7 @@ def look(root: Path, *left_out: str) -> dict[str, Entry]:
                 seen.st_gid,
                 0 if stat.S_ISDIR(seen.st_mode) else seen.st_mtime_ns,
                 seen.st_rdev if stat.S_ISCHR(seen.st_mode) or stat.S_ISBLK(seen.st_mode) else 0,
-                os.readlink(full) if stat.S_ISLNK(seen.st_mode) else "",
+                str(Path(full).readlink()) if stat.S_ISLNK(seen.st_mode) else "",
                 hashlib.sha256(Path(full).read_bytes()).hexdigest() if is_file else "",
                 attributes,
             )

@@ -40,8 +40,13 @@ def modules_of(source: str, overlay: str, collected: str, *, collect: bool) -> t
 
 
 def configuration(modules: tuple[Module, ...], folder: str, *, is_root: bool) -> str:
-    """rsyncd.conf(5). Who is not root keeps owners and modes in extended attributes (``fake super``)."""
-    own = "uid = 0\ngid = 0\nuse chroot = yes\n" if is_root else "use chroot = no\nfake super = yes\n"
+    """rsyncd.conf(5). Who is not root keeps owners and modes in extended attributes (``fake super``), and links
+    under a prefix that leads nowhere (``munge symlinks``), both of which are taken off again when they are sent."""
+    own = (
+        "uid = 0\ngid = 0\nuse chroot = yes\nmunge symlinks = no\n"
+        if is_root
+        else "use chroot = no\nfake super = yes\nmunge symlinks = yes\n"
+    )
     lines = [
         f"log file = {folder}/log\nlock file = {folder}/lock\npid file =\nreverse lookup = no\n"
         f"timeout = {IDLE_SECONDS}\nmax verbosity = 1\ntransfer logging = no\n{own}"
@@ -52,9 +57,7 @@ def configuration(modules: tuple[Module, ...], folder: str, *, is_root: bool) ->
             if module.writable
             else "read only = yes\nrefuse options = copy-links copy-dirlinks copy-unsafe-links\n"
         )
-        lines.append(
-            f"[{module.name}]\npath = {module.path}\nlist = no\nnumeric ids = yes\nmunge symlinks = no\n{rights}"
-        )
+        lines.append(f"[{module.name}]\npath = {module.path}\nlist = no\nnumeric ids = yes\n{rights}")
     return "\n".join(lines)
 
 
