@@ -528,3 +528,14 @@ def pipes(place: Place, name: str) -> bytes:
         with contextlib.suppress(OSError):
             found += Path(f"/proc/{number}/environ").read_bytes()
     return found
+
+
+def test_after_a_freeze_with_reboot_a_node_boots_its_own_disk(place: Place) -> None:
+    nodes = place.up("n1")
+    place.sync("run", "srv", NODES["n1"], "--freeze", "--reboot", "--yes", "--no-wait")
+    nodes["n1"].wait_for("node: rebooted", 40)
+    script = place.room.run(
+        "n1", ["curl", "-sSf", f"http://{ADDRESS}:{HTTP_PORT}/boot/boot.ipxe?mac={NODES['n1']}"]
+    )
+    assert "bootd.node" not in script, "no stage: its own disk"
+    assert "set-label" in place.command("audit")
