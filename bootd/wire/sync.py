@@ -1,7 +1,7 @@
 """What rsync is told and what it says: argument lists, change lines, statistics, exit codes. Sans-IO.
 
 `bootd.wire.control.Sync` is the order. The node runs rsync as client; the daemon gives it a server that sees
-nothing but the folder of that one task (docs/decisions/0009-rsync.md).
+nothing but the folder of that one task (docs/decisions/0012-rsync.md).
 """
 
 import re
