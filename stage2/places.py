@@ -116,7 +116,8 @@ def installed(order: Sync, take: Callable[[], Sequence[Disk]], dev: str = "/dev"
     with ExitStack() as stack:
         stack.callback(os.rmdir, root)
         partition = _find_root(order, disk, disks, root, dev)
-        _mount(disk, partition, root, dev, notes)
+        is_read_only = order.dry or order.collect
+        _mount(disk, partition, root, dev, None if is_read_only else notes)
         stack.callback(_unmount, root)
         try:
             with open(f"{root}/etc/fstab", errors="replace") as stream:
@@ -134,7 +135,7 @@ def installed(order: Sync, take: Callable[[], Sequence[Disk]], dev: str = "/dev"
             if len(found) == 1 and found[0].filesystem in CHECKS:
                 point = within(root, mount.point)
                 _judge(order, disk, found[0], disks)
-                _mount(disk, found[0], point, dev, notes)
+                _mount(disk, found[0], point, dev, None if is_read_only else notes)
                 stack.callback(_unmount, point)
             elif is_below:
                 foreign.append(mount.point[len(order.target.rstrip("/")) :])
@@ -202,8 +203,12 @@ _READ_ONLY = {kind: "ro,noload" if kind in ("ext3", "ext4") else "ro" for kind i
 }
 
 
-def _mount(disk: Disk, partition: Partition, point: str, dev: str, notes: list[str]) -> None:
+def _mount(disk: Disk, partition: Partition, point: str, dev: str, notes: list[str] | None) -> None:
+    """``notes`` None: to be read only."""
     path, kind = _path(disk, partition, dev), partition.filesystem
+    if notes is None:
+        _run("mount", "-t", kind, "-o", f"{_READ_ONLY.get(kind, 'ro')},nodev,nosuid,noexec", path, point)
+        return
     if CHECKS[kind]:
         try:
             done = subprocess.run(

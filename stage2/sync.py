@@ -221,13 +221,14 @@ class Job:
 
     def _lay_over(self, folder: str, state: SyncState, reason: str) -> tuple[SyncState, str]:
         """What the server has for this node alone."""
-        if not self.order.overlay or state not in (SyncState.DONE, SyncState.PARTIAL):
+        if not self.order.own or state not in (SyncState.DONE, SyncState.PARTIAL):
             return state, reason
         own = replace(self.order, freeze=False, update=False)
         tally = Tally()
-        words = arguments(own, "", OVERLAY, folder)
-        words.insert(1, "--omit-dir-times")
-        code = self._rsync.run(words, tally, self._tell)
+        with tempfile.NamedTemporaryFile("w", prefix="bootd-own-", errors="surrogateescape") as names:
+            names.write("".join(f"{path}\0" for path in own.own))
+            names.flush()
+            code = self._rsync.run(arguments(own, names.name, OVERLAY, folder), tally, self._tell)
         changed = self._report
         self._report = replace(
             changed,

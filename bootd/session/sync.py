@@ -303,7 +303,7 @@ def order_of(
         checksum=wanted.checksum,
         compress=wanted.compress,
         staged=options.staged,
-        overlay=bool(own),
+        own=own,
         whole=wanted.whole_system,
         reboot=options.reboot,
         most_deleted=wanted.max_delete if options.max_delete is None else options.max_delete,

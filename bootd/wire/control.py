@@ -336,7 +336,7 @@ class Sync:
     checksum: bool = False  # compare by digest
     compress: bool = False
     staged: bool = False  # make the whole new tree beside the present one, then swap
-    overlay: bool = False  # the server has files of this node alone, to be laid over
+    own: tuple[str, ...] = ()  # paths from the target on: of these the server has files for this node alone
     whole: bool = False  # the target may be / of a running system
     reboot: bool = False  # afterwards, if it went well
     most_deleted: int = 100  # per cent of the files there

@@ -50,11 +50,15 @@ def reason_of(code: int) -> str:
 def arguments(order: Sync, rules: str, module: str, place: str, link_to: Iterable[str] = ()) -> list[str]:
     """The command that carries ``order`` out between ``module`` of the server and the folder ``place``.
 
-    ``rules``: path of a file with filter rules, "" = none. ``link_to``: trees whose equal files become hard links.
+    ``rules``: path of a file with filter rules, "" = none; of `OVERLAY` of one with the names of its files, each
+    ended by a NUL: folders on the way to them keep their owners and modes. ``link_to``: trees whose equal files
+    become hard links.
     """
     words = ["rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids"]
     words += ["--stats", "--no-human-readable", "--out-format=%i %n%L", f"--timeout={IDLE_SECONDS}"]
-    if rules:
+    if module == OVERLAY:
+        words += [f"--files-from={rules}", "--from0", "--no-implied-dirs"]
+    elif rules:
         words.append(f"--filter=merge {rules}")
     switches = {
         "--dry-run": order.dry,

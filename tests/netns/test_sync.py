@@ -279,12 +279,17 @@ def test_files_of_one_node_alone_are_laid_over(place: Place) -> None:
     (own / "etc").mkdir(parents=True)
     (own / "etc/motd").write_text("this is n1\n")
     (own / "etc/hostname").write_text("lab-01\n")
+    (own / "etc").chmod(0o700)
+    (own / "new/folder").mkdir(parents=True)
+    (own / "new/folder/file").write_text("new\n")
     done = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
     assert done["nodes"][0]["state"] == "done", done
     with place.mounted("n1") as root:
         assert (root / "etc/motd").read_text() == "this is n1\n"
         assert (root / "etc/hostname").read_text() == "lab-01\n"
-    assert place.unlike("n1", *OWN, "etc/motd") == []
+        assert (root / "new/folder/file").read_text() == "new\n"
+        assert (root / "etc").stat().st_mode & 0o7777 == 0o755, "folders on the way stay as they are"
+    assert place.unlike("n1", *OWN, "etc/motd", "new") == []
     again = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
     assert not any(again["nodes"][0][key] for key in ("created", "changed", "attributes", "deleted")), again
 

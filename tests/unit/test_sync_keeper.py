@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ class Bench:
         if not source.exists():
             source.mkdir()
             (source / "file").touch()
-        self.wanted = SyncSet("lab", str(source), least_files=1)
+        self.wanted = SyncSet("lab", str(source), target="/srv", least_files=1)
         folders = Folders(folder / "overlay", folder / "collected")
         self.store = SyncStore(folder / "sync.db")
         self.keeper = SyncKeeper(
@@ -127,7 +129,7 @@ def test_keys_of_agents(tmp_path: Path) -> None:
 
 
 def test_sources(tmp_path: Path) -> None:
-    wanted = SyncSet("lab", str(tmp_path / "model"), least_files=3, marker="etc/this-is-it")
+    wanted = SyncSet("lab", str(tmp_path / "model"), target="/srv", least_files=3, marker="etc/this-is-it")
     with pytest.raises(OperatorError, match="is no folder"):
         check_source(wanted)
     (tmp_path / "model/etc").mkdir(parents=True)
@@ -140,6 +142,15 @@ def test_sources(tmp_path: Path) -> None:
     assert check_source(wanted, few=True) >= 1
     (tmp_path / "model/etc/more").touch()
     assert check_source(wanted) == 3
+    (tmp_path / "model").chmod(0o700)
+    assert check_source(wanted) == 3
+    with pytest.raises(OperatorError, match="so would / of the nodes be"):
+        check_source(replace(wanted, target="/"))
+    try:
+        os.setxattr(tmp_path / "model", "user.rsync.%stat", b"40755 0,0 0:0")
+    except OSError:
+        pytest.skip("this file system keeps no user attributes")
+    assert check_source(replace(wanted, target="/")) == 3
 
 
 def test_files_of_one_node_alone(tmp_path: Path) -> None:

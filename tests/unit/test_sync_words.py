@@ -80,7 +80,8 @@ def test_arguments() -> None:
         "--link-dest=/old",
         "--filter=merge /rules",
     } <= set(words)
-    laid = arguments(order, "", "overlay", "/mnt")
+    laid = arguments(order, "/names", "overlay", "/mnt")
+    assert {"--files-from=/names", "--from0", "--no-implied-dirs"} <= set(laid)
     assert "--delete" not in laid
     assert arguments(Sync("t", "lab", "/", collect=True), "", "collect", "/")[-2:] == ["/", "bootd::collect/"]
 

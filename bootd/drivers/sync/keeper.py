@@ -179,7 +179,7 @@ class SyncKeeper:
         run = self.syncs.run_of(task) if task is not None else None
         if task is None or run is None or task.state == "waiting":
             return ()
-        overlay = overlay_folder(self.folders.overlay, task.name, run.wanted.target) if task.order.overlay else ""
+        overlay = overlay_folder(self.folders.overlay, task.name, run.wanted.target) if task.order.own else ""
         collected = self.folders.collected / run.wanted.name / task.name
         if task.order.collect:
             collected.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,6 +1,7 @@
 """The folders of syncs on the server: whether a source is what it should be, and what one node has for itself."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bootd.errors import Exit, OperatorError
@@ -20,6 +21,8 @@ def check_source(wanted: SyncSet, *, few: bool = False) -> int:
         raise OperatorError(
             f"{wanted.source} has no {wanted.marker}", f"the set wants it there; {_HINT}", Exit.REFUSED
         )
+    if wanted.target == "/":
+        _check_root(path)
     least = 1 if few else wanted.least_files
     count = 0
     for folder, _, files in os.walk(path, onerror=_refuse):
@@ -29,6 +32,21 @@ def check_source(wanted: SyncSet, *, few: bool = False) -> int:
     raise OperatorError(
         f"{wanted.source} has {count} files and folders, {least} at least are expected", _HINT, Exit.REFUSED
     )
+
+
+def _check_root(path: Path) -> None:
+    """Owner and mode of the folder become those of / on the nodes. `OperatorError`."""
+    seen = path.stat()
+    owner, mode = str(seen.st_uid), seen.st_mode
+    with suppress(OSError, ValueError, IndexError):  # kept without root: "40755 0,0 0:0"
+        words = os.getxattr(path, "user.rsync.%stat").decode().split()
+        owner, mode = words[2].partition(":")[0], int(words[0], 8)
+    if owner != "0" or mode & 0o555 != 0o555:
+        raise OperatorError(
+            f"{path} is of user {owner}, mode {mode & 0o7777:o}: so would / of the nodes be",
+            f"chown root {path}; chmod 755 {path}",
+            Exit.REFUSED,
+        )
 
 
 def _refuse(error: OSError) -> None:
