@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry man clean
+.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry bench-delta man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ bench-registry: setup ## images to and from docker-registry, packs of several si
 
 bench-images: setup ## images against partclone with zstd, dd with gzip (root). BENCH='--mebibytes 1024 --runs 1'
 	$(ROOT) $(RUN) -m tests.bench.images $(BENCH)
+
+bench-delta: setup ## a disk that is reset by its differences, beside rsync (root). BENCH='--mebibytes 512'
+	$(ROOT) $(RUN) -m tests.bench.delta $(BENCH)
 
 deb: setup ## a Debian package in build/deb. VERSION=0.2.0 in place of the changelog's
 	sh debian/build.sh build/deb $(VERSION)

@@ -1,4 +1,4 @@
-"""What the `files` method has made on this node's disks: file systems, arrays, volume groups, and where they belong.
+"""What the `files` method has made on the disks of this node: file systems, arrays, and where they belong.
 
 Written by who partitions and formats, read by who unpacks files and makes the system bootable. Devices are paths.
 """

@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 
+from bootd.member.direct import DirectReader
 from bootd.wire.captured import CHUNK, Description
 from bootd.wire.control import Capture, Disk
 from bootd.wire.used import Cutter
@@ -80,6 +81,7 @@ class Source:
         except BaseException:
             os.close(self._descriptor)
             raise
+        self._reader = DirectReader(self._descriptor)
         kind = "partition" if order.partition else "disk"
         self.description = Description(kind, size, disk.sector, table, found, ranges)
         self._cutter = Cutter(ranges)
@@ -105,15 +107,14 @@ class Source:
         begin = index * CHUNK
         chunk = bytearray(min(CHUNK, self.description.size - begin))
         view = memoryview(chunk)
-        for start, length in self._cutter.within(begin, begin + len(chunk)):
-            done = 0
-            part = view[start - begin : start - begin + length]
-            while done < length:
-                count = os.preadv(self._descriptor, [part[done:]], start + done)
-                if not count:
-                    raise OSError(f"{self.name} ends at byte {start + done}")
-                done += count
-            os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_DONTNEED)
+        used = list(self._cutter.within(begin, begin + len(chunk)))
+        if not used:
+            return chunk
+        # In one piece: many small requests cost more than what lies between them.
+        first, end = used[0][0], sum(used[-1])
+        found = self._reader.read(first, end - first)
+        for start, length in used:
+            view[start - begin : start - begin + length] = found[start - first : start - first + length]
         return chunk
 
     def changed(self) -> str:

@@ -1,10 +1,14 @@
 """Rules for the whole suite: root-only tiers say why they are skipped; under CI no test may be skipped."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+# Whoever started the tests in the background may have had SIGINT ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT_TIERS = ("netns", "vm", "nspawn")
 

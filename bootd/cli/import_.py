@@ -8,7 +8,7 @@ import click
 
 from bootd import config
 from bootd.cli import node_file
-from bootd.cli.context import Context, json_option, pass_context, print_json
+from bootd.cli.context import Context, json_option, pass_context, print_json, tell
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.migrate import dhcpd_conf, pxe_conf
 from bootd.netboot.migrate.imported import MAX_CHARACTERS, Imported, NotReadable
@@ -40,8 +40,9 @@ def from_dhcpd_conf(path: Path) -> None:
 @import_.command(name="nodes")
 @_FILE
 @click.option("--apply", "is_applied", is_flag=True, help="Give it to the daemon, at once; all rows or none.")
+@json_option
 @pass_context
-def nodes(context: Context, path: Path, is_applied: bool) -> None:
+def nodes(context: Context, path: Path, is_applied: bool, as_json: bool) -> None:
     """A room as CSV: mac,name,number,groups,switch,label,address. Printed as bootd.toml, or --apply.
 
     Only `mac` must be there; an empty field leaves what is known. Addresses are reservations, and go into
@@ -50,11 +51,15 @@ def nodes(context: Context, path: Path, is_applied: bool) -> None:
     rows = node_file.parse(_read(path))
     if not is_applied:
         text = node_file.to_toml(rows)
-        click.echo(text, nl=False)
+        if as_json:
+            print_json({"nodes": [row.order() for row in rows], "applied": False})
+        else:
+            click.echo(text, nl=False)
         config.parse(text, f"what {path.name} becomes")  # printed all the same: it says what to mend
         return
-    context.client.request("POST", "nodes", body={"nodes": [row.order() for row in rows]})
-    click.echo(f"{len(rows)} nodes taken over")
+    orders = [row.order() for row in rows]
+    context.client.request("POST", "nodes", body={"nodes": orders})
+    tell(as_json, {"nodes": orders, "applied": True}, f"{len(rows)} nodes taken over")
     reserved = sum(1 for row in rows if row.address)
     if reserved:
         click.echo(f"bootd: {reserved} addresses were not taken over: they are reservations", err=True)

@@ -43,10 +43,18 @@ def list_jobs(context: Context, as_json: bool) -> None:
 
 @job.command("show")
 @click.argument("id_", metavar="JOB")
+@json_option
 @pass_context
-def show(context: Context, id_: str) -> None:
-    """One job, as JSON."""
-    print_json(context.client.get("jobs", id_))
+def show(context: Context, id_: str, as_json: bool) -> None:
+    """One job: what it does, how far it is, what came of it."""
+    item = context.client.get("jobs", id_)
+    error = item["error"]
+    lines = [f"job {item['id']}: {item['kind']} {item['detail']}, ordered by {item['who']}"]
+    lines += [f"{item['state']}: {item['done']} of {item['total']} {item['text']}".rstrip()]
+    lines += item["notes"]
+    lines += [f"error: {error['message']}", f"  -> {error['hint']}"] if error else []
+    lines += [f"{key}: {value}" for key, value in (item["result"] or {}).items()]
+    tell(as_json, item, *lines)
 
 
 @job.command("cancel")
@@ -61,10 +69,12 @@ def cancel(context: Context, id_: str, as_json: bool) -> None:
 
 @job.command("wait")
 @click.argument("id_", metavar="JOB")
+@json_option
 @pass_context
-def wait(context: Context, id_: str) -> None:
-    """Wait for the end of a job and print what came of it, as JSON."""
-    print_json(follow(context.client, context.client.get("jobs", id_)))
+def wait(context: Context, id_: str, as_json: bool) -> None:
+    """Wait for the end of a job and print what came of it."""
+    result = follow(context.client, context.client.get("jobs", id_))
+    tell(as_json, result, *(f"{key}: {value}" for key, value in result.items()))
 
 
 def follow(client: Client, item: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,31 @@ def list_labels(context: Context, as_json: bool) -> None:
         output.print(policies)
 
 
+@label.command("show")
+@click.argument("name")
+@json_option
+@pass_context
+def show_label(context: Context, name: str, as_json: bool) -> None:
+    """One label: what it boots, and who boots it next."""
+    answer = context.client.get("labels")
+    item = next((one for one in answer["labels"] if one["name"] == name), None)
+    if item is None:
+        there = ", ".join(one["name"] for one in answer["labels"])
+        raise OperatorError(f"there is no label {name}", f"there are: {there}", Exit.USAGE)
+    nodes = [node for node in context.client.get("nodes") if node["next_label"] == name]
+    item["default"] = name == answer["default"]
+    item["groups"] = [group["name"] for group in context.client.get("groups") if group["label"] == name]
+    item["nodes"] = [{key: node[key] for key in ("mac", "name", "why")} for node in nodes]
+    lines = [f"{key}: {_shown(value)}" for key, value in item.items() if key != "nodes"]
+    tell(as_json, item, *lines, *(f"next of {node['name']}: {node['why']}" for node in nodes))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "-")
+
+
 @label.command("set-default")
 @click.argument("name")
 @json_option

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from bootd import config
+from bootd.cli.context import json_option, tell
 from bootd.config import Dhcp, Server, Settings
 from bootd.drivers.dhcp import rogue
 from bootd.drivers.interfaces import detect, list_interfaces
@@ -64,6 +65,7 @@ class Answers:
 @click.option("--no-check", is_flag=True, help="Do not look for other DHCP servers.")
 @click.option("--print", "only_print", is_flag=True, help="Print the settings and write nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing, and replace settings that are there.")
+@json_option
 def setup(
     *,
     interface: str,
@@ -76,6 +78,7 @@ def setup(
     no_check: bool,
     only_print: bool,
     yes: bool,
+    as_json: bool,
 ) -> None:
     """Ask which network is served and how, look for other DHCP servers, and write bootd.toml.
 
@@ -122,11 +125,13 @@ def setup(
             f"bootd: no DHCP server answers on {found.name}: machines there get no address before one does",
             err=True,
         )
-    if only_print:
+    if only_print and not as_json:
         click.echo(text, nl=False)
         return
-    write(path, text, replace=yes or (asking and path.exists() and click.confirm(f"Replace {path}?")))
-    _tell_what_is_next(path, settings)
+    if not only_print:
+        write(path, text, replace=yes or (asking and path.exists() and click.confirm(f"Replace {path}?")))
+    written = {"path": str(path), "written": not only_print, "settings": text, "other_server": other}
+    tell(as_json, written, f"wrote {path}", *_what_is_next(settings))
 
 
 def _ask_interface() -> str:
@@ -221,11 +226,10 @@ def write(path: Path, text: str, *, replace: bool) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _tell_what_is_next(path: Path, settings: Settings) -> None:
-    click.echo(f"wrote {path}")
-    if not (settings.boot_dir / "stage1").exists():
-        click.echo(f"next: bootd stage build --out {settings.boot_dir}")
-    click.echo("then: systemctl restart bootd")
+def _what_is_next(settings: Settings) -> list[str]:
+    built = (settings.boot_dir / "stage1").exists()
+    build = [] if built else [f"next: bootd stage build --out {settings.boot_dir}"]
+    return [*build, "then: systemctl restart bootd"]
 
 
 def _quoted(text: str) -> str:

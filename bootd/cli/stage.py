@@ -10,6 +10,7 @@ import stage1.recipe
 import stage2.recipe
 from bootd import config
 from bootd.build import loaders, signing
+from bootd.cli.context import json_option, print_json
 from bootd.errors import Exit, OperatorError
 
 
@@ -34,8 +35,15 @@ def stage() -> None:
     "--key", type=click.Path(path_type=Path), help="Sign the kernel image of HTTP Boot with this key (PEM)."
 )
 @click.option("--certificate", type=click.Path(path_type=Path), help="The key's certificate (PEM).")
+@json_option
 def build(
-    out: Path | None, cache: Path | None, path: Path | None, key: Path | None, certificate: Path | None
+    *,
+    out: Path | None,
+    cache: Path | None,
+    path: Path | None,
+    key: Path | None,
+    certificate: Path | None,
+    as_json: bool,
 ) -> None:
     """Build them all. What has not changed is taken from the cache."""
     settings, _ = config.load(path)
@@ -67,3 +75,5 @@ def build(
         for build_part in (stage2.recipe.build, loaders.build):
             build_part(target, kept, progress)
     console.print(f"boot artefacts are in {target}")
+    if as_json:
+        print_json({"boot_dir": str(target)})

@@ -13,6 +13,7 @@ import struct
 import threading
 from typing import Any, Protocol
 
+from bootd.member.direct import DirectReader
 from bootd.wire.frames import Encoding
 
 _BLKSSZGET = 0x1268  # logical sector size of a block device, linux/fs.h
@@ -269,6 +270,7 @@ class SourceStore(PlainStore):
         if self.size == 0:
             os.close(descriptor)
             raise StoreError(f"{path} is empty")
+        self._direct = DirectReader(descriptor) if stat.S_ISBLK(mode) else None
         os.posix_fadvise(descriptor, start, self.size, os.POSIX_FADV_SEQUENTIAL)
 
     @property
@@ -277,7 +279,10 @@ class SourceStore(PlainStore):
         return self._descriptor
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        read_exactly(self._descriptor, self._start + offset, buffer)
+        if self._direct is None:
+            read_exactly(self._descriptor, self._start + offset, buffer)
+        else:
+            buffer[:] = self._direct.read(self._start + offset, len(buffer))
 
     def write(self, offset: int, buffer: memoryview) -> None:
         raise OSError(errno.EROFS, f"a source is never written: {len(buffer)} bytes at {offset}")

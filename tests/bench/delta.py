@@ -3,7 +3,8 @@
 One ext4 file system with files of many sizes is the image; a copy of it is the partition, on which ``--percent`` of
 the files are rewritten, some removed and some added. Reset by: bootd (head and member on loopback, block by block:
 compare, write what differs, sync, read it back), rsync by size and time, and rsync by checksum, which alone
-promises what bootd does. Every reset begins with cold caches and ends synced. Prints one JSON object a line.
+promises what bootd does; dd only reads the device. Every reset begins with cold caches and ends synced. Prints one
+JSON object a line, and keeps them in build/bench/delta.jsonl.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from bootd.member.store import BlockStore
 from bootd.wire.control import Address, Arrange, MemberState, Report
 
 MIB = 1 << 20
+OUT = Path(__file__).parents[2] / "build/bench/delta.jsonl"
 DEADLINE = 600.0  # seconds
 
 
@@ -141,7 +143,7 @@ def reset_by_rsync(golden: Path, room: Path, *words: str) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.delta", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mebibytes", type=int, default=2048, help="of the partition, half full")
     parser.add_argument("--percent", type=float, default=1.0, help="of the files that change")
     arguments = parser.parse_args()
@@ -169,7 +171,19 @@ def measure(folder: Path, size: int, percent: float) -> None:
                 changed = spoil(mount, percent)
             found = reset(name, image, device, folder)
         is_same = run("cmp", image, room) == "" if name == "bootd" else None
-        print(json.dumps({"tool": name, "changed_files": changed, **found, "same_bytes": is_same}), flush=True)
+        note({"tool": name, "changed_files": changed, **found, "same_bytes": is_same})
+    with looped(image) as device:
+        cold()
+        begun = time.monotonic()
+        run("dd", f"if={device}", "of=/dev/null", "bs=1M", "iflag=direct", "status=none")
+        note({"tool": "dd, reads only", "milliseconds": int((time.monotonic() - begun) * 1000), "size": size})
+
+
+def note(row: dict[str, object]) -> None:
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    with OUT.open("a") as file:
+        file.write(json.dumps({**row, "load": os.getloadavg()[0], "time": time.time()}) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 def reset(name: str, image: Path, device: str, folder: Path) -> dict[str, int]:

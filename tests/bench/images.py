@@ -6,8 +6,9 @@ system of this machine; a run ends when its output is on the disk (``sync -f``).
 them, so each tool is run twice and the second counts. Restores go to a new file, which must equal the disk byte for
 byte (partclone leaves free blocks out: there, every file in it must). Rates are bytes of the whole disk a second.
 
-``second``: 1 % of the data has changed since. ``ring``: how fast a head can feed one successor on this machine that
-throws everything away, from the raw file and from the store. One JSON line per result: build/bench/images.jsonl.
+``second``: 1 % of the data has changed since. ``node backup``: see `capture`. ``ring``: how fast a head feeds one
+successor on this machine that throws everything away, from the raw file and from the store. One JSON line per
+result: build/bench/images.jsonl.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from rich.table import Table
 
 from bootd.drivers.images.store import ImageStore
 from bootd.wire.stored import image_source
+from tests.bench.capture import captures
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
@@ -284,6 +286,8 @@ def main() -> None:
             note(ring(disk, folder, kind, options.runs + 1))
         first = next(row for row in rows if row["tool"] == "bootd" and row["what"] == "backup")
         note(second(disk, folder, first))
+        for row in captures(folder / "capture", disk.size, disk.device, lambda: disk.change(0.01)):
+            note(row)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     Console(width=140).print(shown(rows))

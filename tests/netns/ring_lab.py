@@ -122,7 +122,9 @@ class Ring:
         return {f"n{int(item['node'][-2:], 16)}": item for item in self.session(name)["outcome"]["nodes"]}
 
     def member(self, node: str, name: str = "room") -> dict[str, Any]:
-        return next(item for item in self.session(name)["members"] if item["node"] == self.mac(node))
+        """How the session shows it; one that is not in it yet has no state."""
+        found = (item for item in self.session(name)["members"] if item["node"] == self.mac(node))
+        return next(found, {"state": "", "written": 0, "predecessor": ""})
 
     def expect(self, states: dict[str, str], name: str = "room") -> dict[str, dict[str, Any]]:
         """The verdicts are ``states``; only "done" is ok; who is done has the image; everybody else a reason."""

@@ -2,9 +2,6 @@
 
 import os
 import re
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from bootd.drivers.formats.exporting import export_image
 from bootd.drivers.formats.importing import import_image
 from bootd.drivers.images.store import ImageStore
 from bootd.images.manifest import ImageManifest
+from tests.clonezilla import RESTORE, SAVE, clonezilla, loop
 from tests.foreign_images import MIB, clone, make_filesystem, restore, tool
 from tests.unit.test_image_import import Told
 
@@ -32,9 +30,6 @@ TABLES = {
         ((1, 2048, "vfat"), (2, 34816, "ext4"), (3, 59392, "")),
     ),
 }
-COMMON = ("-batch", "-nogui", "-j2", "-p", "true", "-l", "en_US.UTF-8")
-SAVE = (*COMMON, "-q2", "-sfsck", "-senc", "-scs", "-luks", "no", "-i", "1")
-RESTORE = (*COMMON, "-k0", "-scr", "-iefi", "-irhr", "-irvd", "-ius", "-iui")
 
 
 def build(kind: str, folder: Path) -> tuple[Path, dict[int, bytes]]:
@@ -64,28 +59,6 @@ def build(kind: str, folder: Path) -> tuple[Path, dict[int, bytes]]:
             file.seek(start * SECTOR)
             file.write(path.read_bytes())
     return disk, kept
-
-
-@contextmanager
-def loop(path: Path) -> Iterator[str]:
-    """A loop device of ``path`` with its partitions, as sda is in a machine: only its name, without /dev."""
-    device = tool("losetup", "--find", "--show", path).decode().strip()
-    try:
-        tool("partx", "--add", device, status=None)
-        yield device.removeprefix("/dev/")
-    finally:
-        tool("partx", "--delete", device, status=None)
-        tool("losetup", "--detach", device)
-
-
-def clonezilla(root: Path, *words: str) -> str:
-    """Run ocs-sr with images below ``root``; all that it said."""
-    done = subprocess.run(
-        ["ocs-sr", "-or", str(root), *words], capture_output=True, stdin=subprocess.DEVNULL, timeout=400
-    )
-    text = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode == 0, text[-3000:]
-    return text
 
 
 def table(path: Path) -> str:

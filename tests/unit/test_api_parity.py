@@ -48,15 +48,10 @@ NO_JSON = {
     "export kea": "the format of another program",
     "export nodes": "CSV",
     "import dhcpd.conf": "TOML",
-    "import nodes": "TOML, or one line of what was taken over",
     "import pxe.conf": "TOML",
-    "job show": "it is JSON",
-    "job wait": "it is JSON",
     "metrics": "Prometheus' format",
     "ring receive": "its sender has the report",
     "serve": "its log is JSON",
-    "setup": "TOML",
-    "stage build": "writes files, with a record of each in JSON beside them",
 }
 
 

@@ -134,8 +134,9 @@ def test_jobs_are_listed_and_cancelled(
     assert listed[0]["state"] in ("queued", "running")
     code, out, _ = operators.run(capsys, "job", "cancel", job["id"])
     assert (code, out) == (Exit.OK, f"job {job['id']}: cancelled\n")
-    ended = json.loads(operators.run(capsys, "job", "show", job["id"])[1])
+    ended = json.loads(operators.run(capsys, "job", "show", job["id"], "--json")[1])
     assert ended["state"] == "cancelled"
+    assert "\ncancelled: " in operators.run(capsys, "job", "show", job["id"])[1]
     assert ended["ended"] is not None
     assert operators.run(capsys, "job", "wait", job["id"])[0] == Exit.ERROR
     assert operators.run(capsys, "job", "show", "nonsense")[0] == Exit.USAGE

@@ -85,6 +85,9 @@ def test_show(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
     run(operators, capsys, "group", "add", "room2", "lab[1-2]")
     run(operators, capsys, "label", "set", "rescue", "--group", "@room2")
     assert "group room2: rescue" in run(operators, capsys, "label", "list").splitlines()
+    shown = run(operators, capsys, "label", "show", "rescue").splitlines()
+    assert {"name: rescue", "default: no", "groups: room2", "next of lab1: group room2"} <= set(shown), shown
+    assert operators.run(capsys, "label", "show", "reskue")[0] == Exit.USAGE
     run(operators, capsys, "lock", "add", "lab1", "--disk", "--reason", "exam", "--owner", "eva")
     text = run(operators, capsys, "node", "show", "lab1")
     for line in (

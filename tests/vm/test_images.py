@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bootd.build.cache import DEFAULT
-from tests.lab import ten_partitions
+from tests.clonezilla import SAVE, clonezilla, loop
+from tests.lab import golden, ten_partitions
 from tests.lab.compare import first_difference
 from tests.lab.lab import GOLDEN_LOGIN, STAGE_LABEL, build_artefacts
 from tests.lab.machine import Firmware, Machine, Specification
@@ -24,19 +25,19 @@ REBOOTING = r"bootd-stage2: rebooting"
 
 @pytest.mark.vm
 def test_ten_partitions_through_backup_registry_and_restore(tmp_path: Path) -> None:
-    boot, golden = tmp_path / "boot", tmp_path / "golden.raw"
+    boot, original = tmp_path / "boot", tmp_path / "golden.raw"
     build_artefacts(boot, ROOT / DEFAULT, Log())
-    ten_partitions.build(golden, ROOT / DEFAULT)
-    size = golden.stat().st_size
+    ten_partitions.build(original, ROOT / DEFAULT)
+    size = original.stat().st_size
     node = Specification("node1", Firmware.BIOS, MAC, tmp_path / "disk.raw", "LAB-DISK-1")
     with Room(tmp_path / "room", 1) as room:
         room.start_dhcp()
         with Server(room, boot, {node.name: node.mac}) as server:
-            shutil.copyfile(golden, node.disk)
+            shutil.copyfile(original, node.disk)
             server.command("backup", node.name, "golden", "-m", "as it was taken over", "--no-wait")
             machine = powered_on(room, node, "backup")
             stand(machine, 420)
-            assert first_difference(golden, node.disk, size) is None, "a backup changes nothing"
+            assert first_difference(original, node.disk, size) is None, "a backup changes nothing"
             machine.kill()
 
             there_and_back(server, room.folder / "state" / "images", tmp_path)
@@ -48,7 +49,34 @@ def test_ten_partitions_through_backup_registry_and_restore(tmp_path: Path) -> N
             server.command("restore", "golden", node.name, *words)
             machine = powered_on(room, node, "restore")
             stand(machine, 420)
-            assert first_difference(golden, node.disk, size) is None
+            assert first_difference(original, node.disk, size) is None
+            machine.resume()
+            machine.wait_for(GOLDEN_LOGIN, 180, "login")
+            shown = server.query("node", "partitions", node.name)
+            assert "installed" in json.dumps(shown)
+
+
+@pytest.mark.vm
+def test_an_image_of_clonezilla_boots(tmp_path: Path) -> None:
+    """Saved by Clonezilla from a disk with GPT, imported, restored onto a UEFI machine: it comes to its login."""
+    boot, original = tmp_path / "boot", tmp_path / "golden.raw"
+    build_artefacts(boot, ROOT / DEFAULT, Log())
+    golden.build(original, ROOT / DEFAULT)
+    saved = tmp_path / "partimag"
+    saved.mkdir()
+    with loop(original) as device:
+        clonezilla(saved, *SAVE, "-z9p", "savedisk", "room", device)
+    node = Specification("node1", Firmware.UEFI, MAC, tmp_path / "disk.raw", "LAB-DISK-1")
+    with Room(tmp_path / "room", 1) as room:
+        room.start_dhcp()
+        with Server(room, boot, {node.name: node.mac}) as server:
+            server.command("image", "import", str(saved / "room"), "--name", "room", "-m", "theirs", seconds=120)
+            with node.disk.open("wb") as file:
+                file.truncate(original.stat().st_size)
+            words = ("--disk", "only", "--label", STAGE_LABEL, "--yes")
+            server.command("restore", "room", node.name, *words)
+            machine = powered_on(room, node, "restore")
+            stand(machine, 420)
             machine.resume()
             machine.wait_for(GOLDEN_LOGIN, 180, "login")
             shown = server.query("node", "partitions", node.name)

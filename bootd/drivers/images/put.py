@@ -20,6 +20,7 @@ from bootd.drivers.source import measure
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import ImageManifest
 from bootd.images.names import parse_reference
+from bootd.member.direct import DirectReader
 from bootd.wire.digest import Buffer
 from bootd.wire.manifest import suitable_chunk_size
 
@@ -169,8 +170,12 @@ class _Reader:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._local = threading.local()
+        is_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+        self._direct = DirectReader(descriptor) if is_device else None
 
-    def read(self, offset: int, length: int) -> bytearray:
+    def read(self, offset: int, length: int) -> Buffer:
+        if self._direct is not None:
+            return self._direct.read(offset, length)
         buffer: bytearray | None = getattr(self._local, "buffer", None)
         if buffer is None or len(buffer) != length:
             buffer = self._local.buffer = bytearray(length)
