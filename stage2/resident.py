@@ -1,7 +1,7 @@
 """The agent of a running system: it waits for syncs, and carries them out. Nothing else is done for the daemon.
 
-``python3 agent.pyz [SETTINGS]``; the settings are one JSON object: ``server`` (HOST:PORT), ``node`` (boot MAC) and
-``key``.
+``python3 agent.pyz [--logon] [SETTINGS]``; with ``--logon`` it asks for the syncs of a logon, and waits for them.
+The settings are one JSON object: ``server`` (HOST:PORT), ``node`` (boot MAC) and ``key``.
 """
 
 import json
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from bootd.member.control import ControlClient, ControlError
 from bootd.wire.control import Disk, Message, StopSync, Sync
@@ -24,6 +25,7 @@ from stage2.sync import Station, Syncs
 SETTINGS = "/etc/bootd-agent/agent.json"
 INBOX = 16
 LOOK = 0.5  # seconds between two looks at a job
+LOGON_SECONDS = 75.0  # a little longer than the server waits
 REFUSED_PAUSE = 60.0  # seconds, when the daemon does not know the key
 
 
@@ -42,6 +44,10 @@ class AgentClient(ControlClient):
     """Orders of running systems come on a stream of their own."""
 
     events_path = "/node/v1/sync/events"
+
+    def log_on(self) -> None:
+        """Returns when what is scheduled for a logon is over; `ControlError`."""
+        self._request("POST", f"/node/v1/sync/logon?node={quote(self._node, safe='')}", b"", LOGON_SECONDS)
 
 
 def read_settings(path: str) -> Settings:
@@ -118,11 +124,19 @@ def main() -> int:
     def say(text: str) -> None:
         print(f"bootd-agent: {text}", flush=True)
 
+    words = [word for word in sys.argv[1:] if word != "--logon"]
     try:
-        settings = read_settings(sys.argv[1] if len(sys.argv) > 1 else SETTINGS)
+        settings = read_settings(words[0] if words else SETTINGS)
     except SettingsError as error:
         say(str(error))
         return 2
+    if len(words) < len(sys.argv[1:]):
+        try:
+            AgentClient(settings.server, settings.node, settings.key).log_on()
+        except ControlError as error:
+            say(f"no sync at this logon: {error}")
+            return 1
+        return 0
     resident = Resident(settings, say)
     signal.signal(signal.SIGTERM, lambda *_: resident.stop())
     signal.signal(signal.SIGINT, lambda *_: resident.stop())

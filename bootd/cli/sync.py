@@ -141,9 +141,7 @@ def stop(context: Context, *, id_: str, as_json: bool) -> None:
 @sync.command("schedule")
 @click.argument("name", metavar="SET")
 @click.argument("nodes", nargs=-1, required=True)
-@click.option(
-    "--at", required=True, metavar="HH:MM|boot", help="Daily after this time, or when a node has come up."
-)
+@click.option("--at", required=True, metavar="HH:MM|boot|logon", help="Daily after this time, at boot, at logon.")
 @click.option("--freeze", is_flag=True, help="Delete what the source does not have: deep-freeze.")
 @click.option("--staged", is_flag=True, help="Make the whole new tree first, then swap.")
 @click.option("--reboot", is_flag=True, help="Restart each node that is done.")
@@ -164,7 +162,7 @@ def schedule(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Sync NODES to SET daily, or whenever they have come up. A node that is down then is synced as it comes up."""
+    """Sync NODES to SET daily (who is down then, as it comes up), at boot, or when a user logs on."""
     if not yes:
         loss = ", and what else is there is deleted" if freeze else ""
         click.confirm(f"{' '.join(nodes)} become as {name} at {at}{loss}. Go on?", abort=True, err=True)

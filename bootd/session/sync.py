@@ -228,6 +228,10 @@ class Syncs:
             if (task := run.tasks.get(mac)) is not None
         )
 
+    def is_waited_for(self, mac: str) -> bool:
+        """Whether any run has something to do on this node, now or in its turn."""
+        return any(not task.is_over for run in self._runs.values() if (task := run.tasks.get(mac)) is not None)
+
     def due(self) -> list[Task]:
         """Whose turn it is: as many of each run as its cap allows; a node is in one run at a time."""
         found: list[Task] = []

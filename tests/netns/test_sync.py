@@ -67,8 +67,8 @@ def model(root: Path) -> None:
     os.setxattr(root / "etc/motd", "user.note", b"kept")
     os.setxattr(root / "usr/bin/two", "security.capability", CAPABILITY)
     os.setxattr(root / "home/kiosk", "system.posix_acl_access", ACL)
-    for path in sorted(root.rglob("*")):
-        os.utime(path, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789), follow_symlinks=False)
+    for item in root.rglob("*"):
+        os.utime(item, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789), follow_symlinks=False)
 
 
 def use(root: Path) -> None:
@@ -472,6 +472,24 @@ def test_a_schedule_at_boot_syncs_whoever_comes_up(running: Running) -> None:
     assert "is no time of day" in place.command(
         "sync", "schedule", "live", running.mac, "--at", "25:00", "--yes", expect=Exit.USAGE
     )
+
+
+def test_at_a_logon_the_user_finds_what_is_set(running: Running) -> None:
+    """As PAM has it run: it returns when the home is as it should be; and with a server that is away, too."""
+    place, target = running.place, running.target
+    running.enrol()
+    place.command("sync", "schedule", "live", running.mac, "--at", "logon", "--freeze", "--yes")
+    running.start()
+    until(lambda: json.loads(place.command("sync", "agents", "--json"))[0]["up"], 20, "the agent is there")
+    (target / "left by the last user").touch()
+    program, settings = (
+        str(running.folder / path) for path in ("usr/lib/bootd-agent/agent.pyz", "etc/bootd-agent/agent.json")
+    )
+    words = ["/usr/bin/python3", "-B", program, "--logon", settings]
+    assert place.room.run("n1", words, 60.0) == ""
+    assert differences(look(place.source / "srv"), look(target)) == []
+    place.process.stop()
+    assert "no sync at this logon" in place.room.run("n1", words, 60.0, check=False)
 
 
 def test_only_with_the_key_and_only_its_folder(running: Running) -> None:

@@ -656,7 +656,7 @@ class SyncRun(Struct):
 
 
 class SyncScheduleView(Struct):
-    """``at``: "03:00" or "boot". ``due``: machines that are synced as soon as they are up."""
+    """``at``: "03:00", "boot" or "logon". ``due``: machines that are synced as soon as they are up."""
 
     id: str
     set: str

@@ -15,7 +15,7 @@ from bootd.drivers.http.requests import Owner, read_as, who_asks
 from bootd.drivers.http.routes import Route, Scope
 from bootd.drivers.sync.keeper import SyncKeeper
 from bootd.drivers.sync.sources import check_source
-from bootd.drivers.sync.store import BOOT, Schedule
+from bootd.drivers.sync.store import BOOT, LOGON, Schedule
 from bootd.errors import Exit, OperatorError
 from bootd.session.effects import AuditRecord, Persist
 from bootd.session.kiosk import check_time
@@ -43,7 +43,7 @@ class SyncOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SyncScheduleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of POST /api/v1/sync-schedules. ``at``: time of day of the server, or "boot"."""
+    """Body of POST /api/v1/sync-schedules. ``at``: time of day of the server, "boot" or "logon"."""
 
     set: str
     nodes: str
@@ -123,8 +123,8 @@ async def add_schedule(owner: Owner, request: web.Request) -> web.Response:
     order, keeper, who = await read_as(request, SyncScheduleOrder), _keeper(owner), who_asks(request)
     keeper.set_named(order.set)
     if not order.at:
-        raise OperatorError("when?", "say --at 03:00, or --at boot", Exit.USAGE)
-    if order.at != BOOT:
+        raise OperatorError("when?", "say --at 03:00, --at boot or --at logon", Exit.USAGE)
+    if order.at not in (BOOT, LOGON):
         check_time(order.at)
     if owner.engine.coordinator.nodes.host_set(order.nodes).macs is None:
         raise OperatorError("'any' is no machine", "name the machines", Exit.USAGE)

@@ -29,6 +29,7 @@ class SyncRequests:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/node/v1/sync/events", self._events, allow_head=False),
+            web.post("/node/v1/sync/logon", self._logon),
             web.post("/node/v1/sync/{task}/report", self._report),
             web.post("/node/v1/sync/{task}/stream", self._stream),
         ]
@@ -60,6 +61,14 @@ class SyncRequests:
             return await serve_stream(request, subscriber)
         finally:
             streams.detach(subscriber)
+
+    async def _logon(self, request: web.Request) -> web.Response:
+        """204 when what is scheduled for it is over, however it went."""
+        node = request.query.get("node", "")
+        self._check(request, node, is_agent=True)
+        if not await self._keeper.logon(node):
+            return text_error(504, "it is not done yet")
+        return web.Response(status=204)
 
     async def _report(self, request: web.Request) -> web.Response:
         if not request.headers.get("Authorization"):

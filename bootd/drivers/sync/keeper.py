@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http.streams import Streams, frame
 from bootd.drivers.sync.server import Module, Servers, modules_of
 from bootd.drivers.sync.sources import check_source, overlay_folder, own_files
-from bootd.drivers.sync.store import BOOT, Schedule, SyncStore
+from bootd.drivers.sync.store import BOOT, LOGON, Schedule, SyncStore
 from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.effects import AuditRecord, Effect, Persist
@@ -23,6 +24,7 @@ from bootd.wire.control import StopSync, Sync, SyncReport, encode
 log = structlog.get_logger(__name__)
 
 SECONDS = 0.5  # between two looks
+LOGON_SECONDS = 60.0  # that a user waits at most
 LOCAL = "local"  # the label that boots a node's own disk
 
 
@@ -57,7 +59,7 @@ class SyncKeeper:
         self._clock = clock
         self._struck = int(clock() // 60)
         self._present: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wake, self._looked = asyncio.Event(), asyncio.Event()
 
     async def bind(self) -> None:
         """Nothing to acquire."""
@@ -89,6 +91,8 @@ class SyncKeeper:
         self._greet()
         for schedule in list(self.store.schedules.values()):
             await self._carry_out(schedule)
+        self._looked.set()  # for those who wait at this moment
+        self._looked.clear()
 
     # --- operators -----------------------------------------------------------------------------------------
 
@@ -172,6 +176,20 @@ class SyncKeeper:
             self._ended(task)
             self._wake.set()
         return True
+
+    async def logon(self, mac: str) -> bool:
+        """A user of this running system logs on: what is scheduled for that is done first. False when it did not
+        come to its end in time."""
+        for schedule in list(self.store.schedules.values()):
+            if schedule.at == LOGON and mac in self._named(schedule):
+                self.store.set_due(schedule.id, tuple(sorted({*schedule.due, mac})))
+        self._wake.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOGON_SECONDS):
+                while self.syncs.is_waited_for(mac) or any(mac in one.due for one in self.store.schedules.values()):
+                    await self._looked.wait()
+                return True
+        return False
 
     def modules(self, mac: str, id_: str) -> tuple[Module, ...]:
         """What the task ``id_`` of this node may reach now; () = there is no such task at work."""

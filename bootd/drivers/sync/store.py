@@ -15,13 +15,13 @@ _CREATE = """
 CREATE TABLE agent (node TEXT PRIMARY KEY, digest BLOB NOT NULL, created REAL NOT NULL, who TEXT NOT NULL) STRICT;
 CREATE TABLE schedule (id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
 """
-BOOT = "boot"
+BOOT, LOGON = "boot", "logon"
 PREFIX = "bootd-agent_"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """``at``: time of day of the server, or `BOOT`. ``due``: MACs that wait to be up."""
+    """``at``: time of day of the server, `BOOT` or `LOGON`. ``due``: MACs that wait to be up."""
 
     id: str
     set: str
