@@ -24,7 +24,8 @@ MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
 # partitions as targets, tables that are written first, growth to a larger disk.
 PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
-ABILITIES = (PARTITIONS, LAYOUT, GROW)
+SYNC = "sync"  # and files that are kept alike with rsync
+ABILITIES = (PARTITIONS, LAYOUT, GROW, SYNC)
 
 
 class MemberState(Enum):
