@@ -270,6 +270,7 @@ class Job:
                 self._report = replace(before, wire=before.wire + tally.wire)
 
         code = self._rsync.run(arguments(order, rules, module, place, links), tally, tell)
+        self._report = replace(self._report, code=code)
         if code in PARTIAL:
             return SyncState.PARTIAL, self._rsync.why(code)
         return (SyncState.FAILED if code else SyncState.DONE), self._rsync.why(code)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json, tell
-from bootd.cli.format import duration
+from bootd.cli.format import duration, size
 from bootd.cli.sync_agent import write_package
 from bootd.errors import Exit, OperatorError
 
@@ -258,14 +258,18 @@ def _begin(client: Client, body: dict[str, Any], *, as_json: bool, no_wait: bool
 
 
 def _follow(client: Client, id_: str, *, is_silent: bool) -> dict[str, Any]:
-    """The run, once it is over; a line on standard error whenever a node goes on."""
+    """The run, once it is over; a line on standard error whenever a node goes on, for people also how far."""
     told: dict[str, str] = {}
+    for_people = click.get_text_stream("stderr").isatty()
     while True:
         found: dict[str, Any] = client.get("syncs", id_)
         for node in found["nodes"]:
-            if told.get(node["node"]) != node["state"] and not is_silent:
-                click.echo(f"{node['name']}: {node['state']}", err=True)
-            told[node["node"]] = node["state"]
+            line = node["state"]
+            if for_people and line == "running":
+                line += f", {node['created']} new, {node['changed']} changed, {size(node['wire'])}"
+            if told.get(node["node"]) != line and not is_silent:
+                click.echo(f"{node['name']}: {line}", err=True)
+            told[node["node"]] = line
         if found["ended"]:
             return found
         time.sleep(_POLL_SECONDS)
@@ -280,8 +284,10 @@ def _print(found: dict[str, Any], *, as_json: bool) -> None:
         "node", "state", "files", "new", "changed", "attributes", "deleted", "bytes", "time", "", box=None
     )
     for node in found["nodes"]:
-        numbers = [str(node[key]) for key in ("files", "created", "changed", "attributes", "deleted", "wire")]
-        table.add_row(node["name"], node["state"], *numbers, duration(node["seconds"]), node["reason"])
+        numbers = [str(node[key]) for key in ("files", "created", "changed", "attributes", "deleted")]
+        table.add_row(
+            node["name"], node["state"], *numbers, size(node["wire"]), duration(node["seconds"]), node["reason"]
+        )
     console().print(table)
     for node in found["nodes"]:
         for change in node["changes"][:_SHOWN]:

@@ -342,6 +342,7 @@ def view_task(task: Task, *, changes: bool) -> dict[str, Any]:
         "name": task.name,
         "state": task.state,
         "reason": task.reason,
+        "status": report.code,
         "files": report.files,
         "created": report.created,
         "changed": report.changed,

@@ -13,7 +13,7 @@ from bootd.wire.control import Sync
 MAX_CHANGES = 500  # lines of one report
 MAX_LINE = 700  # characters of one of them
 SOURCE, OVERLAY, COLLECT = "source", "overlay", "collect"  # modules of a task
-IDLE_SECONDS = 120  # rsync gives up a connection on which nothing moves
+IDLE_SECONDS = 600  # rsync gives up a connection on which nothing moves
 UPGRADE = "bootd-rsync"  # the protocol that a connection of the node interface changes to
 
 # rsync(1), EXIT VALUES; what an operator can do about it.

@@ -622,13 +622,14 @@ class SyncChange(Struct):
 
 
 class SyncNode(Struct):
-    """``state``: waiting, sent, running; then done, partial, refused, failed, stopped, lost. Counts are of files,
-    ``wire`` of bytes. ``changes``: the first of them, where they are asked for."""
+    """``state``: waiting, sent, running; then done, partial, refused, failed, stopped, lost. ``status``: rsync's.
+    Counts are of files, ``wire`` of bytes. ``changes``: the first of them, where they are asked for."""
 
     node: str
     name: str
     state: str
     reason: str
+    status: int
     files: int
     created: int
     changed: int

@@ -19,7 +19,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.effects import AuditRecord, Effect, Persist
 from bootd.session.sync import Options, Run, Syncs, SyncSet, Task, order_of
-from bootd.wire.control import StopSync, Sync, SyncReport, encode
+from bootd.wire.control import SYNC, StopSync, Sync, SyncReport, encode
 
 log = structlog.get_logger(__name__)
 
@@ -149,13 +149,16 @@ class SyncKeeper:
         locks = coordinator.admission.locks_for(mac, now)
         if not self.is_up(mac):
             reason = reason or "it is neither in stage2 nor running with an agent"
+        elif not options.collect and (veto := coordinator.admission.veto(mac, is_any=False)):
+            reason = reason or veto
         elif node is not None and node.session and self.engine.streams.listens(mac):
             reason = reason or "a session is at it"
         elif self.engine.streams.listens(mac) and node is not None:
-            choice = selector.choose(
-                node.join.disks if node.join is not None else (), selector.parse(wanted.disk), 0
-            )
-            if isinstance(choice, selector.Refusal):
+            join = node.join
+            choice = selector.choose(join.disks if join is not None else (), selector.parse(wanted.disk), 0)
+            if join is not None and SYNC not in join.abilities:
+                reason = reason or "its stage2 knows no syncs: bootd stage build, and boot it anew"
+            elif isinstance(choice, selector.Refusal):
                 reason = reason or choice.reason
             else:
                 disk = choice.serial or choice.wwn or choice.name
