@@ -1,11 +1,13 @@
 """``bootd sync``: files of nodes made as a folder of the server has them, and kept so."""
 
 import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from bootd.cli.client import Client
@@ -109,7 +111,9 @@ def list_sets(context: Context, *, as_json: bool) -> None:
         return
     table = Table("set", "source", "target", "leaves out", "", box=None)
     for one in sets:
-        table.add_row(one["name"], one["source"], one["target"], " ".join(one["exclude"]), one["trouble"])
+        table.add_row(
+            one["name"], one["source"], one["target"], escape(" ".join(one["exclude"])), escape(one["trouble"])
+        )
     console().print(table)
     for one in runs:
         states = [node["state"] for node in one["nodes"]]
@@ -260,7 +264,7 @@ def _begin(client: Client, body: dict[str, Any], *, as_json: bool, no_wait: bool
 def _follow(client: Client, id_: str, *, is_silent: bool) -> dict[str, Any]:
     """The run, once it is over; a line on standard error whenever a node goes on, for people also how far."""
     told: dict[str, str] = {}
-    for_people = click.get_text_stream("stderr").isatty()
+    for_people = sys.stderr.isatty()
     while True:
         found: dict[str, Any] = client.get("syncs", id_)
         for node in found["nodes"]:
@@ -286,7 +290,12 @@ def _print(found: dict[str, Any], *, as_json: bool) -> None:
     for node in found["nodes"]:
         numbers = [str(node[key]) for key in ("files", "created", "changed", "attributes", "deleted")]
         table.add_row(
-            node["name"], node["state"], *numbers, size(node["wire"]), duration(node["seconds"]), node["reason"]
+            node["name"],
+            node["state"],
+            *numbers,
+            size(node["wire"]),
+            duration(node["seconds"]),
+            escape(node["reason"]),
         )
     console().print(table)
     for node in found["nodes"]:
