@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from bootd.wire.control import StopSync, Sync, SyncReport, SyncState
-from bootd.wire.sync import COLLECT, OVERLAY, PARTIAL, SOURCE, Tally, arguments, deleted_beyond
+from bootd.wire.sync import COLLECT, OVERLAY, PARTIAL, SOURCE, Tally, arguments, bound_of, deleted_beyond
 from stage2.gate import RefusedError
 from stage2.inventory import InventoryError
 from stage2.places import Place
@@ -90,6 +90,7 @@ class Job:
         self._send, self._open_place, self._say = station.send, station.open_place, station.say
         self._rsync = Rsync(station.server, station.token, station.node, order.task)
         self._report = SyncReport(station.node, order.task, SyncState.RUNNING)
+        self._most: int | None = None  # files that may be deleted
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="bootd-sync", daemon=True)
 
@@ -167,6 +168,8 @@ class Job:
                     return state, beyond or reason
                 if beyond:
                     raise RefusedError(beyond)
+                if order.freeze:
+                    self._most = bound_of(tally, order.most_deleted)
                 if order.freeze and state is SyncState.PARTIAL:
                     raise RefusedError(f"the source cannot be read as a whole, so nothing is deleted: {reason}")
             if order.staged:
@@ -204,7 +207,7 @@ class Job:
             if code:
                 return SyncState.FAILED, self._rsync.why(code)
             # What was there already is not looked at again: its files may be links into the present tree.
-            words = arguments(order, rules, SOURCE, stage.new, links)
+            words = arguments(order, rules, SOURCE, stage.new, links, most_deleted=self._most)
             words.insert(1, "--ignore-existing")
             tally = Tally()
             code = self._rsync.run(words, tally, self._tell)
@@ -269,7 +272,8 @@ class Job:
             else:
                 self._report = replace(before, wire=before.wire + tally.wire)
 
-        code = self._rsync.run(arguments(order, rules, module, place, links), tally, tell)
+        words = arguments(order, rules, module, place, links, most_deleted=self._most)
+        code = self._rsync.run(words, tally, tell)
         self._report = replace(self._report, code=code)
         if code in PARTIAL:
             return SyncState.PARTIAL, self._rsync.why(code)

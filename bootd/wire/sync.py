@@ -14,6 +14,7 @@ MAX_CHANGES = 500  # lines of one report
 MAX_LINE = 700  # characters of one of them
 SOURCE, OVERLAY, COLLECT = "source", "overlay", "collect"  # modules of a task
 IDLE_SECONDS = 600  # rsync gives up a connection on which nothing moves
+SLACK = 10  # files
 UPGRADE = "bootd-rsync"  # the protocol that a connection of the node interface changes to
 
 # rsync(1), EXIT VALUES; what an operator can do about it.
@@ -47,12 +48,20 @@ def reason_of(code: int) -> str:
     return "" if not code else _CODES.get(code, f"rsync ended with status {code}")
 
 
-def arguments(order: Sync, rules: str, module: str, place: str, link_to: Iterable[str] = ()) -> list[str]:
+def arguments(
+    order: Sync,
+    rules: str,
+    module: str,
+    place: str,
+    link_to: Iterable[str] = (),
+    *,
+    most_deleted: int | None = None,
+) -> list[str]:
     """The command that carries ``order`` out between ``module`` of the server and the folder ``place``.
 
     ``rules``: path of a file with filter rules, "" = none; of `OVERLAY` of one with the names of its files, each
     ended by a NUL: folders on the way to them keep their owners and modes. ``link_to``: trees whose equal files
-    become hard links.
+    become hard links. ``most_deleted``: rsync ends with status 25 when more would have to be; None = no bound.
     """
     words = ["rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids"]
     words += ["--stats", "--no-human-readable", "--out-format=%i %n%L", f"--timeout={IDLE_SECONDS}"]
@@ -70,6 +79,8 @@ def arguments(order: Sync, rules: str, module: str, place: str, link_to: Iterabl
     words += [switch for switch, is_on in switches.items() if is_on]
     if order.freeze and module != OVERLAY:
         words += ["--delete", "--force"]
+        if most_deleted is not None:
+            words.append(f"--max-delete={most_deleted}")
     words += [f"--link-dest={folder}" for folder in link_to]
     remote, local = f"bootd::{module}/", f"{place.rstrip('/')}/"
     return [*words, "--", local, remote] if order.collect else [*words, "--", remote, local]
@@ -126,6 +137,14 @@ def kind_of(item: str) -> str:
     if update in "<>c":
         return "changed"
     return "attributes" if update in ".h" and flags.strip(". ") else ""
+
+
+def bound_of(tally: Tally, most: int) -> int | None:
+    """How many files may be deleted after this dry run: what it has found, and a little for what happens meanwhile.
+    A source that goes away in between empties no node. None = no bound, as for ``most`` 100."""
+    if most >= 100:
+        return None
+    return min(most * tally.present // 100, tally.deleted + max(SLACK, tally.present // 100))
 
 
 def deleted_beyond(tally: Tally, most: int) -> str:

@@ -1,9 +1,11 @@
 """What rsync is told and what it says. Its lines are as rsync 3.2.7 and 3.5.0 of Debian print them."""
 
+from dataclasses import replace
+
 import pytest
 
 from bootd.wire.control import Sync
-from bootd.wire.sync import Tally, arguments, deleted_beyond, kind_of, reason_of
+from bootd.wire.sync import Tally, arguments, bound_of, deleted_beyond, kind_of, reason_of
 
 SAID = """\
 *deleting   old name
@@ -66,6 +68,20 @@ def test_too_many_deletions() -> None:
     assert deleted_beyond(Tally(files=10, created=10), 0) == ""
     assert deleted_beyond(Tally(files=0, deleted=1), 99) != ""
     assert deleted_beyond(Tally(files=0, deleted=1), 100) == ""
+
+
+def test_a_source_that_goes_away_after_the_look_empties_no_node() -> None:
+    looked = Tally(files=10_000, created=0, deleted=5)
+    assert bound_of(looked, 50) == 105
+    assert bound_of(Tally(files=100, deleted=20), 20) == 24
+    assert bound_of(Tally(files=100), 50) == 10
+    assert bound_of(Tally(files=100), 0) == 0
+    assert bound_of(looked, 100) is None
+    order = Sync("t", "lab", "/", freeze=True)
+    assert "--max-delete=105" in arguments(order, "", "source", "/mnt", most_deleted=105)
+    assert not any(
+        "max-delete" in word for word in arguments(replace(order, freeze=False), "", "source", "/", most_deleted=1)
+    )
 
 
 def test_arguments() -> None:
