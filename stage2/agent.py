@@ -364,7 +364,8 @@ class Agent:
         if self._capture is not None and self._capture.ended:
             self._captured(self._capture)
         synced = self._syncs.finished()
-        if synced is not None and synced.is_to_reboot:
+        is_idle = self._situation.step in (flow.Step.IDLE, flow.Step.ENDED)  # else a session has begun meanwhile
+        if synced is not None and synced.is_to_reboot and is_idle:
             self._own = Report(self.node.mac, "", MemberState.REBOOTING)
             self._situation = flow.Situation(self.node.mac, flow.Step.LEAVING, self._situation.prepare)
         if self._member is None:
