@@ -10,7 +10,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from bootd.wire.control import StopSync, Sync, SyncReport, SyncState
-from bootd.wire.sync import COLLECT, OVERLAY, PARTIAL, SOURCE, Tally, arguments, bound_of, deleted_beyond
+from bootd.wire.sync import (
+    COLLECT,
+    MAX_CHANGES,
+    OVERLAY,
+    PARTIAL,
+    SOURCE,
+    Tally,
+    arguments,
+    bound_of,
+    deleted_beyond,
+)
 from stage2.gate import RefusedError
 from stage2.inventory import InventoryError
 from stage2.places import Place
@@ -164,6 +174,8 @@ class Job:
                 looked, tally = replace(order, dry=True), Tally()
                 state, reason = self._copy(looked, rules.name, SOURCE, place.folder, tally=tally)
                 beyond = deleted_beyond(tally, order.most_deleted) if order.freeze else ""
+                if order.dry:
+                    state, reason = self._lay_over(place.folder, state, reason)
                 if order.dry or state not in (SyncState.DONE, SyncState.PARTIAL):
                     return state, beyond or reason
                 if beyond:
@@ -238,7 +250,7 @@ class Job:
             created=changed.created + tally.created,
             changed=changed.changed + tally.changed,
             wire=changed.wire + tally.wire,
-            changes=(*changed.changes, *tally.changes)[:500],
+            changes=(*changed.changes, *tally.changes)[:MAX_CHANGES],
         )
         if code:
             return SyncState.PARTIAL, f"the files of this node alone: {self._rsync.why(code)}"

@@ -282,6 +282,8 @@ def test_files_of_one_node_alone_are_laid_over(place: Place) -> None:
     (own / "etc").chmod(0o700)
     (own / "new/folder").mkdir(parents=True)
     (own / "new/folder/file").write_text("new\n")
+    told = place.sync("run", "lab", NODES["n1"], "--freeze", "--dry-run")
+    assert {"etc/motd", "etc/hostname", "new/folder/file"} <= set().union(*changes(told).values())
     done = place.sync("run", "lab", NODES["n1"], "--freeze", "--yes")
     assert done["nodes"][0]["state"] == "done", done
     with place.mounted("n1") as root:
