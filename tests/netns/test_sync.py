@@ -134,6 +134,9 @@ class Place(Daemon):
             (root / "home").mkdir(exist_ok=True)
             with volumes.mounted("ext4", f"{self.devices[name]}p2", root / "home"):
                 yield root
+        # A mount namespace that somebody has made meanwhile holds a copy of these mounts, as long as it lives.
+        for part in ("p1", "p2"):
+            until(lambda part=part: is_free(f"{self.devices[name]}{part}"), 90, f"{part} is not mounted any more")
 
     def start_node(self, name: str) -> Process:
         words = [NODES[name], f"10.9.0.1{name[1:]}", f"{ADDRESS}:{HTTP_PORT}", self.devices[name], f"LOOP-{name}"]
@@ -174,6 +177,15 @@ def place() -> Iterator[Place]:
         for number, name in enumerate(NODES, 1):
             room.address(name, f"10.9.0.{10 + number}/24")
         yield Place(room, folder, devices)
+
+
+def is_free(device: str) -> bool:
+    """Whether no file system on it is mounted, wherever."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError:
+        return False
+    return True
 
 
 def changes(run: dict[str, Any]) -> dict[str, set[str]]:
