@@ -135,8 +135,8 @@ class Place(Daemon):
             with volumes.mounted("ext4", f"{self.devices[name]}p2", root / "home"):
                 yield root
         # A mount namespace that somebody has made meanwhile holds a copy of these mounts, as long as it lives.
-        for part in ("p1", "p2"):
-            until(lambda part=part: is_free(f"{self.devices[name]}{part}"), 90, f"{part} is not mounted any more")
+        parts = [f"{self.devices[name]}{part}" for part in ("p1", "p2")]
+        until(lambda: all(is_free(part) for part in parts), 90, "they are not mounted any more, anywhere")
 
     def start_node(self, name: str) -> Process:
         words = [NODES[name], f"10.9.0.1{name[1:]}", f"{ADDRESS}:{HTTP_PORT}", self.devices[name], f"LOOP-{name}"]
