@@ -28,6 +28,7 @@ PACKAGES = (
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
     *("mdadm", "lvm2"),  # layouts
     "tar",
+    "rsync",  # bootd sync
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),

@@ -50,6 +50,7 @@ COMMANDS = {
     "simulate": ("simulate", "simulate"),
     "stage": ("stage", "stage"),
     "state": ("state", "state"),
+    "sync": ("sync", "sync"),
     "token": ("token", "token"),
     "undo-table": ("undo_table", "undo_table"),
     "wait": ("deploy", "wait"),

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.netns import trees, volumes
+from tests.netns import file_trees as trees
+from tests.netns import volumes
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
 from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.room import Process, Room

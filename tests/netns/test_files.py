@@ -16,7 +16,8 @@ from bootd.cli.client import Client
 from bootd.drivers.images import tree
 from bootd.errors import Exit, OperatorError
 from tests.lab import debian_tree
-from tests.netns import trees, volumes
+from tests.netns import file_trees as trees
+from tests.netns import volumes
 from tests.netns.daemon import ADDRESS
 from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.files_lab import CHANGED, LAYOUT, MACS, NODES, SIZES, Lab

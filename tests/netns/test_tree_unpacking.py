@@ -19,7 +19,7 @@ from bootd.wire.tree import Mount, Tree, TreeOrder
 from stage2 import proof, unpacking
 from stage2.made import Filesystem, Made
 from stage2.unpacking import Room, TreeStore, choose_spool
-from tests.netns import trees
+from tests.netns import file_trees as trees
 
 CHUNK = 1 << 20
 LEFT_OUT = ("/proc/*", "/tmp/*")

@@ -16,7 +16,7 @@ from tests.lab.lab import STAGE_LABEL, build_artefacts
 from tests.lab.machine import Firmware, Specification
 from tests.lab.room import Room
 from tests.lab.server import Server
-from tests.netns import trees
+from tests.netns import file_trees as trees
 from tests.netns.volumes import disk, mounted, run
 from tests.vm.test_clone import Log
 from tests.vm.test_images import powered_on, stand

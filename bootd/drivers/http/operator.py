@@ -26,6 +26,7 @@ from bootd.drivers.http import (
     openapi,
     remote_routes,
     session_orders,
+    sync,
     systems,
 )
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
@@ -627,6 +628,7 @@ OWN_ROUTES = (
     *layouts.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
+    *sync.ROUTES,
     *systems.ROUTES,
 )
 ROUTES = (
