@@ -307,8 +307,29 @@ OLD_WORDS = {
         _nothing(
             "ka-d-session.sh",
             "DATA_PATH=DIR ka-d-session.sh -n N",
-            "[[label]] with a kernel and initrd of your own",
-            "A directory as a root in memory is not sent by a command: make an initrd of it.",
+            "bootd ramboot DIR NODES",
+            "The nodes are named, not counted; they boot DIR the next time they start.",
+        ),
+        OldWord(
+            "dolly",
+            "dolly -s -v -f dolly.cfg",
+            "bootd dolly -s -v -f dolly.cfg",
+            "Its own words and wire. On clients with --allow PATH: docs/dolly.md.",
+            lambda words, _: [["dolly", *words]],
+        ),
+        OldWord(
+            "dollyS",
+            "dollyS -v -f dolly.cfg",
+            "bootd dolly -S -v -f dolly.cfg",
+            "dolly+'s list of files, over dolly's wire.",
+            lambda words, _: [["dolly", "-S", *words]],
+        ),
+        OldWord(
+            "dollyC",
+            "dollyC",
+            "bootd dolly --allow PATH",
+            "Once for each path that the server may have written.",
+            lambda words, _: [["dolly", *words]],
         ),
     )
 }
