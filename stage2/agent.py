@@ -133,6 +133,7 @@ class Agent:
         self._files: FilesWork | None = None  # a tree of files, and the disks that are made for it
         self._layout: Layout | None = None  # to be written before the first byte of the image
         self._capture: CaptureJob | None = None
+        self._reboots_after = False  # when what is read has become an image
         self._own = Report(node.mac, "", MemberState.WAITING)
         self._return_at: float | None = None
         self._returns = 0
@@ -345,6 +346,7 @@ class Agent:
         )
         self._return_at = None
         self._console.mark(f"backup {order.disk.name} {order.disk.serial or order.disk.wwn or '-'}")
+        self._reboots_after = order.after == "reboot"
         self._capture = job_of(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
         self._capture.start()
 
@@ -352,9 +354,9 @@ class Agent:
         """A capture has ended: an image, or a reason."""
         self._capture = None
         self._console.mark(f"backup ended: {job.ended}")
-        leaves = bool(job.image) and job.order.after == "reboot"
+        leaves = bool(job.image) and self._reboots_after
         step = flow.Step.LEAVING if leaves else flow.Step.ENDED
-        self._situation = flow.Situation(self.node.mac, step, self._situation.prepare, task=job.order.task)
+        self._situation = flow.Situation(self.node.mac, step, self._situation.prepare, task=job.task)
         if leaves:
             self._own = Report(self.node.mac, "", MemberState.REBOOTING)
         else:

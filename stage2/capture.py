@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 
 from bootd.member import archive
@@ -17,7 +18,7 @@ from bootd.wire.control import Capture, CaptureReport, CaptureState, Disk
 from bootd.wire.digest import Compressor, digest, zero_digest
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.stored import pack
-from bootd.wire.tree import encode_tree
+from bootd.wire.tree import Tree, encode_tree
 from stage2.golden import golden_tree
 from stage2.inventory import InventoryError
 from stage2.node import Node
@@ -43,21 +44,13 @@ class Batch:
 class CaptureJob:
     """One task, in a thread of its own: `start`, then look at `ended`. `stop` gives it up, from any thread."""
 
-    def __init__(
-        self,
-        order: Capture,
-        node: Node,
-        take: Callable[[], Sequence[Disk]],
-        *,
-        say: Callable[[str], None],
-        dev_root: str = "/dev",
-    ) -> None:
-        self.order = order
+    def __init__(self, task: str, node: Node, say: Callable[[str], None]) -> None:
+        self.task = task
         self.ended = ""  # what came of it, for people; "" while it runs
         self.image = ""  # id of the image, when there is one
-        self._node, self._take, self._say, self._dev_root = node.mac, take, say, dev_root
+        self._node, self._say = node.mac, say
         self._stopping = threading.Event()
-        self._uploader = Uploader(node, order.task, self._stopping)
+        self._uploader = Uploader(node, task, self._stopping)
         self._thread = threading.Thread(target=self._run, name="bootd-capture", daemon=True)
         self._local = threading.local()
         self._counting = threading.Lock()
@@ -75,6 +68,10 @@ class CaptureJob:
         was_running = not self._stopping.is_set()
         self._stopping.set()
         return was_running
+
+    def is_alive(self) -> bool:
+        """Also while what it has made to read is unmade."""
+        return self._thread.is_alive()
 
     def join(self, seconds: float) -> None:
         """Wait for its end."""
@@ -104,7 +101,63 @@ class CaptureJob:
         self.ended = f"{state.value}: {reason}"
 
     def _capture(self) -> str:
-        source = Source(self.order, self._take, self._dev_root)
+        """What came of it. Whatever it raises ends the task."""
+        raise NotImplementedError
+
+    def _send(self, chunks: dict[bytes, bytearray], pool: ThreadPoolExecutor) -> None:
+        """All of ``chunks``, by their digests; what fails is raised when the others have come to their end."""
+        sent = [pool.submit(self._put, name, chunk) for name, chunk in chunks.items()]
+        problems = [error for future in sent if (error := future.exception()) is not None]
+        if problems:
+            raise problems[0]
+
+    def _put(self, name: bytes, chunk: bytearray) -> None:
+        if not hasattr(self._local, "compressor"):
+            self._local.compressor = Compressor()
+        data = pack(chunk, self._local.compressor)
+        self._uploader.put(name, data)
+        with self._counting:
+            self._sent += len(chunk)
+            self._wire += len(data)
+
+    def _report_sometimes(self) -> None:
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._report(CaptureState.READING)
+
+    def _report(self, state: CaptureState, reason: str = "") -> None:
+        self._reported = time.monotonic()
+        self._uploader.report(
+            CaptureReport(
+                node=self._node,
+                task=self.task,
+                state=state,
+                total=self._total,
+                done=self._done,
+                sent=self._sent,
+                wire=self._wire,
+                reason=reason[:1000],
+                notes=self._notes,
+            )
+        )
+
+
+class DiskJob(CaptureJob):
+    """A disk, or a partition of it."""
+
+    def __init__(
+        self,
+        order: Capture,
+        node: Node,
+        take: Callable[[], Sequence[Disk]],
+        *,
+        say: Callable[[str], None],
+        dev_root: str = "/dev",
+    ) -> None:
+        super().__init__(order.task, node, say)
+        self._order, self._take, self._dev_root = order, take, dev_root
+
+    def _capture(self) -> str:
+        source = Source(self._order, self._take, self._dev_root)
         try:
             description = source.description
             self._total = sum(length for _, length in description.ranges)
@@ -177,66 +230,49 @@ class CaptureJob:
         if batch.digests:
             yield batch
 
-    def _send(self, chunks: dict[bytes, bytearray], pool: ThreadPoolExecutor) -> None:
-        """All of ``chunks``, by their digests; what fails is raised when the others have come to their end."""
-        sent = [pool.submit(self._put, name, chunk) for name, chunk in chunks.items()]
-        problems = [error for future in sent if (error := future.exception()) is not None]
-        if problems:
-            raise problems[0]
 
-    def _put(self, name: bytes, chunk: bytearray) -> None:
-        if not hasattr(self._local, "compressor"):
-            self._local.compressor = Compressor()
-        data = pack(chunk, self._local.compressor)
-        self._uploader.put(name, data)
-        with self._counting:
-            self._sent += len(chunk)
-            self._wire += len(data)
+@dataclass(frozen=True)
+class FilesSource:
+    """Where a system can be read, and what is known of it. ``changed``: why what was read is not one state of it,
+    asked when all has been read; "" = it is."""
 
-    def _report_sometimes(self) -> None:
-        if time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._report(CaptureState.READING)
-
-    def _report(self, state: CaptureState, reason: str = "") -> None:
-        self._reported = time.monotonic()
-        self._uploader.report(
-            CaptureReport(
-                node=self._node,
-                task=self.order.task,
-                state=state,
-                total=self._total,
-                done=self._done,
-                sent=self._sent,
-                wire=self._wire,
-                reason=reason[:1000],
-                notes=self._notes,
-            )
-        )
+    root: str
+    tree: Tree
+    notes: tuple[str, ...]
+    changed: Callable[[], str] = lambda: ""
 
 
 class FilesJob(CaptureJob):
-    """The same for the files of the system on a disk: one archive, read from its beginning at every beginning."""
+    """The files of a system: one archive, read from its beginning at every beginning."""
+
+    def _open(self) -> AbstractContextManager[FilesSource]:
+        """The system, for as long as it is read; in the thread that reads."""
+        raise NotImplementedError
 
     def _capture(self) -> str:
-        with golden_tree(self.order, self._take, self._say, self._dev_root) as (root, tree):
+        with self._open() as source:
+            tree = source.tree
             places = [mount.path for mount in tree.mounts if mount.path]
             self._total = sum(mount.used for mount in tree.mounts)
-            self._notes = tuple(f"{one.path or 'swap'}: {one.kind} on {one.device}" for one in tree.mounts[:32])
+            self._notes = source.notes[:32]
             self._say(f"{len(places)} file systems, {self._total / 1e9:.1f} GB of files")
             description = Description("files", 0, 512, None, (), (), encode_tree(tree))
-            words = archive.create_words(root, places, tree.exclude)
+            words = archive.create_words(source.root, places, tree.exclude)
             for _ in range(MAX_BEGINNINGS):
                 try:
                     self._uploader.describe(description)
                     self._digests, self._done, self._sent, self._wire = [], 0, 0, 0
                     with ThreadPoolExecutor(SENDERS, "bootd-capture") as pool:
                         size = self._send_archive(words, pool)
+                    problem = source.changed()
+                    if problem:
+                        raise UploadError(problem)
                     self._report(CaptureState.READING)
                     self.image = self._uploader.commit(len(self._digests), size)
                 except BeginAgainError:
                     self._say("the server has restarted: reading the files again, sending what it lacks")
                 except archive.ArchiveError as error:
-                    raise UploadError(f"the files cannot be read: {error}") from None
+                    raise UploadError(source.changed() or f"the files cannot be read: {error}") from None
                 else:
                     return f"image {self.image[:16]}: {self._sent} of {size} bytes were new"
             raise UploadError("the server forgets what it is told")
@@ -244,16 +280,17 @@ class FilesJob(CaptureJob):
     def _send_archive(self, words: Sequence[str], pool: ThreadPoolExecutor) -> int:
         """Bytes of the archive, all of which are on the server then."""
         size, batch = 0, Batch(0)
-        for piece in archive.read(words):
-            if self._stopping.is_set():
-                raise CancelledError
-            size += len(piece)
-            found = digest(piece) if any(piece) else ZEROS
-            if found != ZEROS:
-                batch.data[batch.first + len(batch.digests)] = bytearray(piece)
-            batch.digests.append(found)
-            if len(batch.data) >= BATCH or len(batch.digests) >= ASKED:
-                batch = self._send_batch(batch, size, pool)
+        with closing(archive.read(words)) as pieces:  # whatever happens, tar has ended before anything is unmounted
+            for piece in pieces:
+                if self._stopping.is_set():
+                    raise CancelledError
+                size += len(piece)
+                found = digest(piece) if any(piece) else ZEROS
+                if found != ZEROS:
+                    batch.data[batch.first + len(batch.digests)] = bytearray(piece)
+                batch.digests.append(found)
+                if len(batch.data) >= BATCH or len(batch.digests) >= ASKED:
+                    batch = self._send_batch(batch, size, pool)
         if batch.digests:
             self._send_batch(batch, size, pool)
         return size
@@ -267,6 +304,28 @@ class FilesJob(CaptureJob):
         return Batch(len(self._digests))
 
 
+class GoldenJob(FilesJob):
+    """Of the system on a disk that nobody uses: in stage2."""
+
+    def __init__(
+        self,
+        order: Capture,
+        node: Node,
+        take: Callable[[], Sequence[Disk]],
+        *,
+        say: Callable[[str], None],
+        dev_root: str = "/dev",
+    ) -> None:
+        super().__init__(order.task, node, say)
+        self._order, self._take, self._dev_root = order, take, dev_root
+
+    @contextmanager
+    def _open(self) -> Iterator[FilesSource]:
+        with golden_tree(self._order, self._take, self._say, self._dev_root) as (root, tree):
+            notes = tuple(f"{one.path or 'swap'}: {one.kind} on {one.device}" for one in tree.mounts)
+            yield FilesSource(root, tree, notes)
+
+
 def job_of(
     order: Capture,
     node: Node,
@@ -276,5 +335,5 @@ def job_of(
     dev_root: str = "/dev",
 ) -> CaptureJob:
     """What carries ``order`` out."""
-    kind = FilesJob if order.files else CaptureJob
+    kind = GoldenJob if order.files else DiskJob
     return kind(order, node, take, say=say, dev_root=dev_root)

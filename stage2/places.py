@@ -63,7 +63,7 @@ def parse_fstab(text: str) -> list[Mount]:
     for line in text.splitlines():
         words = line.split("#")[0].split()
         if len(words) >= 3 and words[1].startswith("/") and "noauto" not in (words[3:4] or [""])[0].split(","):
-            found.append(Mount(words[0], _unescaped(words[1]).rstrip("/") or "/", words[2]))
+            found.append(Mount(words[0], unescaped(words[1]).rstrip("/") or "/", words[2]))
     return sorted(found, key=lambda mount: mount.point.count("/") if mount.point != "/" else 0)
 
 
@@ -74,7 +74,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
         before, _, after = line.partition(" - ")
         words, rest = before.split(), after.split()
         if len(words) >= 5 and len(rest) >= 2:
-            found.append(Mount(rest[1], _unescaped(words[4]), rest[0], words[2]))
+            found.append(Mount(rest[1], unescaped(words[4]), rest[0], words[2]))
     return found
 
 
@@ -271,7 +271,7 @@ def _concerns(point: str, target: str) -> bool:
     return point.startswith(target) or target.startswith(point)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     """fstab(5) and proc(5) write blanks as \\040."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
 

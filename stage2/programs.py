@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 
 SECONDS = 120.0
+UDEV = "/run/udev/control"  # is there where udev runs
 
 
 class ProgramError(Exception):
@@ -13,8 +14,10 @@ class ProgramError(Exception):
 
 def run(words: Sequence[str], *, seconds: float = SECONDS, ok: Sequence[int] = (0,)) -> str:
     """Standard output. The program has no terminal, asks nothing, speaks English. `ProgramError`."""
-    # mdadm, without udev: make the names below /dev/md yourself, and do not wait for it.
-    environment = {**os.environ, "LC_ALL": "C", "MDADM_NO_UDEV": "1", "DM_DISABLE_UDEV": "1"}
+    environment = {**os.environ, "LC_ALL": "C"}
+    if not os.path.exists(UDEV):
+        # mdadm, without udev: make the names below /dev/md yourself, and do not wait for it.
+        environment |= {"MDADM_NO_UDEV": "1", "DM_DISABLE_UDEV": "1"}
     try:
         done = subprocess.run(
             list(words),
@@ -25,7 +28,7 @@ def run(words: Sequence[str], *, seconds: float = SECONDS, ok: Sequence[int] = (
             env=environment,
         )
     except FileNotFoundError:
-        raise ProgramError(f"{words[0]} is not in this stage2") from None
+        raise ProgramError(f"{words[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
         raise ProgramError(f"{words[0]} took more than {seconds:.0f} seconds: {' '.join(words)}") from None
     except OSError as error:

@@ -1,4 +1,5 @@
-"""The agent of a running system: it waits for syncs, and carries them out. Nothing else is done for the daemon.
+"""The agent of a running system: it waits for syncs and backups, and carries them out. Nothing else is done for the
+daemon.
 
 ``python3 agent.pyz [--logon] [SETTINGS]``; with ``--logon`` it asks for the syncs of a logon, and waits for them.
 The settings are one JSON object: ``server`` (HOST:PORT), ``node`` (boot MAC) and ``key``.
@@ -14,13 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from bootd.member.control import ControlClient, ControlError
-from bootd.wire.control import Disk, Message, StopSync, Sync
+from bootd.wire.control import RUNNING, Cancel, CaptureRunning, Disk, Message, StopSync, Sync
 from stage2.inventory import take
+from stage2.node import Node
 from stage2.places import running
 from stage2.sync import Station, Syncs
+
+if TYPE_CHECKING:
+    from stage2.live import Backups
 
 SETTINGS = "/etc/bootd-agent/agent.json"
 INBOX = 16
@@ -75,6 +81,9 @@ class Resident:
         self._say, self._reboot = say, reboot or restart
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._stopping = threading.Event()
+        self._backups = _backups(settings, say)
+        if self._backups is not None:
+            self._client.abilities = (RUNNING,)
         self._syncs = Syncs(
             Station(
                 settings.node,
@@ -87,18 +96,26 @@ class Resident:
         )
 
     def run(self) -> None:
+        if self._backups is not None:
+            self._backups.begin()
         threading.Thread(target=self._listen, name="bootd-events", daemon=True).start()
         while not self._stopping.is_set():
             try:
                 message = self._inbox.get(timeout=LOOK)
                 if isinstance(message, Sync | StopSync):
                     self._syncs.take(message)
+                elif isinstance(message, CaptureRunning | Cancel) and self._backups is not None:
+                    self._backups.take(message)
             except queue.Empty:
                 pass
+            if self._backups is not None:
+                self._backups.look()
             job = self._syncs.finished()
             if job is not None and job.is_to_reboot:
                 self._say("restarts in a minute, as the sync asked")
                 self._reboot()
+        if self._backups is not None:
+            self._backups.close()
         self._syncs.close()
 
     def stop(self) -> None:
@@ -113,6 +130,17 @@ class Resident:
             except ControlError as error:
                 self._say(f"the server says no: {error}")
                 self._stopping.wait(REFUSED_PAUSE)
+
+
+def _backups(settings: Settings, say: Callable[[str], None]) -> "Backups | None":
+    """None where digests and compression cannot be loaded: they are compiled for one Python. Syncs need neither."""
+    try:
+        from stage2.live import Backups  # noqa: PLC0415 - see above
+    except ImportError as error:
+        say(f"no backups of this system while it runs: {error}")
+        return None
+    node = Node(settings.node, settings.server, settings.key, "", "", None, "", "", dynamic=False)
+    return Backups(node, say)
 
 
 def restart() -> None:

@@ -26,6 +26,9 @@ _CODES = {"done": Exit.OK, "refused": Exit.REFUSED}
 @click.option("--part", "parts", multiple=True, help="Only this partition (sda5, or a number); may be repeated.")
 @click.option("--tag", "tags", multiple=True, help="Also IMAGE:TAG; may be repeated.")
 @click.option("--files", is_flag=True, help="The files of the system on the disk, for disks of any size.")
+@click.option(
+    "--running", is_flag=True, help="With --files: of the system that runs there, at one moment, by its agent."
+)
 @click.option("--exclude", "-x", multiple=True, metavar="DIR", help="With --files: this folder (/tmp) stays empty.")
 @click.option("--dirty", is_flag=True, help="Also file systems that were not left cleanly; every block of them.")
 @click.option("--raw", is_flag=True, help="Also encrypted volumes, as they are.")
@@ -49,6 +52,7 @@ def backup(
     parts: tuple[str, ...],
     tags: tuple[str, ...],
     files: bool,
+    running: bool,
     exclude: tuple[str, ...],
     dirty: bool,
     raw: bool,
@@ -61,7 +65,8 @@ def backup(
 
     The node does it in stage2, into which it boots the next time it starts. With several --part there is an image
     of each: IMAGE-5 for partition 5. With --files the file systems are mounted as the system's fstab says, for
-    reading, and become one archive: bootd deploy --layout makes disks of other sizes of it.
+    reading, and become one archive: bootd deploy --layout makes disks of other sizes of it. With --running too, the
+    agent (bootd sync agent) reads snapshots of the running system, LVM's or btrfs's, and it goes on running.
     """
     ordered = []
     for number, part in enumerate(parts or ("",), 1):
@@ -74,13 +79,15 @@ def backup(
             "part": part,
             "tags": tags,
             "files": files,
+            "running": running,
             "exclude": exclude,
             "dirty": dirty,
             "raw": raw,
             "after": after if number == max(1, len(parts)) else "stay",
         }
         ordered.append(context.client.request("POST", "backups", body=body))
-    _say_what_to_do(context.client, ordered[0])
+    if not running:
+        _say_what_to_do(context.client, ordered[0])
     if not is_waiting:
         return _announce(ordered, as_json)
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -1,4 +1,8 @@
-"""The package of the agent for running systems: a tar file to be unpacked at /."""
+"""The package of the agent for running systems: a tar file to be unpacked at /.
+
+Syncs need nothing but the system's Python, of any version from 3.11 on. Backups need the two compiled packages that
+come along, for Debian 12's Python on x86-64; elsewhere the agent says that it has none, unless the system has them.
+"""
 
 import io
 import json
@@ -7,14 +11,25 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from bootd.build.bundle import bundle_files
+from bootd.build.bundle import bundle_files, site_files
 from bootd.errors import Exit, OperatorError
 
 LIBRARY = "usr/lib/bootd-agent/agent.pyz"
+SITE = "usr/lib/bootd-agent/site"
 SETTINGS = "etc/bootd-agent/agent.json"
 UNIT = "etc/systemd/system/bootd-agent.service"
+_MAIN = b"""\
+import os
+import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(sys.path[0])), "site"))
+
+from stage2.resident import main
+
+sys.exit(main())
+"""
 _UNIT = """[Unit]
-Description=bootd: keeps files of this system as the server has them
+Description=bootd: syncs and backups of this system
 After=network-online.target local-fs.target
 Wants=network-online.target
 ConditionPathExists=/etc/bootd-agent/agent.json
@@ -37,7 +52,7 @@ def agent_bundle() -> bytes:
     """A zip application in source, for the Python (3.11 or later) of any system; it needs no other package."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, "__main__.py", b"import sys\n\nfrom stage2.resident import main\n\nsys.exit(main())\n")
+        _add(archive, "__main__.py", _MAIN)
         for name, path in bundle_files("stage2", member=True):
             _add(archive, name, path.read_bytes())
     return buffer.getvalue()
@@ -51,6 +66,7 @@ def write_package(out: Path, *, server: str, node: str, key: str) -> None:
         with os.fdopen(descriptor, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
             for name, data, mode in (
                 (LIBRARY, agent_bundle(), 0o644),
+                *((f"{SITE}/{name}", data, 0o644) for name, data in _site()),
                 (SETTINGS, settings, 0o600),
                 (UNIT, _UNIT.encode(), 0o644),
             ):
@@ -59,6 +75,14 @@ def write_package(out: Path, *, server: str, node: str, key: str) -> None:
                 archive.addfile(entry, io.BytesIO(data))
     except OSError as error:
         raise OperatorError(f"{out}: {error.strerror}", "another place for it", Exit.INPUT) from None
+
+
+def _site() -> list[tuple[str, bytes]]:
+    """[] where this daemon runs on another Python than Debian 12's: its packages would be of no use there."""
+    try:
+        return list(site_files())
+    except OperatorError:
+        return []
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -204,6 +204,16 @@ def check_request(request: CaptureRequest) -> None:
         raise OperatorError(f"{request.image!r} has a tag in it", "say the name; tags with --tag", Exit.USAGE)
     for tag in request.tags:
         parse_reference(f"{request.image}:{tag}")
+    if request.running and not request.files:
+        raise OperatorError(
+            "the disk of a running system is not read: it changes meanwhile, and part of it is in memory",
+            "its files at one moment: --files --running; the disk: leave out --running, stage2 reads it",
+            Exit.REFUSED,
+        )
+    if request.running and request.disk != "only":
+        raise OperatorError(
+            "a running system is read by its fstab, whatever its disks", "leave out --disk", Exit.USAGE
+        )
     if request.files and (request.part or request.dirty or request.raw):
         raise OperatorError("files are read of a whole, clean system", "no --part, --dirty, --raw", Exit.USAGE)
     if request.exclude and not request.files:

@@ -196,8 +196,10 @@ class Engine:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Send(node, message):
-                self.streams.publish(node, frame(encode(message)))
+            case Send(node, message, agent):
+                streams = self.streams if not agent else self.sync.streams if self.sync is not None else None
+                if streams is not None:
+                    streams.publish(node, frame(encode(message)))
             case StartHead():
                 if self._heads is not None:
                     self._heads.start(effect)

@@ -6,7 +6,7 @@ tree share their chunks.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from bootd.member.child import Child
@@ -96,7 +96,7 @@ def _measure(root: str, place: str, empty: Sequence[str]) -> Amount:
     return Amount(used, files)
 
 
-def read(words: Sequence[str]) -> Iterator[bytes]:
+def read(words: Sequence[str]) -> Generator[bytes, None, None]:
     """What the command prints, in pieces of `PIECE` bytes, the last one shorter. `ArchiveError` behind the last
     piece when the command did not end well: then what came is no archive of anything."""
     child = Child(words, feeds=False)

@@ -51,6 +51,7 @@ class ControlClient:
     thread; `close` ends `events`."""
 
     events_path = "/node/v1/events"
+    abilities: tuple[str, ...] = ()  # told when the event stream begins, where no `Join` tells them
 
     def __init__(self, server: str, node: str, token: str) -> None:
         host, separator, port = server.rpartition(":")
@@ -185,7 +186,10 @@ class ControlClient:
             self._stream = connection
         try:
             headers = {**self._headers, "Accept": "text/event-stream"}
-            connection.request("GET", f"{self.events_path}?node={quote(self._node, safe='')}", headers=headers)
+            query = f"?node={quote(self._node, safe='')}"
+            if self.abilities:
+                query += f"&abilities={quote(','.join(self.abilities))}"
+            connection.request("GET", f"{self.events_path}{query}", headers=headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise _refusal(response)

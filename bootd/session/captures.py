@@ -3,6 +3,8 @@
 A task waits until its node is in stage2 (the boot policy brings it there), is told to it whenever it joins, and
 ends with an image or a reason. Its node begins again after a death of its own; what it had sent is not sent again.
 One task of a node is at work at a time; the others wait in the order in which they came.
+
+A task of a running system is its agent's: it changes nothing of what the node boots, and stage2 is not told of it.
 """
 
 import re
@@ -16,7 +18,17 @@ from bootd.session import selector
 from bootd.session.effects import AuditRecord, CaptureRecord, Effect, Event, Persist, Send
 from bootd.session.nodes import Node, Registry
 from bootd.session.selector import Refusal
-from bootd.wire.control import FILES, Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
+from bootd.wire.control import (
+    FILES,
+    Cancel,
+    Capture,
+    CaptureReport,
+    CaptureRunning,
+    CaptureState,
+    Disk,
+    Message,
+    Partition,
+)
 
 LABEL = "kamethod"  # what a node boots that a task waits for
 MAX_OPEN = 256
@@ -35,6 +47,8 @@ class TaskState(Enum):
     CANCELLED = "cancelled"
 
 
+RUNNING_SYSTEM = "its running system"
+AGENT_SILENCE = 60.0  # seconds; it says nothing while it looks how much there is
 OPEN = frozenset({TaskState.WAITING, TaskState.READING})
 
 
@@ -54,6 +68,7 @@ class CaptureRequest:
     tags: tuple[str, ...] = ()
     files: bool = False  # not the disk, but the files of the system on it
     exclude: tuple[str, ...] = ()  # folders of it that stay empty
+    running: bool = False  # of the system that runs there, by its agent
 
 
 @dataclass
@@ -81,6 +96,10 @@ class Task:
     def open(self) -> bool:
         return self.state in OPEN
 
+    @property
+    def running(self) -> bool:
+        return self.request.running
+
     def record(self) -> CaptureRecord:
         asked = self.request
         return CaptureRecord(
@@ -102,6 +121,7 @@ class Task:
             attempts=self.attempts,
             files=asked.files,
             exclude=asked.exclude,
+            running=asked.running,
         )
 
 
@@ -113,8 +133,14 @@ class Captures:
         self.tasks: dict[str, Task] = {}
 
     def wanting(self, mac: str) -> Task | None:
-        """The task that the node has to work at first."""
-        return next((task for task in self.tasks.values() if task.mac == mac and task.open), None)
+        """The task that the node has to work at first, in stage2."""
+        return next(
+            (task for task in self.tasks.values() if task.mac == mac and task.open and not task.running), None
+        )
+
+    def wanting_agent(self, mac: str) -> Task | None:
+        """The one that the agent of its running system has to work at."""
+        return next((task for task in self.tasks.values() if task.mac == mac and task.open and task.running), None)
 
     def find(self, id_: str) -> Task:
         """`OperatorError` when there is none."""
@@ -137,16 +163,26 @@ class Captures:
         if node.session:
             text = f"{node.name} is in session {node.session}"
             raise OperatorError(text, "wait for its end, or cancel it", Exit.BUSY)
+        if request.running and self.wanting_agent(node.mac) is not None:
+            raise OperatorError(
+                f"a backup of the running system of {node.name} is at work",
+                "wait for its end, or cancel it",
+                Exit.BUSY,
+            )
         task = Task(id_, node.mac, request, now)
         self.tasks[id_] = task
-        what = f"{id_} {node.mac} {part or request.disk} as {request.image}: {request.comment}"
+        read = RUNNING_SYSTEM if request.running else part or request.disk
+        what = f"{id_} {node.mac} {read} as {request.image}: {request.comment}"
         effects: list[Effect] = [
             Persist(node.record()),
             Persist(task.record()),
             Persist(AuditRecord(who, "backup", what)),
-            Event("backup", node.mac, "", f"{request.image} of {part or request.disk} is wanted ({id_})"),
+            Event("backup", node.mac, "", f"{request.image} of {read} is wanted ({id_})"),
         ]
-        if node.present(now, self._silence) and self.wanting(node.mac) is task:
+        if request.running:
+            task.source = RUNNING_SYSTEM
+            effects += [Send(node.mac, message, agent=True) for message in self.agent_commands(node.mac)]
+        elif node.present(now, self._silence) and self.wanting(node.mac) is task:
             effects += self._tell(task, node, now)
         return effects
 
@@ -159,7 +195,7 @@ class Captures:
             raise OperatorError(f"backup {id_} is being completed", "remove the image afterwards", Exit.BUSY)
         audit = Persist(AuditRecord(who, "backup-cancel", id_))
         effects = [audit, *self._end(task, TaskState.CANCELLED, f"cancelled by {who}", now)]
-        return [*effects, Send(task.mac, Cancel(task.id, task.reason))]
+        return [*effects, _cancel(task)]
 
     # --- nodes -----------------------------------------------------------------------------------------------
 
@@ -177,11 +213,18 @@ class Captures:
         task = self.tasks.get(message.task)
         if task is None or task.mac != message.node or not task.open:
             reason = task.reason if task is not None and task.reason else "no such backup is open here"
-            return [Send(message.node, Cancel(message.task, reason))]
+            is_agent = task is not None and task.running
+            return [Send(message.node, Cancel(message.task, reason), agent=is_agent)]
         if message.state is CaptureState.REFUSED:
             return self._end(task, TaskState.REFUSED, message.reason or "refused", now)
         if message.state is CaptureState.FAILED:
             return self._end(task, TaskState.FAILED, message.reason or "failed", now)
+        if task.running and message.state is CaptureState.EXAMINING and task.report is not None:
+            # The agent was killed, or its system has started anew: it reads everything again.
+            task.attempts += 1
+            if task.attempts >= MAX_ATTEMPTS:
+                text = f"the agent has begun {MAX_ATTEMPTS} times and never came to the end"
+                return [*self._end(task, TaskState.FAILED, text, now), _cancel(task)]
         notes = () if task.report is None else task.report.notes
         task.report, task.heard, task.reason = message, now, ""
         effects: list[Effect] = []
@@ -209,7 +252,7 @@ class Captures:
         task = self.tasks.get(id_)
         if task is None or not task.open:
             return []
-        return [*self._end(task, TaskState.FAILED, reason, now), Send(task.mac, Cancel(id_, reason))]
+        return [*self._end(task, TaskState.FAILED, reason, now), _cancel(task)]
 
     def commands_for(self, node: Node) -> list[Message]:
         """What is in force for ``node``."""
@@ -219,16 +262,23 @@ class Captures:
         order = _order(task, node)
         return [order] if isinstance(order, Capture) else []
 
+    def agent_commands(self, mac: str) -> list[Message]:
+        """What is in force for the agent of a running system."""
+        task = self.wanting_agent(mac)
+        return [] if task is None else [CaptureRunning(task.id, task.request.exclude)]
+
     def tick(self, now: float) -> list[Effect]:
         """A node that is silent is waited for again."""
         effects: list[Effect] = []
         for task in self.tasks.values():
             node = self._nodes.get(task.mac)
-            if task.state is not TaskState.READING or node is None or now - task.heard <= self._silence:
+            silence = AGENT_SILENCE if task.running else self._silence
+            if task.state is not TaskState.READING or node is None or now - task.heard <= silence:
                 continue
-            if not node.present(now, self._silence) and not task.reason:
-                task.reason, task.rate = "the node is silent: it goes on when it is back", 0.0
-                effects += [Event("backup", task.mac, "", f"{task.request.image}: the node is silent")]
+            if (task.running or not node.present(now, self._silence)) and not task.reason:
+                who = "the agent" if task.running else "the node"
+                task.reason, task.rate = f"{who} is silent: it goes on when it is back", 0.0
+                effects += [Event("backup", task.mac, "", f"{task.request.image}: {who} is silent")]
         return effects
 
     def restore(self, records: Iterable[CaptureRecord], now: float) -> None:
@@ -248,6 +298,7 @@ class Captures:
                 tags=tuple(record.tags),
                 files=record.files,
                 exclude=tuple(record.exclude),
+                running=record.running,
             )
             task = Task(record.id, record.mac, request, now, state, record.reason, record.image, record.attempts)
             task.source = record.source
@@ -290,6 +341,10 @@ class Captures:
         ended = [task.id for task in self.tasks.values() if not task.open]
         for id_ in ended[: max(0, len(ended) - MAX_ENDED)]:
             del self.tasks[id_]
+
+
+def _cancel(task: Task) -> Send:
+    return Send(task.mac, Cancel(task.id, task.reason), agent=task.running)
 
 
 def _order(task: Task, node: Node) -> Capture | Refusal | None:

@@ -300,6 +300,7 @@ class CaptureRecord:
     attempts: int
     files: bool = False
     exclude: tuple[str, ...] = ()
+    running: bool = False
 
 
 @dataclass(frozen=True)
@@ -339,10 +340,12 @@ class Send:
     """Put ``message`` on the event stream of ``node`` (a MAC, or ``head-SESSION``), if it listens.
 
     A node that does not listen now gets what is then in force when it connects: `Coordinator.commands_for`.
+    ``agent``: to the agent of its running system, not to stage2.
     """
 
     node: str
     message: Message
+    agent: bool = False
 
 
 @dataclass(frozen=True)

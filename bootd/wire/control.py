@@ -25,6 +25,7 @@ MAX_INTEGER = (1 << 63) - 1
 # partitions as targets, tables that are written first, growth to a larger disk, trees of files.
 PARTITIONS, LAYOUT, GROW, FILES = "partitions", "layout", "grow", "files"
 SYNC = "sync"  # and files that are kept alike with rsync
+RUNNING = "running"  # of an agent of a running system: it can read its files as they are at one moment
 ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, SYNC)
 
 
@@ -325,6 +326,15 @@ class Capture:
 
 
 @dataclass(frozen=True)
+class CaptureRunning:
+    """Read the files of the system that runs there, as they are at one moment, into the image store of the server.
+    For the agent of a running system."""
+
+    task: str  # id; `Cancel` names it as its session
+    exclude: tuple[str, ...] = ()  # folders that stay empty
+
+
+@dataclass(frozen=True)
 class Sync:
     """Make a folder of this node as one of the server is, or (``collect``) the other way round.
 
@@ -360,7 +370,9 @@ class StopSync:
 
 
 _Up = Join | Report | CaptureReport | Log | Output | SyncReport
-_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand | Sync | StopSync
+_Down = (
+    Wait | Prepare | Arrange | Finish | Cancel | Capture | CaptureRunning | Execute | StopCommand | Sync | StopSync
+)
 Message = _Up | _Down
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")

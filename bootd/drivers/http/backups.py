@@ -12,11 +12,13 @@ from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Route
 from bootd.errors import Exit, OperatorError
 from bootd.session.captures import CaptureRequest, Captures, Task, view
+from bootd.wire.control import RUNNING
 
 
 class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /api/v1/backups. ``image``: its name; ``disk``: a selector; ``part``: sda5, "" = the whole disk;
-    ``files``: the files of the system on it, as an archive, but the content of the folders ``exclude``.
+    ``files``: the files of the system on it, as an archive, but the content of the folders ``exclude``;
+    ``running``: of the system that runs there, by its agent.
 
     ``user`` "" = who asks; another one may be named on the unix socket only.
     """
@@ -33,6 +35,7 @@ class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
     files: bool = False
     exclude: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    running: bool = False
 
 
 class Backups:
@@ -65,8 +68,11 @@ class Backups:
             tags=order.tags,
             files=order.files,
             exclude=order.exclude,
+            running=order.running,
         )
         check_request(wanted)
+        if order.running:
+            self._check_agent(order.node)
         if self._engine.captures is None:
             raise OperatorError("images are not kept here", "see images.directory")
         id_, effects = self._engine.coordinator.order_capture(wanted, caller.who, self._engine.now())
@@ -79,6 +85,22 @@ class Backups:
         if self._engine.captures is not None:
             self._engine.captures.forget(id_)
         return self._answer(id_)
+
+    def _check_agent(self, node: str) -> None:
+        """`OperatorError` unless the agent of the running system is there, and knows how to read it."""
+        nodes, keeper = self._engine.coordinator.nodes, self._engine.sync
+        mac = nodes.find(node)
+        name, other = nodes.name(mac), "or leave out --running: stage2 reads it"
+        if keeper is None or mac not in keeper.store.agents:
+            text = f"there is no agent for the running system of {name}"
+            raise OperatorError(text, f"bootd sync agent {name} --out FILE, {other}", Exit.REFUSED)
+        if not keeper.streams.listens(mac):
+            text = f"the agent of {name} is not there"
+            raise OperatorError(text, f"start {name}, and bootd-agent there; {other}", Exit.REFUSED)
+        if RUNNING not in keeper.abilities.get(mac, ()):
+            text = f"the agent of {name} makes no backups: it is of an older bootd, or lacks compiled packages"
+            hint = f"bootd sync agent {name} --out FILE, unpack it there (its journal tells more); {other}"
+            raise OperatorError(text, hint, Exit.REFUSED)
 
     @property
     def _captures(self) -> Captures:

@@ -1,6 +1,7 @@
 """The capture requests of the node interface: `bootd.wire.captured` says what is in them.
 
-A node speaks only for tasks of its own that are open, and sends only chunks that it was asked for. 409: the daemon
+A node speaks only for tasks of its own that are open, and sends only chunks that it was asked for: with its boot
+token for those of stage2, with the key of its agent for those of its running system. 409: the daemon
 knows nothing of this run (any more), so the node describes its source again.
 """
 
@@ -27,7 +28,7 @@ _Answer = Callable[[web.Request, Task], Awaitable[web.Response]]
 
 
 class CaptureRequests:
-    """``check`` (request, node) raises unless the request carries the token of that node."""
+    """``check`` (request, node) raises unless the request carries the boot token of that node."""
 
     def __init__(self, engine: Engine, check: Callable[[web.Request, str], None]) -> None:
         self._engine, self._check = engine, check
@@ -43,10 +44,13 @@ class CaptureRequests:
 
     async def _report(self, request: web.Request) -> web.Response:
         node = request.query.get("node", "")
-        self._check(request, node)
+        is_agent = self._is_agent(request, node)
         message = control.decode_as(CaptureReport, await read_body(request, control.MAX_MESSAGE))
         if message.node != node or message.task != request.match_info["task"]:
             raise PeerProtocolError("a report of another task or node")
+        task = self._engine.coordinator.captures.tasks.get(message.task)
+        if task is not None and task.running != is_agent:
+            return text_error(404, "no such backup of this node")
         self._engine.run(self._engine.coordinator.captures.reported(message, self._engine.now()))
         self._forget_ended()
         return web.Response(status=204)
@@ -89,6 +93,15 @@ class CaptureRequests:
             task.is_completing = False
         return image
 
+    def _is_agent(self, request: web.Request, node: str) -> bool:
+        """Whether the key of the agent of ``node`` is shown; raises unless that, or its boot token, is."""
+        _, _, key = request.headers.get("Authorization", "").partition(" ")
+        keeper = self._engine.sync
+        if keeper is not None and keeper.store.is_agent(node, key.strip()):
+            return True
+        self._check(request, node)
+        return False
+
     @property
     def _store(self) -> CaptureStore:
         if self._engine.captures is None:
@@ -98,9 +111,9 @@ class CaptureRequests:
     def _of_open_task(self, answer: _Answer) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             node = request.query.get("node", "")
-            self._check(request, node)
+            is_agent = self._is_agent(request, node)
             task = self._engine.coordinator.captures.tasks.get(request.match_info["task"])
-            if task is None or task.mac != node:
+            if task is None or task.mac != node or task.running != is_agent:
                 return text_error(404, "no such backup of this node")
             if task.image and answer == self._commit:
                 return web.Response(text=f"{task.image}\n")  # the same again: an answer that did not arrive

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bootd.drivers.engine import Engine
 from bootd.drivers.http.server import read_body, text_error
-from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.http.streams import frame, serve_stream
 from bootd.drivers.sync.keeper import SyncKeeper
 from bootd.wire import control
 from bootd.wire.control import SyncReport
@@ -55,7 +55,9 @@ class SyncRequests:
         node = request.query.get("node", "")
         self._check(request, node, is_agent=True)
         streams = self._keeper.streams
-        subscriber = streams.attach(node, [])
+        self._keeper.abilities[node] = frozenset(request.query.get("abilities", "").split(","))
+        orders = self._engine.coordinator.captures.agent_commands(node)
+        subscriber = streams.attach(node, [frame(control.encode(order)) for order in orders])
         self._engine.note("agent", node, "", f"the agent is there ({request.remote})")
         try:
             return await serve_stream(request, subscriber)

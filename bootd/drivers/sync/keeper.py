@@ -54,6 +54,7 @@ class SyncKeeper:
     ) -> None:
         self.engine, self.sets, self.folders, self.store, self.server = engine, sets, folders, store, server
         self.streams = Streams()  # of agents on running systems
+        self.abilities: dict[str, frozenset[str]] = {}  # of agents, as each said it when it connected
         self.servers = Servers()
         self.syncs = Syncs()
         self._clock = clock

@@ -1,0 +1,464 @@
+"""The system that runs here, as it was at one moment: snapshots of its file systems, mounted for nobody else.
+
+The thread that reads has a mount namespace of its own: whatever becomes of the program, its mounts end with it.
+Snapshots do not; they are removed when the system has been read, and looked for whenever the agent starts.
+
+A file system of which there can be no snapshot (/boot, the EFI system partition) is read as it is, and counts only
+when not one sector of it was written meanwhile. ``/`` is always written to, so it needs a snapshot.
+"""
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bootd.member import archive
+from bootd.wire.control import Cancel, CaptureRunning
+from bootd.wire.tree import SWAP, Mount, Tree
+from stage2 import snapshots
+from stage2.capture import FilesJob, FilesSource
+from stage2.golden import OPTIONS, Line, parse_fstab
+from stage2.mounting import MOUNT_SECONDS, UNMOUNT_SECONDS
+from stage2.node import Node, firmware
+from stage2.places import unescaped
+from stage2.programs import ProgramError, run
+from stage2.used_blocks import RefusedError
+
+FOLDER = "/run/bootd-agent"
+OWN_KEY = "/etc/bootd-agent"  # a clone is not to come with the key of its source
+STILL_BYTES = 4 << 30  # of files: so much is read without a snapshot, where nobody writes
+LEFT_SECONDS = 60.0
+CLOSE_SECONDS = 60.0  # less than systemd gives a service that is to stop
+_STAGE2 = "boot it into stage2 (bootd backup --files, without --running)"
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+_MS_REC, _MS_SLAVE = 0x4000, 1 << 19  # linux/mount.h
+_WRITTEN = 6  # word of /sys/block/*/stat: sectors written, Documentation/block/stat.rst
+_NAMES = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A line of mountinfo (proc(5)). ``inner``: which folder of the file system it is."""
+
+    point: str
+    number: str  # MAJOR:MINOR
+    inner: str
+    kind: str
+    device: str
+
+
+@dataclass(frozen=True)
+class View:
+    """How one file system is to be read."""
+
+    mounted: Mounted
+    options: str  # as fstab has them
+    volume: snapshots.Volume | None = None
+    extents: int = 0
+
+    @property
+    def is_btrfs(self) -> bool:
+        return self.mounted.kind == "btrfs"
+
+    @property
+    def is_still(self) -> bool:
+        return self.volume is None and not self.is_btrfs
+
+    def told(self) -> str:
+        """For the report."""
+        how = "a snapshot of btrfs"
+        if self.volume is not None:
+            keeps = (
+                f", {self.extents * self.volume.extent / 1e9:.1f} GB may be written meanwhile"
+                if self.extents
+                else ""
+            )
+            how = f"a snapshot of LVM{keeps}"
+        elif self.is_still:
+            how = "as it is, as long as nobody writes to it"
+        return f"{self.mounted.point}: {self.mounted.kind} on {self.mounted.device}: {how}"
+
+
+class RunningJob(FilesJob):
+    """The files of the system that runs here."""
+
+    def __init__(self, order: CaptureRunning, node: Node, *, say: Callable[[str], None]) -> None:
+        super().__init__(order.task, node, say)
+        self._order = order
+
+    def _open(self) -> contextlib.AbstractContextManager[FilesSource]:
+        return live_tree(self._order, self._say)
+
+
+class Backups:
+    """Carries out what the server asks for, one after the other."""
+
+    def __init__(self, node: Node, say: Callable[[str], None]) -> None:
+        self._node, self._say = node, say
+        self._job: RunningJob | None = None
+        self._next: CaptureRunning | None = None
+
+    def begin(self) -> None:
+        """Look for what an agent that was killed has left."""
+        cleaner = threading.Thread(target=remove_left, args=(self._say,), name="bootd-left", daemon=True)
+        cleaner.start()
+        cleaner.join(LEFT_SECONDS)
+
+    def take(self, message: CaptureRunning | Cancel) -> None:
+        """The same order comes again after each connect."""
+        if isinstance(message, Cancel):
+            if self._next is not None and self._next.task == message.session:
+                self._next = None
+            if self._job is not None and self._job.task == message.session:
+                self._job.stop()
+        elif self._job is None or self._job.task != message.task:
+            self._next = message
+            self.look()
+
+    def look(self) -> None:
+        """To be called about twice a second."""
+        if self._job is not None and not self._job.is_alive():
+            self._say(f"backup {self._job.task} ended: {self._job.ended}")
+            self._job = None
+        if self._job is None and self._next is not None:
+            self._job, self._next = RunningJob(self._next, self._node, say=self._say), None
+            self._say(f"backup {self._job.task} of this system begins")
+            self._job.start()
+
+    def close(self) -> None:
+        """End what is at work; its snapshots are removed."""
+        if self._job is not None:
+            self._job.stop()
+            self._job.join(CLOSE_SECONDS)
+
+
+def parse_mounts(text: str) -> list[Mounted]:
+    """Of mountinfo; of two at one place, the one that is seen."""
+    found: dict[str, Mounted] = {}
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        words, rest = before.split(), after.split()
+        if len(words) >= 5 and len(rest) >= 2:
+            point = unescaped(words[4])
+            found.pop(point, None)
+            found[point] = Mounted(point, words[2], unescaped(words[3]), rest[0], unescaped(rest[1]))
+    return list(found.values())
+
+
+def choose(
+    mounts: Sequence[Mounted], lines: Sequence[Line], volumes: Sequence[snapshots.Volume]
+) -> tuple[list[View], list[str]]:
+    """How each file system of this system is read, ``/`` first, and notes on what is left out. `RefusedError`."""
+    by_point = {one.point: one for one in mounts}
+    by_number = {one.number: one for one in volumes}
+    options = {line.mount: line.options for line in lines if line.kind != SWAP and line.device.startswith(_NAMES)}
+    notes = [f"{point} is not mounted: left out" for point in options if point not in by_point and point != "/"]
+    views = []
+    for point in sorted({"/", *(point for point in options if point in by_point)}):
+        found = by_point.get(point)
+        if found is None or not found.device.startswith("/dev/"):
+            raise RefusedError(
+                f"{point} is on {found.device if found else 'nothing'}, no disk of this machine: {_STAGE2}"
+            )
+        if found.kind not in OPTIONS:
+            raise RefusedError(
+                f"{point}: files of {found.kind} cannot be read: unmount it, or take it out of fstab"
+            )
+        view = View(found, options.get(point, ""), None if found.kind == "btrfs" else by_number.get(found.number))
+        if view.is_still and point == "/":
+            raise RefusedError(
+                f"/ is {found.kind} on {found.device}, of which there can be no snapshot: {_STAGE2}, "
+                "or have / on LVM or btrfs"
+            )
+        if not view.is_btrfs and found.inner != "/":
+            raise RefusedError(f"{point} is the folder {found.inner} of {found.device}: {_STAGE2}")
+        views.append(view)
+    sources = {view.volume.path: view.volume for view in views if view.volume is not None}
+    for index, view in enumerate(views):
+        if view.volume is None:
+            continue
+        extents = snapshots.room(view.volume, sources.values())
+        if not extents and not view.volume.thin:
+            raise RefusedError(
+                f"volume group {view.volume.group} has {view.volume.free * view.volume.extent / 1e6:.0f} MB free, "
+                f"too little to keep what is written to {view.volume.path} meanwhile: free some, or {_STAGE2}"
+            )
+        views[index] = replace(view, extents=extents)
+    taken = {view.mounted.number for view in views}
+    for one in mounts:
+        if (
+            one.device.startswith("/dev/")
+            and one.kind in OPTIONS
+            and one.number not in taken
+            and one.point not in options
+        ):
+            notes.append(f"{one.point} ({one.kind} on {one.device}) is not in fstab: left out")
+            taken.add(one.number)
+    return views, notes
+
+
+@contextlib.contextmanager
+def live_tree(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSource]:
+    """The running system at one moment, until this is left. For a thread of its own, which is of no other use
+    afterwards. `RefusedError`, OSError."""
+    try:
+        with _private_folder():
+            yield from _read(order, say)
+    except ProgramError as error:
+        raise RefusedError(str(error)) from None
+
+
+def remove_left(say: Callable[[str], None]) -> None:
+    """Snapshots that an agent which was killed has left are removed; in a thread of its own. Never raises."""
+    try:
+        with _private_folder():
+            _remove_left(say)
+    except (ProgramError, OSError, RefusedError) as error:
+        say(f"snapshots of before cannot be looked for: {error}")
+
+
+def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSource]:
+    _remove_left(say)
+    mounts = _mounts()
+    lines = parse_fstab(_text("/etc/fstab"))
+    views, notes = choose(mounts, lines, snapshots.volumes())
+    notes = [*(view.told() for view in views), *notes]
+    root = f"{FOLDER}/root"
+    os.mkdir(root)
+    exclude = tuple(dict.fromkeys((*order.exclude, OWN_KEY)))
+    inner = _inner(views, exclude)
+    with contextlib.ExitStack() as stack:
+        mounter = _Mounter(order.task, root, stack, say)
+        mounter.take(views)
+        for view in views:
+            mounter.mount(view)
+        for place in inner:
+            mounter.bind(place, place)
+        amounts = archive.measure(root, [view.mounted.point for view in views], exclude)
+        for view in views:
+            if view.is_still and amounts[view.mounted.point].used > STILL_BYTES:
+                raise RefusedError(
+                    f"{view.mounted.point} ({view.mounted.kind} on {view.mounted.device}) can have no snapshot, and "
+                    f"is too large to be read as it is: unmount it, put it on LVM or btrfs, or {_STAGE2}"
+                )
+        found = [_described(view, amounts[view.mounted.point]) for view in views]
+        found += [_swap(line) for line in lines if line.kind == SWAP and line.device.startswith(_NAMES)]
+        disk, table = _disk_below(views[0].mounted.device)
+        for note in notes:
+            say(note)
+        yield FilesSource(root, Tree(tuple(found), firmware(), table, disk, exclude), tuple(notes), mounter.changed)
+
+
+class _Mounter:
+    """Makes snapshots and mounts them below ``root``; ``stack`` undoes it."""
+
+    def __init__(self, task: str, root: str, stack: contextlib.ExitStack, say: Callable[[str], None]) -> None:
+        self._task, self._root, self._stack, self._say = task, root, stack, say
+        self._sources: dict[str, str] = {}  # device or folder, by point
+        self._names: list[str] = []  # of snapshots of volumes
+        self._written: list[tuple[str, str, int]] = []  # point, number, sectors written, of what is read as it is
+
+    def take(self, views: Sequence[View]) -> None:
+        """All snapshots, one right after the other; what has none is brought to its disk."""
+        tops = {}
+        for number, device in enumerate(dict.fromkeys(view.mounted.device for view in views if view.is_btrfs)):
+            tops[device] = f"{FOLDER}/top-{number}"
+            os.mkdir(tops[device])
+            snapshots.mount_top(device, tops[device])
+            self._stack.callback(self._undo, ["umount", tops[device]])
+        for number, view in enumerate(views):
+            point, name = view.mounted.point, f"{snapshots.PREFIX}{self._task}-{number}"
+            if view.volume is not None:
+                path = f"{view.volume.group}/{name}"
+                self._stack.callback(self._remove_volume, path)
+                self._sources[point] = snapshots.snapshot_volume(view.volume, name, view.extents)
+                self._names.append(name)
+            elif view.is_btrfs:
+                folder = f"{tops[view.mounted.device]}/{name}"
+                self._stack.callback(self._remove_subvolume, folder)
+                self._sources[point] = snapshots.snapshot_subvolume(point, tops[view.mounted.device], name)
+            else:
+                self._sources[point] = point
+                _sync(point)
+                self._written.append((point, view.mounted.number, _sectors_written(view.mounted.number)))
+
+    def mount(self, view: View) -> None:
+        """Where the system has it, for reading only."""
+        point, source = view.mounted.point, self._sources[view.mounted.point]
+        if view.volume is None:
+            self.bind(source, point)
+            return
+        place = self._place(point)
+        # The journal is replayed into the snapshot, so there is nothing that it does not know.
+        options = "ro,nouuid" if view.mounted.kind == "xfs" else "ro"
+        run(["mount", "-t", view.mounted.kind, "-o", options, source, place], seconds=MOUNT_SECONDS)
+        self._stack.callback(self._undo, ["umount", place])
+
+    def bind(self, source: str, point: str) -> None:
+        """The folder ``source`` there, for reading only."""
+        place = self._place(point)
+        run(["mount", "--bind", source, place])
+        self._stack.callback(self._undo, ["umount", place])
+        run(["mount", "-o", "remount,bind,ro,noatime", place])
+
+    def _place(self, point: str) -> str:
+        place = os.path.normpath(f"{self._root}/{point}")
+        if os.path.realpath(place) != place or not os.path.isdir(place):
+            raise RefusedError(f"{point} is no folder of its own in the file system above it")
+        return place
+
+    def changed(self) -> str:
+        for point, number, before in self._written:
+            _sync(point)
+            if _sectors_written(number) != before:
+                return f"{point} was written to while it was read: wait for what does it, and begin again"
+        return snapshots.trouble(self._names) if self._names else ""
+
+    def _remove_volume(self, path: str) -> None:
+        try:
+            if any(one.path == path for one in snapshots.volumes()):  # else it was not made
+                snapshots.remove_volume(path)
+        except ProgramError as error:
+            self._say(f"snapshot {path} may be there still, and will be removed by the next backup: {error}")
+
+    def _remove_subvolume(self, folder: str) -> None:
+        try:
+            if os.path.exists(folder):
+                snapshots.remove_subvolume(folder)
+        except ProgramError as error:
+            self._say(f"snapshot {folder} is still there, and will be removed by the next backup: {error}")
+
+    def _undo(self, words: list[str]) -> None:
+        try:
+            run(words, seconds=UNMOUNT_SECONDS)
+        except ProgramError as error:
+            self._say(f"{error}: it goes with this thread")
+
+
+def _inner(views: Sequence[View], exclude: Sequence[str]) -> list[str]:
+    """Subvolumes in those that are read: empty, or to be left empty. Else `RefusedError`, since a snapshot has
+    nothing of them: folders of their name, with the time at which one looks."""
+    found = []
+    points = {view.mounted.point for view in views}
+    for view in views:
+        for path in snapshots.inner_subvolumes(view.mounted.point, view.mounted.inner) if view.is_btrfs else ():
+            place = f"{view.mounted.point.rstrip('/')}{path}"
+            if place in points:
+                continue
+            if place in exclude or archive.is_below(place, exclude) or not os.listdir(place):
+                found.append(place)
+                continue
+            raise RefusedError(
+                f"{place} is a subvolume of its own, which fstab does not mount: say -x {place} to leave out "
+                f"what is in it, or {_STAGE2}"
+            )
+    return found
+
+
+# --- small questions to the system ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[None]:
+    """This thread sees mounts that nobody else sees, and has an empty folder for them. It sees what others mount
+    and unmount, so it holds nothing of theirs. OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "no mounts of its own: the agent must run as root")
+    if library.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None) != 0:
+        raise OSError(ctypes.get_errno(), "its mounts would be seen by others")
+    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+    run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=1m", "bootd-agent", FOLDER])
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProgramError):
+            run(["umount", "--lazy", FOLDER])
+
+
+def _remove_left(say: Callable[[str], None]) -> None:
+    place = f"{FOLDER}/left"
+    os.mkdir(place)
+    devices = dict.fromkeys(
+        one.device for one in _mounts() if one.kind == "btrfs" and one.device.startswith("/dev/")
+    )
+    snapshots.remove_left([(device, place) for device in devices], say)
+
+
+def _mounts() -> list[Mounted]:
+    return parse_mounts(_text("/proc/thread-self/mountinfo"))
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read()
+
+
+def _sync(point: str) -> None:
+    """What was written to the file system is on its disk. OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if library.syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), f"{point} cannot be brought to its disk")
+    finally:
+        os.close(descriptor)
+
+
+def _sectors_written(number: str) -> int:
+    return int(_text(f"/sys/dev/block/{number}/stat").split()[_WRITTEN])
+
+
+def _described(view: View, amount: archive.Amount) -> Mount:
+    mounted, facts = view.mounted, _probe(view.mounted.device)
+    return Mount(
+        mounted.point,
+        mounted.kind,
+        _size(mounted.device),
+        amount.used,
+        amount.files,
+        facts.get("UUID", ""),
+        facts.get("LABEL", ""),
+        view.options,
+        facts.get("PART_ENTRY_UUID", ""),
+        mounted.device,
+    )
+
+
+def _swap(line: Line) -> Mount:
+    found = (
+        run(["blkid", "-t", line.device, "-o", "device"], ok=(0, 2)).split()
+        if "=" in line.device
+        else [line.device]
+    )
+    if not found or not os.path.exists(found[0]):
+        return Mount("", SWAP, 0, 0, 0, options=line.options, device=line.device)
+    facts = _probe(found[0])
+    uuid, label, part = (facts.get(key, "") for key in ("UUID", "LABEL", "PART_ENTRY_UUID"))
+    return Mount("", SWAP, _size(found[0]), 0, 0, uuid, label, line.options, part, found[0])
+
+
+def _probe(device: str) -> dict[str, str]:
+    text = run(["blkid", "--probe", "--output", "export", device], ok=(0, 2))
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def _size(device: str) -> int:
+    try:
+        number = os.stat(device).st_rdev
+        return int(_text(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/size")) * 512
+    except (OSError, ValueError):
+        return 0
+
+
+def _disk_below(device: str) -> tuple[int, str]:
+    """Bytes and kind of table of the disk that ``device`` is on; (0, "") for none or several."""
+    words = ["lsblk", "--bytes", "--inverse", "--noheadings", "--raw", "--output", "TYPE,SIZE,PTTYPE", device]
+    rows = [line.split(" ") for line in run(words).splitlines()]
+    disks = {tuple(row) for row in rows if row and row[0] == "disk"}
+    if len(disks) != 1:
+        return 0, ""
+    row = [*disks.pop(), ""]
+    return int(row[1]), row[2] if row[2] in ("dos", "gpt") else ""
