@@ -240,7 +240,7 @@ def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSo
         for view in views:
             if view.is_still and amounts[view.mounted.point].used > STILL_BYTES:
                 raise RefusedError(
-                    f"{view.mounted.point} ({view.mounted.kind} on {view.mounted.device}) can have no snapshot, and "
+                    f"{view.mounted.point} ({view.mounted.kind} on {view.mounted.device}) has no snapshot, and "
                     f"is too large to be read as it is: unmount it, put it on LVM or btrfs, or {_STAGE2}"
                 )
         found = [_described(view, amounts[view.mounted.point]) for view in views]

@@ -225,6 +225,7 @@ class Captures:
             if task.attempts >= MAX_ATTEMPTS:
                 text = f"the agent has begun {MAX_ATTEMPTS} times and never came to the end"
                 return [*self._end(task, TaskState.FAILED, text, now), _cancel(task)]
+            return [Persist(task.record())]
         notes = () if task.report is None else task.report.notes
         task.report, task.heard, task.reason = message, now, ""
         effects: list[Effect] = []

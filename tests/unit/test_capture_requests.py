@@ -19,13 +19,16 @@ from bootd.config import Settings
 from bootd.drivers.captures import CaptureStore
 from bootd.drivers.http.node import NodeInterface
 from bootd.drivers.images.store import ImageStore
+from bootd.drivers.sync.keeper import Folders, SyncKeeper
+from bootd.drivers.sync.store import SyncStore
 from bootd.drivers.tree import VirtualTree
 from bootd.errors import Exit
 from bootd.wire import captured
 from bootd.wire.captured import CHUNK, Description, Volume
-from bootd.wire.control import CaptureReport, CaptureState, encode
+from bootd.wire.control import RUNNING, CaptureReport, CaptureState, encode
 from bootd.wire.digest import Compressor, digest
 from bootd.wire.stored import pack
+from bootd.wire.tree import Mount, Tree, encode_tree
 from tests.unit.operators import Operators
 from tests.unit.session_room import disk, mac
 
@@ -295,3 +298,44 @@ def test_only_root_names_another_user(server: Server) -> None:
     )
     assert status == 201
     assert value["user"] == "eva"
+
+
+def test_of_a_running_system_only_with_the_key_of_its_agent(server: Server, tmp_path: Path) -> None:
+    """Neither the boot token nor another agent's key; and an agent's key is of no use for what stage2 reads."""
+    store = SyncStore(tmp_path / "sync.db")
+    keeper = SyncKeeper(server.engine, {}, Folders(tmp_path, tmp_path), store, server="")
+    server.engine.sync = keeper
+    body = {"node": "lab1", "image": "golden", "comment": "a test", "files": True, "running": True}
+
+    def refused() -> str:
+        status, value = server.request("POST", "/backups", body)
+        assert status == 409, value
+        return str(value["error"]["message"])
+
+    assert "there is no agent" in refused()
+    key, other = store.enrol(mac(1), 1.0, "eva"), store.enrol(mac(2), 1.0, "eva")
+    assert "is not there" in refused()
+    keeper.streams.attach(mac(1), [])
+    keeper.abilities[mac(1)] = frozenset(("",))
+    assert "older bootd" in refused()
+    keeper.abilities[mac(1)] = frozenset((RUNNING,))
+    status, value = server.request("POST", "/backups", body)
+    assert status == 201, value
+    task, about = value["id"], captured.encode(ABOUT)
+    assert server.send("PUT", task, "source", about)[0] == 404, "the boot token"
+    assert server.send("PUT", task, "source", about, token=other)[0] == 401
+    assert server.send("PUT", task, "source", about, number=2, token=other)[0] == 404
+    tree = Tree((Mount("/", "ext4", 0, 0, 0),))
+    files = captured.encode(Description("files", 0, 512, None, (), (), encode_tree(tree)))
+    assert server.send("PUT", task, "source", files, token=key)[0] == 204
+    said = encode(CaptureReport(mac(1), task, CaptureState.READING, done=7))
+    assert server.send("POST", task, "report", said)[0] == 404
+    assert server.show(task)["state"] == "waiting"
+    assert server.send("POST", task, "report", said, token=key)[0] == 204
+    assert (server.show(task)["state"], server.show(task)["done"]) == ("reading", 7)
+    stage2 = server.order()
+    assert server.send("PUT", stage2, "source", about, token=key)[0] == 404
+    assert server.describe(stage2) == 204
+    store.revoke(mac(1))
+    assert server.send("POST", task, "report", said, token=key)[0] == 401
+    store.close()

@@ -12,7 +12,7 @@ from stage2.used_blocks import RefusedError
 
 GIB = 1 << 30
 EXTENT = 4 << 20
-# A Debian 12 as its installer makes it with "guided, LVM, separate /home", on UEFI; a USB stick; a container's root.
+# A Debian 12 as its installer makes it with "guided, LVM, separate /home", on UEFI; a USB stick; a container.
 MOUNTS = r"""23 29 0:21 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
 24 29 0:22 / /proc rw,nosuid,nodev,noexec,relatime shared:14 - proc proc rw
 29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/mapper/lab--vg-root rw,errors=remount-ro

@@ -8,9 +8,19 @@ import pytest
 from bootd.drivers.journal import Journal
 from bootd.errors import Exit, OperatorError
 from bootd.session.captures import MAX_ATTEMPTS, CaptureRequest, Task, TaskState, choose, view
-from bootd.session.effects import CaptureRecord, Effect, Persist
+from bootd.session.effects import CaptureRecord, Effect, Persist, Send
 from bootd.session.selector import Refusal
-from bootd.wire.control import Cancel, Capture, CaptureReport, CaptureState, Message, Partition, Prepare, Wait
+from bootd.wire.control import (
+    Cancel,
+    Capture,
+    CaptureReport,
+    CaptureRunning,
+    CaptureState,
+    Message,
+    Partition,
+    Prepare,
+    Wait,
+)
 from stage2 import flow
 from tests.unit.session_room import Room, disk, idle, mac
 
@@ -229,3 +239,54 @@ def test_what_a_node_does_about_each_message() -> None:
     assert isinstance(flow.decide(at_work, Cancel("t2", "enough")), flow.Ignore)
     assert isinstance(flow.decide(at_work, Wait("no session")), flow.Ignore)
     assert isinstance(flow.decide(flow.Situation(mac(1), flow.Step.LEAVING), plain), flow.Ignore)
+
+
+def sends(effects: list[Effect]) -> list[tuple[type[Message], bool]]:
+    return [(type(effect.message), effect.agent) for effect in effects if isinstance(effect, Send)]
+
+
+def test_a_running_system_is_its_agents_and_changes_nothing_of_what_the_node_boots(tmp_path: Path) -> None:
+    room = Room(default="local")
+    id_, effects = room.coordinator.order_capture(
+        request(files=True, running=True, exclude=("/srv",)), "eva", room.now
+    )
+    room.run(effects)
+    assert [effect for effect in effects if isinstance(effect, Send)] == [
+        Send(mac(1), CaptureRunning(id_, ("/srv",)), agent=True)
+    ]
+    captures = room.coordinator.captures
+    task = captures.find(id_)
+    assert room.coordinator.choice(mac(1)).label == "local"
+    room.join(1)
+    assert not told(room), "stage2 hears nothing of it"
+    assert not [one for one in room.coordinator.commands_for(mac(1)) if not isinstance(one, Wait)]
+    assert captures.agent_commands(mac(1)) == [CaptureRunning(id_, ("/srv",))]
+    with pytest.raises(OperatorError, match="running system of lab1 is at work"):
+        room.coordinator.order_capture(request(files=True, running=True), "eva", room.now)
+    (record,) = [effect.record for effect in effects if isinstance(effect, Persist)][1:2]
+    assert isinstance(record, CaptureRecord)
+    journal = Journal(tmp_path / "journal.db")
+    journal.batch([record])
+    (saved,) = journal.load().captures
+    assert (saved.id, saved.running, tuple(saved.exclude)) == (id_, True, ("/srv",))
+    # Each beginning of an agent that was killed counts.
+    report(room, task, CaptureState.EXAMINING)
+    for number in range(MAX_ATTEMPTS):
+        assert task.open, number
+        effects = report(room, task, CaptureState.EXAMINING)
+    assert (task.state, sends(effects)) == (TaskState.FAILED, [(Cancel, True)])
+    assert "never came to the end" in task.reason
+
+
+def test_a_backup_of_a_running_system_is_cancelled_where_it_is_at_work() -> None:
+    room = Room(default="local")
+    task = order(room, files=True, running=True)
+    report(room, task, total=100, done=10)
+    room.now += 30
+    room.run(room.coordinator.tick(room.now))
+    assert task.reason == "", "it may be looking how much there is"
+    room.now += 31
+    room.run(room.coordinator.tick(room.now))
+    assert task.reason.startswith("the agent is silent")
+    assert sends(room.coordinator.captures.cancel(task.id, "eva", room.now)) == [(Cancel, True)]
+    assert sends(report(room, task)) == [(Cancel, True)], "and told again when it goes on"

@@ -1,7 +1,7 @@
-"""Runs in a machine booted from stage2: makes a system on LVM, and has it run with the agent while it is written to.
+"""Runs in a machine booted from stage2: makes a system on LVM, and has it run with the agent while it is written.
 
-``python3 running_guest.py AGENT.tar.gz``. Each act ends with a line ``RESULT {...}``; ``ACT NAME`` says that the next
-backup is to be ordered; the last line is ``END``.
+``python3 running_guest.py AGENT.tar.gz``. Each act ends with a line ``RESULT {...}``; ``ACT NAME`` says that the
+next backup is to be ordered; the last line is ``END``.
 """
 
 import json
@@ -32,7 +32,7 @@ set -e
 for name in sys dev; do mount --rbind /$name /golden/$name; done
 mount -t proc proc /golden/proc
 mount -t tmpfs tmpfs /golden/run
-mount --bind /usr /golden/usr
+for name in usr bin sbin lib lib64; do test -L /$name || mount --bind /$name /golden/$name; done
 cd /golden
 pivot_root . mnt
 umount -l /mnt
@@ -85,8 +85,11 @@ def make(package: str) -> None:
         run("mount", f"/dev/{device}", str(GOLDEN / place))
     for name in ("dev", "etc", "mnt", "proc", "run", "sys", "usr", "usr-agent", "var"):
         (GOLDEN / name).mkdir()
-    for name in ("lib", "lib64"):
-        (GOLDEN / name).symlink_to(f"usr/{name}")
+    for name in ("bin", "sbin", "lib", "lib64"):  # as stage2 has them
+        if Path(f"/{name}").is_symlink():
+            (GOLDEN / name).symlink_to(Path(f"/{name}").readlink())
+        else:
+            (GOLDEN / name).mkdir()
     (GOLDEN / "etc/fstab").write_text(FSTAB)
     (GOLDEN / "boot/vmlinuz").write_bytes(os.urandom(100_000))
     (GOLDEN / "boot/efi/loader").write_bytes(os.urandom(10_000))
@@ -133,7 +136,7 @@ def tell(name: str, value: dict[str, Any]) -> None:
 
 
 def killed(agent: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-    """Killed while its snapshots are there; begun again, it removes them and reads all of it. Two writers go on."""
+    """Killed while its snapshots are there; begun again, it removes them and reads all of it. Writers go on."""
     writers = [Writer(GOLDEN / "var/pairs"), Writer(GOLDEN / "home/pairs")]
     print("ACT killed", flush=True)
     until(lambda: len(snapshots()) == 2, "there are two snapshots")
@@ -152,7 +155,7 @@ def killed(agent: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
 
 
 def overflown(agent: "subprocess.Popen[bytes]") -> None:
-    """More is overwritten than the snapshot can keep: while the agent is held, so that it has not read it before."""
+    """More is overwritten than the snapshot can keep: while the agent is held, so that it has not been read."""
     free = int(run("vgs", "--noheadings", "--nosuffix", "--units", "m", "-o", "vg_free", "lab").split(".")[0])
     run("lvcreate", "--yes", "--name", "filler", "--size", f"{free - 120}M", "lab")
     print("ACT overflown", flush=True)
@@ -190,6 +193,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception:  # noqa: BLE001 - whatever it is, the host must see it
+    except Exception:  # whatever it is, the host must see it
         traceback.print_exc()
     print("END", flush=True)

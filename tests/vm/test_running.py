@@ -1,7 +1,7 @@
 """A running system on LVM is read at one moment: what the kernel of a test machine may lack, in a virtual one.
 
-The machine boots Debian's kernel and stage2's squashfs, makes a system on LVM (`running_guest.py`) and runs the agent in
-it; daemon and commands are the real ones, in a namespace.
+The machine boots Debian's kernel and stage2's squashfs, makes a system on LVM (`running_guest.py`) and runs the
+agent in it; daemon and commands are the real ones, in a namespace.
 """
 
 import json
@@ -18,9 +18,13 @@ from bootd.build.cache import DEFAULT, Cache
 from bootd.build.initramfs import Archive, compress
 from bootd.errors import Exit
 from stage2 import recipe
+from tests.netns.conftest import folder, room
 from tests.netns.daemon import Daemon
 from tests.netns.room import Room
+from tests.netns.test_serve import until
 from tests.vm.test_layouts import INIT
+
+__all__ = ["folder", "room"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0  # of each act; the whole takes some 100 on a quiet machine
@@ -49,7 +53,7 @@ poweroff -f
 
 def initramfs(tree: Path, folder: Path, package: Path) -> bytes:
     archive = Archive()
-    archive.add_file("init", INIT.replace("virtio_pci", " ".join((*MODULES, *NAMES))).encode(), 0o755)
+    archive.add_file("init", INIT.replace("virtio_pci", " ".join((*NAMES, *MODULES))).encode(), 0o755)
     archive.add_file("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755)
     archive.add_file("guest/run", RUN.encode(), 0o755)
     archive.add_file("guest/running_guest.py", Path(__file__).with_name("running_guest.py").read_bytes())
@@ -80,8 +84,8 @@ def backup(daemon: Daemon, name: str, expect: int = 0) -> dict[str, Any]:
 @pytest.mark.vm
 @pytest.mark.long
 def test_a_running_system_on_lvm(room: Room, folder: Path) -> None:
-    """Killed in the middle, it leaves nothing and reads a moment of each file system; more was written than the snapshot
-    can keep, and there is no image; no room for one, and nothing is begun."""
+    """Killed in the middle, it leaves nothing and reads a moment of each file system; more was written than the
+    snapshot can keep, and there is no image; no room for one, and nothing is begun."""
     store = Cache(ROOT / DEFAULT)
     tree = modules.kernel_tree(store)
     image = recipe.finished_image(store, recipe.base_image(store, print), print)
@@ -109,6 +113,7 @@ def test_a_running_system_on_lvm(room: Room, folder: Path) -> None:
 
     try:
         act("killed")
+        until(lambda: '"up": true' in daemon.command("sync", "agents", "--json"), SECONDS, "the agent is there")
         done = backup(daemon, "golden")
         assert done["state"] == "done", done
         told = result("killed")
