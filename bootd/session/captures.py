@@ -219,16 +219,16 @@ class Captures:
             return self._end(task, TaskState.REFUSED, message.reason or "refused", now)
         if message.state is CaptureState.FAILED:
             return self._end(task, TaskState.FAILED, message.reason or "failed", now)
+        effects: list[Effect] = []
         if task.running and message.state is CaptureState.EXAMINING and task.report is not None:
             # The agent was killed, or its system has started anew: it reads everything again.
             task.attempts += 1
             if task.attempts >= MAX_ATTEMPTS:
                 text = f"the agent has begun {MAX_ATTEMPTS} times and never came to the end"
                 return [*self._end(task, TaskState.FAILED, text, now), _cancel(task)]
-            return [Persist(task.record())]
+            effects.append(Persist(task.record()))
         notes = () if task.report is None else task.report.notes
         task.report, task.heard, task.reason = message, now, ""
-        effects: list[Effect] = []
         if task.state is TaskState.WAITING:
             task.state, task.begun = TaskState.READING, now
             task.mark = (now, message.done)

@@ -23,6 +23,7 @@ TABLE = "label: gpt\nsize=40MiB, type=U\nsize=40MiB\nsize=1400MiB, type=E6D6D379
 ENVIRONMENT = {**os.environ, "DM_DISABLE_UDEV": "1", "LC_ALL": "C"}
 FSTAB = """/dev/lab/root / ext4 errors=remount-ro 0 1
 /dev/lab/home /home xfs defaults 0 2
+/dev/lab/srv /srv ext4 defaults 0 2
 /dev/vdb2 /boot ext4 defaults 0 2
 /dev/vdb1 /boot/efi vfat umask=0077 0 1
 /dev/lab/swap none swap sw 0 0
@@ -74,13 +75,22 @@ def make(package: str) -> None:
     run("vgcreate", "--yes", "lab", f"{DISK}3")
     for name, size in (("root", "200M"), ("home", "320M"), ("swap", "16M")):
         run("lvcreate", "--yes", "--name", name, "--size", size, "lab")
+    run("lvcreate", "--yes", "--type", "thin-pool", "--size", "100M", "--name", "pool", "lab")
+    run("lvcreate", "--yes", "--virtualsize", "80M", "--thinpool", "pool", "--name", "srv", "lab")
+    run("mkfs.ext4", "-q", "/dev/lab/srv")
     run("mkfs.ext4", "-q", "/dev/lab/root")
     run("mkfs.xfs", "-q", "-f", "/dev/lab/home")
     run("mkswap", "/dev/lab/swap")
     run("mkfs.ext4", "-q", f"{DISK}2")
     run("mkfs.vfat", f"{DISK}1")
     GOLDEN.mkdir()
-    for device, place in (("lab/root", ""), ("lab/home", "home"), ("vdb2", "boot"), ("vdb1", "boot/efi")):
+    for device, place in (
+        ("lab/root", ""),
+        ("lab/home", "home"),
+        ("lab/srv", "srv"),
+        ("vdb2", "boot"),
+        ("vdb1", "boot/efi"),
+    ):
         (GOLDEN / place).mkdir(exist_ok=True)
         run("mount", f"/dev/{device}", str(GOLDEN / place))
     for name in ("dev", "etc", "mnt", "proc", "run", "sys", "usr", "usr-agent", "var"):
@@ -93,6 +103,7 @@ def make(package: str) -> None:
     (GOLDEN / "etc/fstab").write_text(FSTAB)
     (GOLDEN / "boot/vmlinuz").write_bytes(os.urandom(100_000))
     (GOLDEN / "boot/efi/loader").write_bytes(os.urandom(10_000))
+    (GOLDEN / "srv/thin").write_text("thin\n")
     (GOLDEN / "home/letter").write_text("Dear all\n")
     (GOLDEN / "var/large").write_bytes(os.urandom(24 << 20))
     unpacked = Path("/tmp/package")
@@ -139,13 +150,13 @@ def killed(agent: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
     """Killed while its snapshots are there; begun again, it removes them and reads all of it. Writers go on."""
     writers = [Writer(GOLDEN / "var/pairs"), Writer(GOLDEN / "home/pairs")]
     print("ACT killed", flush=True)
-    until(lambda: len(snapshots()) == 2, "there are two snapshots")
+    until(lambda: len(snapshots()) == 3, "there are three snapshots")
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     left = snapshots()
     mounted = Path("/proc/self/mountinfo").read_text()
     agent = start()
-    until(lambda: len(snapshots()) == 2 and not set(left) & set(snapshots()), "there are new ones")
+    until(lambda: len(snapshots()) == 3 and not set(left) & set(snapshots()), "there are new ones")
     until(lambda: not snapshots(), "there are none any more")
     tell(
         "killed",
@@ -159,7 +170,7 @@ def overflown(agent: "subprocess.Popen[bytes]") -> None:
     free = int(run("vgs", "--noheadings", "--nosuffix", "--units", "m", "-o", "vg_free", "lab").split(".")[0])
     run("lvcreate", "--yes", "--name", "filler", "--size", f"{free - 120}M", "lab")
     print("ACT overflown", flush=True)
-    until(lambda: len(snapshots()) == 2, "there are two snapshots")
+    until(lambda: len(snapshots()) == 3, "there are three snapshots")
     agent.send_signal(signal.SIGSTOP)
     for number in range(4):
         (GOLDEN / f"var/more-{number}").write_bytes(os.urandom(20 << 20))
