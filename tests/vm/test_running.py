@@ -37,6 +37,7 @@ MODULES = (
     "overlay",
     "dm_mod",
     "dm_snapshot",
+    "dm_thin_pool",
     "ext4",
     "xfs",
     "vfat",
@@ -117,7 +118,7 @@ def test_a_running_system_on_lvm(room: Room, folder: Path) -> None:
         done = backup(daemon, "golden")
         assert done["state"] == "done", done
         told = result("killed")
-        assert sorted(told["left"].values()) == ["home", "root"], (
+        assert sorted(told["left"].values()) == ["home", "root", "srv"], (
             "what a killed agent leaves, its next start removes"
         )
         assert not told["seen"], "its mounts are nobody else's"
@@ -126,6 +127,7 @@ def test_a_running_system_on_lvm(room: Room, folder: Path) -> None:
         assert re.search(r"/: ext4 on /dev/mapper/lab-root: a snapshot of LVM, 0\.\d GB may be written", notes), (
             notes
         )
+        assert "/srv: ext4 on /dev/mapper/lab-srv: a snapshot of LVM" in done["notes"], "thin, so it has no bound"
         assert "/boot/efi: vfat on /dev/vdb1: as it is" in notes
         check(daemon, folder, told["written"])
 
@@ -154,7 +156,14 @@ def check(daemon: Daemon, folder: Path, written: list[int]) -> None:
     names = subprocess.run(
         ["tar", "-tf", str(archive)], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    for name in ("./etc/fstab", "./boot/vmlinuz", "./boot/efi/loader", "./home/letter", "./var/large"):
+    for name in (
+        "./etc/fstab",
+        "./boot/vmlinuz",
+        "./boot/efi/loader",
+        "./home/letter",
+        "./srv/thin",
+        "./var/large",
+    ):
         assert name in names
     assert "./etc/bootd-agent/agent.json" not in names
     for place, total in zip(("./var/pairs/", "./home/pairs/"), written, strict=True):
@@ -167,5 +176,12 @@ def check(daemon: Daemon, folder: Path, written: list[int]) -> None:
         assert 0 < max(firsts) < total, "it went on writing while it was read"
     shown = json.loads(daemon.command("image", "show", "golden", "--json"))
     mounts = [(one["path"], one["kind"]) for one in shown["tree"]["mounts"]]
-    assert mounts == [("/", "ext4"), ("/boot", "ext4"), ("/boot/efi", "vfat"), ("/home", "xfs"), ("", "swap")]
+    assert mounts == [
+        ("/", "ext4"),
+        ("/boot", "ext4"),
+        ("/boot/efi", "vfat"),
+        ("/home", "xfs"),
+        ("/srv", "ext4"),
+        ("", "swap"),
+    ]
     assert (shown["tree"]["disk"], shown["tree"]["table"]) == (1536 << 20, "gpt")
