@@ -16,7 +16,7 @@ from bootd.session import selector
 from bootd.session.effects import AuditRecord, CaptureRecord, Effect, Event, Persist, Send
 from bootd.session.nodes import Node, Registry
 from bootd.session.selector import Refusal
-from bootd.wire.control import Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
+from bootd.wire.control import QUICK, Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
 
 LABEL = "kamethod"  # what a node boots that a task waits for
 MAX_OPEN = 256
@@ -52,6 +52,7 @@ class CaptureRequest:
     raw: bool = False
     after: str = "reboot"  # or "stay"
     tags: tuple[str, ...] = ()
+    quick: bool = False  # what has not changed since the last backup, by the times of files, is not read
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Task:
             image=self.image,
             source=self.source,
             attempts=self.attempts,
+            quick=asked.quick,
         )
 
 
@@ -242,6 +244,7 @@ class Captures:
                 raw=record.raw,
                 after=record.after,
                 tags=tuple(record.tags),
+                quick=record.quick,
             )
             task = Task(record.id, record.mac, request, now, state, record.reason, record.image, record.attempts)
             task.source = record.source
@@ -271,7 +274,11 @@ class Captures:
         serial = order.disk.serial or order.disk.wwn or "no serial"
         part = partition_name(order.disk, order.partition) if order.partition else order.disk.name
         task.source, task.report = f"{part} of disk {serial}", None
-        return [Persist(task.record()), Send(node.mac, order)]
+        effects: list[Effect] = [Persist(task.record()), Send(node.mac, order)]
+        if task.request.quick and node.join is not None and QUICK not in node.join.abilities:
+            text = f"{task.request.image}: the node's stage2 is older than --quick: everything is read"
+            effects.append(Event("backup", task.mac, "", text))
+        return effects
 
     def _end(self, task: Task, state: TaskState, reason: str, now: float) -> list[Effect]:
         task.state, task.reason, task.ended, task.rate = state, reason, now, 0.0
@@ -294,7 +301,8 @@ def _order(task: Task, node: Node) -> Capture | Refusal | None:
     if isinstance(found, Refusal):
         return found
     disk, number = found
-    return Capture(task.id, disk, number, task.request.dirty, task.request.raw, task.request.after)
+    asked = task.request
+    return Capture(task.id, disk, number, asked.dirty, asked.raw, asked.after, marks=True, quick=asked.quick)
 
 
 def choose(disks: Sequence[Disk], disk: str, part: str) -> tuple[Disk, int] | Refusal:
@@ -351,6 +359,8 @@ def view(task: Task, name: Callable[[str], str], now: float) -> dict[str, Any]:
         "done": report.done if report else 0,
         "sent": report.sent if report else 0,
         "wire": report.wire if report else 0,
+        "quick": asked.quick,
+        "skipped": report.skipped if report else 0,
         "rate": int(task.rate),
         "remaining_seconds": round(left / task.rate, 1) if task.rate and left else None,
         "seconds": round(until - task.begun, 1) if task.begun is not None else None,

@@ -286,6 +286,7 @@ class CaptureRecord:
     image: str  # id; "" = none yet
     source: str
     attempts: int
+    quick: bool = False
 
 
 @dataclass(frozen=True)

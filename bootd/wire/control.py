@@ -24,7 +24,9 @@ MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
 # partitions as targets, tables that are written first, growth to a larger disk.
 PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
-ABILITIES = (PARTITIONS, LAYOUT, GROW)
+# And backups that do not read what has not changed.
+QUICK = "quick"
+ABILITIES = (PARTITIONS, LAYOUT, GROW, QUICK)
 
 
 class MemberState(Enum):
@@ -224,6 +226,7 @@ class CaptureReport:
     done: int = 0  # of these: read, and on the server
     sent: int = 0  # of these: that the server did not have
     wire: int = 0  # bytes that went over the network for them
+    skipped: int = 0  # of those in use: taken over from the last backup without being read
     reason: str = ""  # for REFUSED, FAILED: one sentence
     notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
 
@@ -286,6 +289,8 @@ class Capture:
     dirty: bool  # also when a file system was not left cleanly
     raw: bool  # also what is encrypted, as it is
     after: str  # "reboot" or "stay" (remain in stage2)
+    marks: bool = False  # the server keeps marks of chunks for the next backup: `bootd.wire.marks`
+    quick: bool = False  # chunks whose marks are those of the last backup are not read
 
 
 _Up = Join | Report | CaptureReport | Log | Output
