@@ -83,7 +83,9 @@ def load(store: ImageStore, node: str, source: str, size: int, chunk: int) -> Ke
         return None
 
 
-def keep(store: ImageStore, node: str, source: str, *, image: str, told: bytes, clocks: Mapping[str, Clock]) -> None:
+def keep(
+    store: ImageStore, node: str, source: str, *, image: str, told: bytes, clocks: Mapping[str, Clock]
+) -> None:
     """In the place of those that were kept of ``source`` before. `OperatorError` when the disk is full."""
     header = {
         "version": _VERSION,
