@@ -1,8 +1,8 @@
 """Reads a disk or a partition into an image on the server: only what is in use, only what the server lacks.
 
-What a quick backup need not read is `stage2.quick`'s. One thread reads and digests, two compress and send; a batch is
-read while the one before it is sent, so three batches are in memory at most. The digests of a run are kept, so that a
-daemon that restarts is told them again without a second reading.
+What a quick backup need not read is `stage2.quick`'s. One thread reads and digests, two compress and send; a batch
+is read while the one before it is sent, so three batches are in memory at most. The digests of a run are kept, so
+that a daemon that restarts is told them again without a second reading.
 """
 
 import threading

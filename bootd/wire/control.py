@@ -226,9 +226,9 @@ class CaptureReport:
     done: int = 0  # of these: read, and on the server
     sent: int = 0  # of these: that the server did not have
     wire: int = 0  # bytes that went over the network for them
-    skipped: int = 0  # of those in use: taken over from the last backup without being read
     reason: str = ""  # for REFUSED, FAILED: one sentence
     notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
+    skipped: int = 0  # of the bytes in use: taken over from the last backup without being read
 
 
 # --- down: coordinator to node -----------------------------------------------------------------------------

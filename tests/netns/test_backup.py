@@ -391,7 +391,7 @@ def test_quick_reads_everything_when_its_sample_differs(bench: Bench) -> None:
     age(part, bench)
     bench.start_node()
     first = bench.end_of(bench.order("golden", "--after", "stay"))
-    with open(part, "r+b") as stream:
+    with Path(part).open("r+b") as stream:
         for mebibyte in range(200):
             stream.seek(mebibyte * MIB)
             data = stream.read(MIB)

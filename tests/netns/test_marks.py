@@ -17,8 +17,8 @@ from bootd.wire.marks import NONE
 from stage2.marking import Owned, find_owners
 from stage2.source import Source
 from tests.netns import volumes
-from tests.netns.test_source import inventory
 from tests.netns.test_serve import until
+from tests.netns.test_source import inventory
 from tests.netns.volumes import MIB
 
 ROUNDS = 12
@@ -328,7 +328,7 @@ def test_what_is_not_known_is_read_whole(tmp_path: Path) -> None:
 
     def look(_: Source, owned: Owned) -> None:
         notes.append(owned.notes)
-        assert owned.marker.mark(1, [(CHUNK, 10)], lambda at, length: bytes(length)) == NONE
+        assert owned.marker.mark(1, [(CHUNK, 10)], lambda _, length: bytes(length)) == NONE
 
     big = Volume(tmp_path, ["mkfs.ext4", "-q", "-F", "-O", "bigalloc"])
     big.examine(look)
