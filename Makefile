@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry bench-delta man clean
+.PHONY: help setup packages lint test test-lane test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry bench-delta man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,12 +40,15 @@ lint: setup ## ruff and mypy --strict
 test: lint ## every tier: unit and property, network namespaces, the package in a container, virtual machines
 	@$(MAKE) --no-print-directory test-unit
 	$(RUN) -m tests.property.wire_fuzz --seed 1
+	@echo "test: virtual machines beside namespaces and container; each says what it found when it ends"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-lane test-vm
+
+test-lane: setup
 	@$(MAKE) --no-print-directory test-netns
 	@$(MAKE) --no-print-directory test-nspawn
-	@$(MAKE) --no-print-directory test-vm
 
-test-unit: setup ## unit and property tests: no root, about four minutes
-	$(VENV)/bin/pytest -q tests/unit tests/property
+test-unit: setup ## unit and property tests: no root, a few minutes
+	$(VENV)/bin/pytest -q -n 2 --dist loadfile tests/unit tests/property
 
 fuzz: setup ## a million hostile inputs for the wire, and for each parser of the boot plane. FUZZ='--seed 1'
 	$(RUN) -m tests.property.wire_fuzz $(FUZZ)

@@ -242,6 +242,9 @@ class LabelTable(_Table, frozen=True):
     password: str | tuple[str, ...] = ()  # hashes, as `bootd label password` makes them
     hide: bool = False  # in no menu: booted when a policy says so
     partition: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0  # in menus only where bootd has verified it
+    system: Annotated[str, msgspec.Meta(max_length=32)] = (
+        ""  # `bootd stage import`, `bootd ramboot`: booted as stage2
+    )
 
 
 class NodeTable(_Table, frozen=True):
@@ -359,6 +362,7 @@ class Settings(_Table, frozen=True):
                 password=_several(own.password),
                 hide=own.hide,
                 partition=own.partition,
+                system=own.system,
             )
         return table
 

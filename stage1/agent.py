@@ -1,7 +1,8 @@
 """The agent of stage1: read the command line, bring the network up, fetch stage2, mount it at /newroot.
 
-Ends with 0 when /newroot is ready (``/init`` then switches root) and with 1 when this node is parked: the reason is
-on the console and, when the server can be reached, in a last `Report`. It never starts over by itself.
+Ends with 0 when /newroot is ready (``/init`` then switches root), with 1 when this node is parked: the reason is
+on the console and, when the server can be reached, in a last `Report`; with 2 when its label wants it restarted
+instead. It never starts over by itself.
 """
 
 import json
@@ -15,15 +16,16 @@ from bootd.wire.control import MemberState, Report, encode
 from bootd.wire.retry import RetryPolicy, for_method
 from stage1 import ask
 from stage1.cmdline import BootOptions, CommandLineError, parse
-from stage1.fetch import Download, Source, locate
 from stage1.http import Connection, HttpError
 from stage1.network import Lease, NetworkError, bring_up, wait_for_interface
 from stage1.story import say, tell
+from stage1.ways import Getting
 
 RUN = "/run/bootd"
-STAGE2 = f"{RUN}/stage2.squashfs"
 HANDOVER = f"{RUN}/node.json"
+INIT = f"{RUN}/init"  # the path of the first program of the new root, for /init
 NEW_ROOT = "/newroot"
+PARKED, RESTART = 1, 2  # what /init does then
 CONNECT_TIMEOUT = 10.0  # seconds, for every wait on the server
 PAUSE = 2.0  # seconds between two looks for a server within one try
 FAILURES = (OSError, HttpError, NetworkError)
@@ -44,14 +46,19 @@ def main() -> int:
             arrival.run(policy_of(options))
         finally:
             lease = arrival.lease
-        mount_stage2()
+        mount_stage2(arrival.image, options)
         write_handover(options, arrival.lease)
     except (CommandLineError, ParkedError, OSError, MountError) as error:
+        if options is not None and options.gives_up_by_reboot:
+            say(f"restarting, as the label says: {error}")
+            if lease is not None:
+                tell_story(options)
+            return RESTART
         say(f"parked: {error}")
         if options is not None and lease is not None:
             report_parked(options, str(error))
             tell_story(options)
-        return 1
+        return PARKED
     say("switching root")
     tell_story(options)
     return 0
@@ -89,7 +96,7 @@ def policy_of(options: BootOptions) -> RetryPolicy:
     """Tries, time-out and words of the boot label's method. ``dolly_timeout`` is dolly's alone, as it was."""
     if options.method == "dolly":
         return for_method("dolly", options.dolly_timeout)
-    return for_method("ka" if options.method == "ka" else "http")
+    return for_method(options.method)
 
 
 def reason_of(error: Exception, options: BootOptions) -> str:
@@ -110,7 +117,12 @@ class Arrival:
     def __init__(self, options: BootOptions) -> None:
         self.options = options
         self.lease: Lease | None = None
-        self._download: Download | None = None
+        self._getting: Getting | None = None
+
+    @property
+    def image(self) -> str:
+        """Path of stage2."""
+        return self._getting.path if self._getting is not None else ""
 
     def run(self, policy: RetryPolicy) -> None:
         """Network and stage2, in as many tries as the method has; `ParkedError` after the last."""
@@ -124,6 +136,8 @@ class Arrival:
                 say(f"{policy.message}: {reason} (try {attempt.number} of {attempt.of})")
             else:
                 return
+        if self._getting is not None:
+            self._getting.give_up()
         raise ParkedError(f"{policy.message} in {policy.tries} tries: {reason}")
 
     def _try(self, timeout: float) -> None:
@@ -132,9 +146,11 @@ class Arrival:
         if self.lease is None:
             self.lease = bring_up(wait_for_interface(self.options), self.options.static)
             say(f"network {self.lease.address}")
+        if self._getting is None:
+            self._getting = Getting(self.options, self.lease.address, RUN, CONNECT_TIMEOUT, say)
         while True:
             try:
-                self._fetch()
+                self._getting.fetch()
             except (OSError, HttpError):
                 if time.monotonic() + PAUSE >= end:
                     raise
@@ -142,54 +158,28 @@ class Arrival:
             else:
                 return
 
-    def _fetch(self) -> None:
-        options = self.options
-        source = locate(options.server_host, options.server_port, options.node, options.token, CONNECT_TIMEOUT)
-        download = self._take(source)
-        meter = Meter()
-        download.run(CONNECT_TIMEOUT, meter.show)
-        download.close()
-        say(f"stage2 fetched {source.size}")
-
-    def _take(self, source: Source) -> Download:
-        """The download that was begun, unless the server has another stage2 by now."""
-        if self._download is not None and self._download.source != source:
-            self._download.close()
-            self._download = None
-        if self._download is None:
-            self._download = Download(source, STAGE2)
-        return self._download
-
-
-class Meter:
-    """Progress on the console: a line at every tenth."""
-
-    def __init__(self) -> None:
-        self._tenth = 0
-
-    def show(self, received: int, size: int) -> None:
-        tenth = received * 10 // size
-        if tenth > self._tenth:
-            self._tenth = tenth
-            say(f"stage2 {received >> 20} of {size >> 20} MiB")
-
 
 class MountError(Exception):
     """stage2 is here, but cannot be mounted."""
 
 
-def mount_stage2() -> None:
-    """The squashfs, read-only, below a tmpfs that takes what stage2 writes."""
+def mount_stage2(image: str, options: BootOptions) -> None:
+    """The squashfs, read-only, below a tmpfs that takes what stage2 (or the system in its place) writes."""
     for folder in ("lower", "writable"):
         os.makedirs(f"{RUN}/{folder}", exist_ok=True)
-    _mount("-t", "squashfs", "-o", "loop,ro", STAGE2, f"{RUN}/lower")
-    _mount("-t", "tmpfs", "-o", "mode=0755,size=25%", "writable", f"{RUN}/writable")
+    _mount("-t", "squashfs", "-o", "loop,ro", image, f"{RUN}/lower")
+    share = "50%" if options.system else "25%"
+    _mount("-t", "tmpfs", "-o", f"mode=0755,size={share}", "writable", f"{RUN}/writable")
     for folder in ("upper", "work"):
         os.makedirs(f"{RUN}/writable/{folder}", exist_ok=True)
     layers = f"lowerdir={RUN}/lower,upperdir={RUN}/writable/upper,workdir={RUN}/writable/work"
     _mount("-t", "overlay", "-o", layers, "stage2", NEW_ROOT)
     for folder in ("dev", "proc", "sys", "run"):
         os.makedirs(f"{NEW_ROOT}/{folder}", exist_ok=True)
+    if not os.path.lexists(NEW_ROOT + options.init):
+        raise MountError(f"{options.system or 'stage2'} has no {options.init}")
+    with open(INIT, "w") as stream:
+        stream.write(options.init)
 
 
 def _mount(*arguments: str) -> None:
@@ -203,8 +193,9 @@ def write_handover(options: BootOptions, lease: Lease | None) -> None:
     """What stage2 needs to know, in /run, which stays mounted over the switch."""
     with open(HANDOVER, "w") as stream:
         json.dump({"options": asdict(options), "lease": asdict(lease) if lease else None}, stream)
-    if lease is not None:
-        with open("/etc/resolv.conf") as source, open(f"{NEW_ROOT}/etc/resolv.conf", "w") as target:
+    resolver = f"{NEW_ROOT}/etc/resolv.conf"
+    if lease is not None and os.path.isdir(f"{NEW_ROOT}/etc") and not os.path.islink(resolver):
+        with open("/etc/resolv.conf") as source, open(resolver, "w") as target:
             target.write(source.read())
 
 

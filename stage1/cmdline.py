@@ -21,6 +21,8 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _TOKEN = re.compile(r"[0-9a-fA-F]{1,128}\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
+_SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}\Z")  # the name of a label
+_DIRECTORY = re.compile(r"/[A-Za-z0-9/._+~-]{0,254}\Z")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 
 
@@ -46,12 +48,21 @@ class BootOptions:
     interface: str  # name, or "auto"
     static: StaticNetwork | None  # None means DHCP
     dolly_timeout: int | None  # seconds
-    directory: str  # kept for the report; bootd says where stage2 is
+    directory: str  # where stage2 is on `stage_server`, or ""
     server_host: str
     server_port: int
     node: str  # boot MAC, lower case, colons
     token: str
     boot_interface: str  # MAC of the interface that booted, from BOOTIF=, or ""
+    stage_server: str = ""  # HOST or HOST:PORT that has stage2, for "nfs" and "http"; "" = bootd
+    system: str = ""  # bootd.system=: the name of what is booted in place of stage2
+    init: str = "/sbin/init"  # init=: first program of what is booted
+    gives_up_by_reboot: bool = False  # give_up:reboot; else this node parks
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another server than bootd has stage2."""
+        return bool(self.stage_server and self.directory)
 
 
 def parse(text: str) -> BootOptions:
@@ -89,17 +100,32 @@ def parse(text: str) -> BootOptions:
         interface=automatic.get("interface", "auto"),
         static=_network(automatic),
         dolly_timeout=_timeout(automatic.get("dolly_timeout", "")),
-        directory=automatic.get("directory", ""),
+        directory=_directory(automatic),
         server_host=host,
         server_port=port,
         node=node,
         token=token,
         boot_interface=boot_interface,
+        stage_server=_stage_server(automatic),
+        system=_system(values.get("bootd.system", "")),
+        init=_init(values.get("init", "")),
+        gives_up_by_reboot=_give_up(automatic),
     )
 
 
 _KEYS = frozenset(
-    {"method", "interface", "network", "ip", "netmask", "gateway", "server", "directory", "dolly_timeout"}
+    {
+        "method",
+        "interface",
+        "network",
+        "ip",
+        "netmask",
+        "gateway",
+        "server",
+        "directory",
+        "dolly_timeout",
+        "give_up",
+    }
 )
 
 
@@ -117,6 +143,46 @@ def _automatic(text: str) -> dict[str, str]:
     if not _INTERFACE.match(table.get("interface", "auto")):
         raise CommandLineError(f"automatic=…interface:{table['interface']}…: expected auto or a name like eth0")
     return table
+
+
+def _directory(automatic: dict[str, str]) -> str:
+    text = automatic.get("directory", "")
+    if text and (not _DIRECTORY.match(text) or ".." in text.split("/")):
+        raise CommandLineError(f"automatic=…directory:{text}…: expected a path that begins with /")
+    if automatic.get("method") == "nfs" and not (text and automatic.get("server")):
+        raise CommandLineError("automatic=method:nfs…: expected server:HOST and directory:/EXPORT, too")
+    return text
+
+
+def _stage_server(automatic: dict[str, str]) -> str:
+    text = automatic.get("server", "") if automatic.get("directory") else ""
+    host, colon, port = text.partition(":")
+    if text and (not _HOST.match(host) or (colon and not _is_port(port))):
+        raise CommandLineError(f"automatic=…server:{text}…: expected HOST or HOST:PORT")
+    return text
+
+
+def _system(text: str) -> str:
+    if text and not _SYSTEM.match(text):
+        raise CommandLineError(f"bootd.system={text}: expected a name of letters, digits, '.', '_', '-'")
+    return text
+
+
+def _init(text: str) -> str:
+    if text and (not _DIRECTORY.match(text) or ".." in text.split("/")):
+        raise CommandLineError(f"init={text}: expected the path of a program")
+    return text or "/sbin/init"
+
+
+def _give_up(automatic: dict[str, str]) -> bool:
+    text = automatic.get("give_up", "park")
+    if text not in ("park", "reboot"):
+        raise CommandLineError(f"automatic=…give_up:{text}…: expected park or reboot")
+    return text == "reboot"
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 def _timeout(text: str) -> int | None:

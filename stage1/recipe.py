@@ -28,7 +28,8 @@ LIBRARIES = (
 )
 # What stage2 arrives in, then the network cards.
 # efivarfs: what firmware and stub say about an HTTP Boot (see ask.py).
-MODULES = ("squashfs", "loop", "overlay", "efivarfs", *modules.NETWORK)
+# nfs: for the method of that name (see ways.py).
+MODULES = ("squashfs", "loop", "overlay", "efivarfs", "nfs", "nfsv3", "nfsv4", *modules.NETWORK)
 # What the agent and its interpreter import, now and when something goes wrong. A test holds this list to the agent.
 STANDARD_LIBRARY = """
     __future__ _collections_abc _weakrefset abc ast bisect codecs collections/__init__ collections/abc contextlib

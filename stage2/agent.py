@@ -44,6 +44,7 @@ from stage2.shipping import Shipping
 INBOX = 64  # messages that wait for the main thread
 TICK = 0.2  # seconds between two looks at the member
 HEARTBEAT = 1.0  # seconds
+RESTART_PAUSE = 10.0  # seconds in which the reason can be read
 JOIN_PAUSE = 2.0  # seconds between two knocks within one try
 MANIFEST_TRIES = 5
 AFTER_CANCEL = 2.0  # seconds until a node that was cancelled shows its disks anew
@@ -128,6 +129,12 @@ class Agent:
         """Until the node reboots (0) or is parked (1)."""
         threading.Thread(target=self._shipping.run, name="bootd-log", daemon=True).start()
         reason = self._join_with_retries()
+        if reason and self.node.gives_up_by_reboot:
+            self._console.say(f"restarting, as the label says: {reason}")
+            self._shipping.close()
+            time.sleep(RESTART_PAUSE)
+            self._reboot()
+            return 0
         if reason:
             self._console.say(f"parked: {reason}")
             self._own = Report(self.node.mac, "", MemberState.PARKED, reason=reason)

@@ -30,6 +30,7 @@ class Node:
     interface: str
     address: str  # IPv4
     dynamic: bool  # the address is leased
+    gives_up_by_reboot: bool = False  # give_up:reboot of the label; else it parks
 
 
 def parse_handover(data: bytes) -> Node:
@@ -47,6 +48,7 @@ def parse_handover(data: bytes) -> Node:
             interface=str(lease["interface"]),
             address=str(lease["address"]),
             dynamic=bool(lease["dynamic"]),
+            gives_up_by_reboot=bool(options.get("gives_up_by_reboot", False)),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise HandoverError(f"{HANDOVER}: {error!r}") from None

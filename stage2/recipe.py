@@ -16,11 +16,13 @@ from bootd.build import modules
 from bootd.build.bundle import build_bundle, check_version, compile_module, site_files, source_root
 from bootd.build.cache import Cache, digest_of, file_digest, install, write
 from bootd.build.debian import resolve, run
+from bootd.build.described import describe
 
 Progress = Callable[[str], None]
 
 SUITE = "bookworm"
 PACKAGES = (
+    *("grub2-common", "grub-pc-bin", "grub-efi-amd64-bin"),  # for a tree without a GRUB for this firmware
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
@@ -39,6 +41,7 @@ MODULES = (
 )
 # Not needed to clone a disk; two thirds of the tree.
 UNWANTED = (
+    *("usr/lib/grub/x86_64-efi/monolithic", "usr/share/grub", "usr/share/gettext", "etc/grub.d", "etc/default"),
     *(
         "usr/share/doc",
         "usr/share/man",
@@ -58,6 +61,9 @@ UNWANTED = (
 # of partclone for file systems that nobody asks it about.
 _LIBRARIES = "usr/lib/x86_64-linux-gnu/lib"
 UNWANTED_FILES = (
+    *(f"usr/bin/grub-{name}*" for name in ("e", "f", "g", "k", "l", "m", "r", "s")),  # all but ntldr-img and such
+    *(f"usr/sbin/{name}" for name in ("grub-[!i]*", "update-grub*")),  # grub-install stays
+    *(f"{_LIBRARIES}{name}*" for name in ("freetype", "png16", "brotli", "fuse3", "gettext", "asprintf")),
     *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
     *(f"{_LIBRARIES}gmp.so*", "usr/bin/ntfsdecrypt"),
     *(f"usr/sbin/partclone.{name}" for name in ("reiser4", "apfs", "minix", "hfs*", "nilfs2", "ufs", "jfs")),
@@ -73,8 +79,9 @@ def build(out: Path, cache: Path, progress: Progress) -> None:
     check_version()
     store = Cache(cache)
     image = finished_image(store, base_image(store, progress), progress)
-    size, sha256 = image.stat().st_size, file_digest(image)
-    record = json.dumps({"size": size, "sha256": sha256}).encode() + b"\n"
+    described = describe(image)
+    size, sha256 = described["size"], described["sha256"]
+    record = json.dumps(described).encode() + b"\n"
     description = out / "stage2/stage2.json"
     target = out / "stage2/stage2.squashfs"
     if not target.is_file() or not description.is_file() or file_digest(target) != sha256:

@@ -53,7 +53,7 @@ def source_root() -> Path:
 def bundle_files(stage: str, *, member: bool) -> list[tuple[str, Path]]:
     """Name in the bundle and source file of every module; recipes and the daemon stay at home."""
     root = source_root()
-    patterns = (*_SHARED, *(_MEMBER if member else ()), f"{stage}/*.py")
+    patterns = (*_SHARED, *(_MEMBER if member else ()), f"{stage}/*.py", f"{stage}/*/*.py")
     found = {path for pattern in patterns for path in root.glob(pattern)}
     if member:
         found |= {path for path in (root / "bootd/member/__init__.py",) if path.is_file()}

@@ -38,6 +38,7 @@ COMMANDS = {
     "map": ("map", "map_"),
     "node": ("node", "node"),
     "plan": ("plan", "plan"),
+    "ramboot": ("ramboot", "ramboot"),
     "restore": ("restore", "restore"),
     "power": ("power", "power"),
     "ring": ("ring", "ring"),

@@ -307,8 +307,8 @@ OLD_WORDS = {
         _nothing(
             "ka-d-session.sh",
             "DATA_PATH=DIR ka-d-session.sh -n N",
-            "[[label]] with a kernel and initrd of your own",
-            "A directory as a root in memory is not sent by a command: make an initrd of it.",
+            "bootd ramboot DIR NODES",
+            "The nodes are named, not counted; they boot DIR the next time they start.",
         ),
     )
 }

@@ -2,17 +2,15 @@
 
 import http.client
 import ipaddress
-import os
 import ssl
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bootd.drivers.secrets import read_token
 from bootd.errors import Exit, OperatorError
 
 DEFAULT_PORT = 7469
-_MAX_TOKEN = 4096
 
 
 @dataclass(frozen=True)
@@ -56,23 +54,7 @@ class Remote:
             raise OperatorError(
                 f"{self.url} needs a token", "say --token-file FILE, or set BOOTD_TOKEN_FILE", Exit.USAGE
             )
-        try:
-            with self.token_file.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                text = file.read(_MAX_TOKEN).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OperatorError(
-                f"cannot read a token in {self.token_file}: {getattr(error, 'strerror', None) or 'no text'}",
-                "make one on the server: bootd token create NAME --scope read --out FILE",
-                Exit.INPUT,
-            ) from None
-        if stat.S_ISREG(mode) and mode & 0o007:
-            raise OperatorError(
-                f"everybody on this machine can read {self.token_file}", f"chmod 600 {self.token_file}", Exit.INPUT
-            )
-        if not text or not text.isprintable() or " " in text:
-            raise OperatorError(f"{self.token_file} has no token", "one line, nothing else", Exit.INPUT)
-        return {"Authorization": f"Bearer {text}"}
+        return {"Authorization": f"Bearer {read_token(self.token_file, 'read')}"}
 
     def unreachable(self, error: Exception) -> OperatorError:
         """Why there is no answer, for an operator."""

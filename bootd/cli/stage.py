@@ -10,13 +10,19 @@ import stage1.recipe
 import stage2.recipe
 from bootd import config
 from bootd.build import loaders, signing
+from bootd.cli import stage_medium, stage_systems
 from bootd.cli.context import json_option, print_json
 from bootd.errors import Exit, OperatorError
 
 
 @click.group()
 def stage() -> None:
-    """Boot artefacts: kernel, stage1, stage2, boot loaders."""
+    """Boot artefacts: kernel, stage1, stage2, boot loaders; and systems to boot in place of stage2."""
+
+
+for _command in (stage_systems.import_system, stage_systems.list_systems, stage_systems.remove_system):
+    stage.add_command(_command)
+stage.add_command(stage_medium.medium)
 
 
 @stage.command()

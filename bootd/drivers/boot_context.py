@@ -1,5 +1,7 @@
 """What the boot plane asks the coordinator: which label a node boots now, ready to be rendered."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from bootd.config import Settings
@@ -23,14 +25,17 @@ ARTEFACTS = (
 class BootContext:
     """Callable for `VirtualTree`: MAC to `RenderContext`, None for a node that gets nothing."""
 
-    def __init__(self, engine: Engine, settings: Settings, address: str) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, address: str, labels: Mapping[str, Label] | None = None
+    ) -> None:
+        """``labels``: those of the settings and what else there is by now."""
         self._engine, self._settings, self._address = engine, settings, address
-        self._loops = LoopBreaker(engine, settings.boot, foreign_labels(settings.labels))
+        self._labels = settings.labels if labels is None else labels
 
     def __call__(self, mac: str) -> RenderContext | None:
         if mac == DOCTOR_MAC:  # it asks what a machine would get, and is none
             return self._make(self._engine.coordinator.choice(mac).label, mac, "0" * 32)
-        self._loops.check(mac)
+        LoopBreaker(self._engine, self._settings.boot, foreign_labels(self._labels)).check(mac)
         choice, effects = self._engine.coordinator.boot_choice(mac, self._engine.now())
         self._engine.run(effects)
         if not choice.token:
@@ -46,7 +51,7 @@ class BootContext:
         coordinator = self._engine.coordinator
         if mac != DOCTOR_MAC and not coordinator.admission.may_boot(mac, self._engine.now()):
             return NodePolicy(no_boot="not known here, and [nodes] unknown is ignore: bootd node approve")
-        kind = self._settings.labels[coordinator.choice(mac).label].kind
+        kind = self._labels[coordinator.choice(mac).label].kind
         node = coordinator.nodes.get(mac)
         expired = node is not None and 0 < node.once_until < self._engine.now()
         if self._settings.boot.prompt_seconds or expired:
@@ -57,7 +62,7 @@ class BootContext:
 
     def check(self) -> None:
         """`OperatorError` (CONFIG) when what the settings say cannot be rendered for any node."""
-        for label in self._settings.labels:
+        for label in self._labels:
             try:
                 self._make(label, "00:00:00:00:00:00", "0" * 32)
             except ValueError as error:
@@ -71,11 +76,11 @@ class BootContext:
     def _has_menu(self) -> bool:
         return all((self._settings.boot_dir / name).is_file() for name in MENU_MODULES)
 
-    def _bootable(self, mac: str, chosen: str) -> dict[str, Label]:
+    def _bootable(self, mac: str, chosen: str) -> Mapping[str, Label]:
         """All labels but those of a partition that is not verified on this node. What a policy has chosen stays."""
-        labels = self._settings.labels
+        labels = self._labels
         if not any(label.partition for label in labels.values()):
-            return labels
+            return dict(labels)  # which may change meanwhile
         try:
             contents = self._engine.contents(mac)
         except OperatorError:  # told by whoever writes there; a menu must come up all the same

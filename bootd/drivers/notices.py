@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,6 +22,7 @@ import structlog
 from bootd.config import Notify
 from bootd.drivers.engine import Engine
 from bootd.drivers.journal import Journal
+from bootd.drivers.secrets import read_password
 from bootd.errors import Exit, OperatorError
 from bootd.session import notices
 from bootd.session.effects import AuditRecord, Outcome
@@ -221,7 +221,7 @@ class Notices:
                 if settings.tls == "starttls":
                     server.starttls(context=ssl.create_default_context())
                 if settings.user:
-                    server.login(settings.user, Path(settings.password_file).read_text().strip())
+                    server.login(settings.user, read_password(settings.password_file))
                 refused = server.send_message(message)
         except smtplib.SMTPRecipientsRefused as error:
             is_final = any(code >= 500 for code, _ in error.recipients.values())
@@ -231,6 +231,8 @@ class Notices:
             raise Undelivered(f"{host}: {error.smtp_code} {text}", is_final=error.smtp_code >= 500) from None
         except (OSError, smtplib.SMTPException) as error:
             raise Undelivered(f"{host}:{port}: {error}") from None
+        except OperatorError as error:
+            raise Undelivered(f"{error.message}; {error.hint}") from None
         if refused:
             raise _refused(refused, is_final=True)  # the others would get it twice
 

@@ -42,11 +42,13 @@ from bootd.drivers.notify import Notifier
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
+from bootd.drivers.systems import Systems
 from bootd.drivers.tables import TableStore
 from bootd.drivers.tftp.service import TftpServer
 from bootd.drivers.timeline import TimelineStore
 from bootd.drivers.tokens import TokenStore
 from bootd.drivers.tree import VirtualTree
+from bootd.netboot.labels import Label
 from bootd.session.coordinator import Coordinator
 from bootd.session.plan import Limits
 
@@ -93,8 +95,9 @@ class Daemon:
 
     async def _serve(self, interfaces: Sequence[Interface], journal: Journal) -> None:
         interface = interfaces[0]  # the ring's head is reached here
-        engine = Engine(_coordinator(self._settings, interface.address), journal)
-        context = BootContext(engine, self._settings, interface.address)
+        systems = Systems(self._settings.boot_dir, self._settings.labels)
+        engine = Engine(_coordinator(self._settings, interface.address, systems.labels), journal)
+        context = BootContext(engine, self._settings, interface.address, systems.labels)
         context.check()
         server = f"{interface.address}:{self._settings.server.http_port}"
         cache = str(Path(self._settings.server.state_dir) / "digests")
@@ -109,7 +112,8 @@ class Daemon:
         follow_sessions(engine.session_of)
         notices = Notices(engine, journal, self._settings.notify)
         engine.logs = LogStore(Path(self._settings.server.state_dir) / "logs.db")
-        self._services = [notices, *self._compose(engine, context, interfaces, TokenStore(journal), notices)]
+        tokens = TokenStore(journal)
+        self._services = [notices, *self._compose(engine, context, interfaces, tokens, notices, systems=systems)]
         try:
             for service in self._services:
                 await service.bind()
@@ -129,19 +133,20 @@ class Daemon:
         interfaces: Sequence[Interface],
         tokens: TokenStore,
         notices: Notices,
+        *,
+        systems: Systems,
     ) -> list[Service]:
-        settings = self._settings
+        settings, labels = self._settings, systems.labels
 
         def on_event(kind: str, mac: str, client: str, detail: str) -> None:
             engine.note(kind, mac, "", f"{detail} ({client})" if client else detail, logged=True)
 
         def files(address: str) -> list[Service]:
             """What is made for one address, since it tells clients where to go on."""
-            tree = VirtualTree(
-                settings.boot_dir, BootContext(engine, settings, address), address, settings.server.http_port
-            )
+            own = BootContext(engine, settings, address, labels)
+            tree = VirtualTree(settings.boot_dir, own, address, settings.server.http_port)
             served: list[Service] = [
-                NodeInterface(engine, tree, settings, address, tickets),
+                NodeInterface(engine, tree, settings, address, tickets, labels=labels),
                 BulkService(
                     address,
                     settings.server.bulk_port,
@@ -167,9 +172,8 @@ class Daemon:
         jobs = Jobs(lambda job: engine.note("job", "", "", f"{job.kind} {job.detail}: {job.state}"))
         images = ImageRoutes(engine, settings.image_dir, settings.images, jobs, settings.registry)
         images.tickets, images.bulk_port = tickets, settings.server.bulk_port
-        operators = Operators(
-            engine, settings.labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power
-        )
+        operators = Operators(engine, labels, tokens, dhcp.list_leases, images=images, notices=notices, power=power)
+        operators.systems = systems
         services: list[Service] = [
             jobs,
             *([engine.history] if engine.history is not None else []),
@@ -256,10 +260,10 @@ class Daemon:
                 log.error("service did not close", service=name, error=repr(result))
 
 
-def _coordinator(settings: Settings, address: str) -> Coordinator:
+def _coordinator(settings: Settings, address: str, labels: dict[str, Label]) -> Coordinator:
     session = settings.session
     return Coordinator(
-        labels=settings.labels,
+        labels=labels,
         default_label=settings.boot.default,
         names={node.mac.lower(): node.name for node in settings.node},
         node_labels={node.mac.lower(): node.label for node in settings.node if node.label},

@@ -27,6 +27,7 @@ class Label:
     password: tuple[str, ...] = ()  # hashes (see passwords.py); who sits at the machine must know it
     hide: bool = False  # in no menu: only a policy boots it
     partition: int = 0  # its operating system lies there: in the menus of nodes where that is verified; 0 = in all
+    system: str = ""  # for STAGE: boot this imported system in place of bootd's own stage2
 
 
 _TITLE_FORBIDDEN = frozenset("$`\\\"'{}|&;<>#^")  # each is syntax to one of the loaders
@@ -63,6 +64,8 @@ def problem(label: Label) -> str:
             return f"{key}: {path!r} is not a plain path in the boot folder"
     if label.kind is LabelKind.KERNEL and not label.kernel:
         return "kernel is missing"
+    if label.system and (label.kind is not LabelKind.STAGE or not NAME.match(label.system)):
+        return f"system {label.system!r}: a name as `bootd stage list` shows it, and kind stage"
     return password_problem(label.password)
 
 
@@ -90,5 +93,5 @@ BUILT_IN: tuple[Label, ...] = (
 
 
 def foreign_labels(labels: Mapping[str, Label]) -> frozenset[str]:
-    """Names of those that start an operator's own kernel, of which bootd hears no more."""
-    return frozenset(name for name, label in labels.items() if label.kind is LabelKind.KERNEL)
+    """Names of those that start an operator's own kernel or system, of which bootd hears no more."""
+    return frozenset(name for name, label in labels.items() if label.kind is LabelKind.KERNEL or label.system)

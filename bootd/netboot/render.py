@@ -108,6 +108,7 @@ class RenderContext:
         """What the kernel of ``label`` gets; only stage labels get bootd's own words, the token among them."""
         words = label.append.split()
         if label.kind is LabelKind.STAGE:
+            words += [f"bootd.system={label.system}"] if label.system else []
             words += [
                 f"bootd.server={self.server_host}:{self.http_port}",
                 f"bootd.node={self.mac}",

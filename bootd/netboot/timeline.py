@@ -36,6 +36,7 @@ _ORDER = list(Step)
 _KINDS = {
     "boot-file": Step.BOOT_SERVER,
     "stage1": Step.STAGE1,
+    "stage2": Step.STAGE2,
     "joined": Step.JOINED,
     "plan": Step.PLAN,
     "ready": Step.READY,

@@ -83,7 +83,7 @@ class Coordinator:
         self.sessions: dict[str, Session] = {}
         self.past: dict[str, SessionRecord] = {}  # sessions of an earlier run of the daemon
         self._settled: set[str] = set()  # sessions whose end has changed the boot policy already
-        self._labels = frozenset(labels) | {policy.LOCAL}
+        self._label_table = labels  # it may grow: `bootd stage import`
         self._node_labels = {mac.lower(): label for mac, label in node_labels.items()}
         self._switches = {mac.lower(): switch for mac, switch in (switches or {}).items()}
         self._head_host = head_host
@@ -94,7 +94,7 @@ class Coordinator:
     @property
     def labels(self) -> frozenset[str]:
         """All that may be booted."""
-        return self._labels
+        return frozenset(self._label_table) | {policy.LOCAL}
 
     # --- boot --------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Coordinator:
             return policy.choose_label(
                 label=self._node_labels.get(mac, ""),
                 default=self.default_label,
-                known=self._labels,
+                known=self.labels,
                 group=self.admission.group_label(mac),
             )
         session = next(iter(self._wanting(node, boot=True)), None)
@@ -142,7 +142,7 @@ class Coordinator:
             kiosk=self.kiosks.label(mac),
             automatic=node.automatic,
             default=self.default_label,
-            known=self._labels,
+            known=self.labels,
             group=self.admission.group_label(mac),
         )
 
@@ -693,6 +693,6 @@ class Coordinator:
 
     def check_label(self, label: str) -> None:
         """`OperatorError` when there is no such label."""
-        if label not in self._labels:
-            known = ", ".join(sorted(self._labels))
+        if label not in self.labels:
+            known = ", ".join(sorted(self.labels))
             raise OperatorError(f"label {label!r} is not defined", f"known labels: {known}", Exit.USAGE)

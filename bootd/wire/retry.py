@@ -1,7 +1,7 @@
 """How often, how long and with which words a node tries to reach its server. Pure: the caller waits.
 
 The seeds' numbers: ka tries five times; dolly and dolly+ three times with a time-out of 120 s (``dolly_timeout``).
-After the last try the caller parks or reboots; it never starts over by itself.
+After the last try the caller parks, or reboots if the label says so; it never starts over by itself.
 """
 
 from collections.abc import Iterator
@@ -68,6 +68,7 @@ _POLICIES = {
     "dolly": RetryPolicy(3, 120.0, "Can't reach a valid Dolly server"),
     "dollyC": RetryPolicy(3, 120.0, "Can't reach a valid Dolly server"),
     "http": RetryPolicy(5, 20.0, "Can't reach a valid HTTP server"),
+    "nfs": RetryPolicy(5, 20.0, "Can't reach a valid NFS server"),
 }
 METHODS = tuple(_POLICIES)
 

@@ -27,3 +27,4 @@ def room() -> Iterator[Room]:
         made.address("n1", "10.9.0.11/24")
         made.address("n2", "10.9.0.12/24")
         yield made
+        made.end_left("n1", "n2")

@@ -34,6 +34,7 @@ LOCAL = {
     "setup": "writes the settings of a daemon that is not there yet",
     "simulate": "models of firmware, by the settings",
     "stage build": "builds on this machine",
+    "stage medium": "writes a file on this machine, out of what stage build has made",
 }
 
 

@@ -50,6 +50,7 @@ class Sites:
         )
         self.main.listen(self.api)
         self.token = folder / "token"
+        self.token.touch(0o600)
         self.token.write_text(self.make_token("site", Scope.EXPORT) + "\n")
         self.told = Told()
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootd.netboot import render
-from bootd.netboot.labels import BUILT_IN, Label, LabelKind, problem
+from bootd.netboot.labels import BUILT_IN, Label, LabelKind, foreign_labels, problem
 from bootd.netboot.render import RenderContext
 
 MAC = "52:54:00:12:34:56"
@@ -180,3 +180,15 @@ def test_whatever_is_accepted_stays_in_its_line(title: str, append: str) -> None
         assert len(renderer(made).splitlines()) - len(renderer(plain).splitlines()) in (0, -1)
         assert "${" not in renderer(made).replace("${target}", "").replace("${platform}", "")
     assert shlex.split(render.grub(made).splitlines()[3].strip())[0] == "menuentry"
+
+
+def test_label_of_a_system() -> None:
+    """It is named to stage1, and only a stage can boot it."""
+    label = Label("mini", LabelKind.STAGE, append="automatic=method:ka", system="mini")
+    assert problem(label) == ""
+    made = context("mini", labels={**LABELS, "mini": label})
+    assert made.command_line(label).split()[:2] == ["automatic=method:ka", "bootd.system=mini"]
+    assert "bootd.system" not in made.command_line(LABELS["kamethod"])
+    assert "bootd stage list" in problem(replace(label, kind=LabelKind.LOCAL))
+    assert "bootd stage list" in problem(replace(label, system="a b"))
+    assert foreign_labels({"mini": label, **LABELS}) >= {"mini"}

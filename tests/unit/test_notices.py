@@ -237,6 +237,7 @@ def test_mail_with_tls_and_a_password(serve: Any, make: Any, tmp_path: Path, mon
 
     mailbox, address = serve(tls_context=context, require_starttls=True, authenticator=check, auth_required=True)
     secret = tmp_path / "secret"
+    secret.touch(0o600)
     secret.write_text("right\n")
     login = {"smtp": address, "tls": "starttls", "user": "bootd", "password_file": str(secret)}
     server = make(**login)

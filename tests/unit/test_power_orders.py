@@ -9,7 +9,7 @@ import pytest
 from bootd.config import Settings, parse
 from bootd.drivers.power.actions import Action
 from bootd.drivers.power.control import PowerControl, Result
-from bootd.drivers.power.secret import read_secret
+from bootd.drivers.secrets import read_password
 from bootd.errors import Exit, OperatorError
 from bootd.netboot.power import (
     Controller,
@@ -102,21 +102,21 @@ def test_a_password_is_the_first_line_of_a_file_that_others_cannot_read(
     path = tmp_path / "secret"
     path.write_text("pass word\nsecond\n")
     path.chmod(0o640)
-    assert read_secret(str(path)) == "pass word"
+    assert read_password(str(path)) == "pass word"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert read_secret("credential:secret") == "pass word"
+    assert read_password("credential:secret") == "pass word"
     for name in ("credential:../secret", "credential:", "credential:none", str(tmp_path / "none"), str(tmp_path)):
         with pytest.raises(OperatorError) as caught:
-            read_secret(name)
+            read_password(name)
         assert caught.value.code is Exit.INPUT
     path.chmod(0o644)
     with pytest.raises(OperatorError, match="everybody"):
-        read_secret(str(path))
+        read_password(str(path))
     path.chmod(0o600)
     for text in ("", "\n", "x" * 200, "a\tb\n"):
         path.write_text(text)
         with pytest.raises(OperatorError, match="has no password"):
-            read_secret(str(path))
+            read_password(str(path))
 
 
 @pytest.fixture

@@ -124,6 +124,15 @@ def test_fixed_addresses(words: str, static: StaticNetwork) -> None:
         ("bootd.server=host:70000", "bootd.server=host:70000"),
         ("bootd.server=a_b:1", "bootd.server=a_b:1"),
         ("BOOTIF=01-02", "BOOTIF=01-02"),
+        ("automatic=method:nfs", "server:HOST and directory:/EXPORT"),
+        ("automatic=method:nfs,server:h", "server:HOST and directory:/EXPORT"),
+        ("automatic=method:http,server:h,directory:../x", "directory:../x"),
+        ("automatic=method:http,server:h,directory:/a/../b", "directory:/a/../b"),
+        ("automatic=method:http,server:h:x,directory:/a", "server:h:x"),
+        ("automatic=method:http,server:h:70000,directory:/a", "server:h:70000"),
+        ("automatic=method:ka,give_up:never", "expected park or reboot"),
+        ("bootd.system=../x", "bootd.system=../x"),
+        ("init=sbin/init", "init=sbin/init"),
         ("x" * 5000, "5"),
     ],
 )
@@ -138,3 +147,18 @@ def test_missing_words_are_named() -> None:
         parse(f"bootd.node={MAC}")
     with pytest.raises(CommandLineError, match=r"bootd\.node="):
         parse("bootd.server=h:1 kamethod")
+
+
+def test_stage2_from_another_server() -> None:
+    other = parse(f"automatic=method:http,server:10.0.1.253:8080,directory:/cs4 {OURS}")
+    assert other.is_elsewhere
+    assert (other.stage_server, other.directory, other.server_host) == ("10.0.1.253:8080", "/cs4", "10.0.0.1")
+    assert not parse(f"automatic=method:http,server:10.0.1.253 {OURS}").is_elsewhere, "bootd itself, as before"
+    assert not parse(f"automatic=method:http {OURS}").is_elsewhere
+
+
+def test_system_and_what_is_done_without_one() -> None:
+    options = parse(f"automatic=method:ka,give_up:reboot bootd.system=mini init=/bin/start {OURS}")
+    assert (options.system, options.init, options.gives_up_by_reboot) == ("mini", "/bin/start", True)
+    plain = parse(f"automatic=method:ka {OURS}")
+    assert (plain.system, plain.init, plain.gives_up_by_reboot) == ("", "/sbin/init", False)

@@ -1,5 +1,6 @@
 """Fetching stage2 over real sockets from a server that cuts, lies and refuses."""
 
+import contextlib
 import hashlib
 import json
 import socketserver
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.fetch import Download, Source, locate, parse_source
+from stage1.fetch import Download, Offer, Pace, Place, Source, Wish, locate, parse_offer, parse_source
 from stage1.http import MAX_HEAD, HttpError, parse_head
 
 CONTENT = b"".join(number.to_bytes(8, "big") for number in range(400_000))  # 3.2 MB, no two blocks alike
@@ -33,7 +34,8 @@ class Server:
                         return
                     request += line.decode()
                 outer.requests.append(request)
-                self.wfile.write(outer.answers.pop(0)(request))
+                with contextlib.suppress(ConnectionError):  # a client may go when it likes
+                    self.wfile.write(outer.answers.pop(0)(request))
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -135,8 +137,8 @@ def test_locate(server: Server) -> None:
         {"url": "http://10.0.0.1:7468/stage2/stage2.squashfs", "size": 5, "sha256": "AB" * 32}
     ).encode()
     server.answers = [lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
-    found = locate("127.0.0.1", server.port, "52:54:00:00:00:01", "c0ffee", 5.0)
-    assert found == Source("10.0.0.1", 7468, "/stage2/stage2.squashfs", 5, "ab" * 32)
+    found = locate("127.0.0.1", server.port, Wish("52:54:00:00:00:01", "c0ffee"), 5.0)
+    assert found == Offer(Source("10.0.0.1", 7468, "/stage2/stage2.squashfs", 5, "ab" * 32))
     assert "GET /node/v1/stage2?node=52:54:00:00:00:01 HTTP/1.1" in server.requests[0]
     assert "Authorization: Bearer c0ffee" in server.requests[0]
 
@@ -144,7 +146,7 @@ def test_locate(server: Server) -> None:
 def test_locate_shows_the_servers_words(server: Server) -> None:
     server.answers = [lambda _: b"HTTP/1.1 401 Unauthorized\r\n\r\nwrong token\n"]
     with pytest.raises(HttpError, match="401 wrong token"):
-        locate("127.0.0.1", server.port, "52:54:00:00:00:01", "c0ffee", 5.0)
+        locate("127.0.0.1", server.port, Wish("52:54:00:00:00:01", "c0ffee"), 5.0)
 
 
 @pytest.mark.parametrize(
@@ -184,3 +186,88 @@ def test_head_in_pieces_and_bad_heads() -> None:
         parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     with pytest.raises(HttpError, match="more than"):
         parse_head(b"H" * (MAX_HEAD + 1))
+
+
+BLOCK = 1 << 20
+BLOCKS = tuple(
+    hashlib.sha256(CONTENT[start : start + BLOCK]).hexdigest() for start in range(0, len(CONTENT), BLOCK)
+)
+
+
+@pytest.fixture
+def blocks(source: Source) -> Source:
+    return Source(source.host, source.port, source.path, source.size, source.sha256, BLOCK, BLOCKS)
+
+
+def test_a_wrong_block_is_never_kept(server: Server, blocks: Source, tmp_path: Path) -> None:
+    """What is in the file may be handed on at any time: it is always the beginning of the right stage2."""
+    flipped = bytearray(CONTENT)
+    flipped[BLOCK + 77] ^= 1
+    server.answers = [lambda _: b"HTTP/1.1 200 OK\r\n\r\n" + bytes(flipped), rest]
+    download = Download(blocks, str(tmp_path / "stage2"))
+    with pytest.raises(HttpError, match=f"wrong between byte {BLOCK} and {2 * BLOCK}"):
+        run(download)
+    assert (tmp_path / "stage2").read_bytes() == CONTENT[:BLOCK]
+    run(download)
+    download.close()
+    assert f"Range: bytes={BLOCK}-" in server.requests[1]
+    assert (tmp_path / "stage2").read_bytes() == CONTENT
+
+
+def test_a_block_that_is_cut_off_is_not_kept(server: Server, blocks: Source, tmp_path: Path) -> None:
+    server.answers = [cut_at(BLOCK + 5), rest]
+    download = Download(blocks, str(tmp_path / "stage2"))
+    with pytest.raises(HttpError, match=f"cut off after {BLOCK + 5}"):
+        run(download)
+    assert (tmp_path / "stage2").read_bytes() == CONTENT[:BLOCK]
+    run(download)
+    download.close()
+    assert (tmp_path / "stage2").read_bytes() == CONTENT
+
+
+def test_a_peer_that_is_too_slow_is_left(server: Server, blocks: Source, tmp_path: Path) -> None:
+    server.answers = [whole]
+    download = Download(blocks, str(tmp_path / "stage2"))
+    with pytest.raises(HttpError, match=r"only \d+ bytes in"):
+        download.run(5.0, lambda *_: None, Place("127.0.0.1", server.port, "/y"), Pace(0.0, slowest=1 << 50))
+    assert server.requests[0].startswith("GET /y ")
+    download.close()
+
+
+def test_from_an_open_file(blocks: Source, tmp_path: Path) -> None:
+    """As it lies on an NFS export: right, wrong, too short."""
+    download = Download(blocks, str(tmp_path / "stage2"))
+    wrong, short, right = tmp_path / "wrong", tmp_path / "short", tmp_path / "right"
+    wrong.write_bytes(CONTENT[:-1] + b"x")
+    short.write_bytes(CONTENT[:-BLOCK])
+    right.write_bytes(CONTENT)
+    for path, reason in ((wrong, "wrong between"), (short, "wrong between")):
+        with path.open("rb") as stream, pytest.raises(HttpError, match=reason):
+            download.copy(stream, lambda *_: None)
+    with right.open("rb") as stream:
+        download.copy(stream, lambda *_: None)
+    download.close()
+    assert (tmp_path / "stage2").read_bytes() == CONTENT
+
+
+def test_offers() -> None:
+    told = {
+        "url": "http://h/x",
+        "size": BLOCK + 1,
+        "sha256": "0" * 64,
+        "block": BLOCK,
+        "blocks": ["A" * 64, "b" * 64],
+    }
+    offer = parse_offer(json.dumps(told | {"peer": "http://10.0.0.7:4000/abc", "patience": 4}).encode())
+    assert (offer.peer, offer.patience) == (Place("10.0.0.7", 4000, "/abc"), 4.0)
+    assert offer.source.blocks == ("a" * 64, "b" * 64)
+    for wrong in (
+        *({"blocks": ["0" * 64]}, {"blocks": ["0" * 63, "0" * 64]}, {"blocks": 7}, {"block": 0}, {"block": True}),
+        *(
+            {"peer": "http://10.0.0.7:4000/abc"},
+            {"peer": "http://h/x", "patience": 1e9},
+            {"peer": 5, "patience": 1},
+        ),
+    ):
+        with pytest.raises(HttpError):
+            parse_offer(json.dumps(told | wrong).encode())

@@ -348,6 +348,31 @@ def test_parked_when_the_server_is_not_there(
     assert [report.state for report in daemon.reports] == [MemberState.PARKED]
 
 
+@pytest.mark.parametrize(
+    ("work", "words", "tries"),
+    [
+        ("ka", "Can't reach a valid KA server", 5),
+        ("dolly", "Can't reach a valid Dolly server", 3),
+        ("dollyC", "Can't reach a valid Dolly server", 3),
+    ],
+)
+def test_restarted_where_the_label_says_so(
+    monkeypatch: pytest.MonkeyPatch, work: str, words: str, tries: int
+) -> None:
+    """Each work word has its ancestors' tries; ``give_up:reboot`` is theirs, too."""
+    now, reboots = [0.0], []
+    monkeypatch.setattr("stage2.agent.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("stage2.agent.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    daemon, screen = Daemon(), io.StringIO()
+    daemon.join_errors = [ControlError("connection refused")] * 1000
+    node = replace(NODE, work=work, gives_up_by_reboot=True)
+    assert Agent(node, daemon, list, Console(screen), reboot=lambda: reboots.append(now[0])).run() == 0
+    assert screen.getvalue().count(f"{words}: connection refused (try ") == tries
+    assert f"restarting, as the label says: {words} in {tries} tries" in screen.getvalue()
+    assert len(reboots) == 1
+    assert daemon.reports == [], "it is not parked"
+
+
 def test_parked_at_once_when_the_server_refuses(no_pauses: Callable[..., tuple[Daemon, io.StringIO]]) -> None:
     daemon = Daemon()
     daemon.join_errors = [ControlError("401 wrong token", 401)]

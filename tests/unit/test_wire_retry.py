@@ -13,6 +13,7 @@ from bootd.wire.retry import Attempt, RetryPolicy, for_method
         ("dolly", 3, "Can't reach a valid Dolly server"),
         ("dollyC", 3, "Can't reach a valid Dolly server"),
         ("http", 5, "Can't reach a valid HTTP server"),
+        ("nfs", 5, "Can't reach a valid NFS server"),
     ],
 )
 def test_methods(method: str, tries: int, words: str) -> None:
@@ -43,5 +44,5 @@ def test_timeout_out_of_bounds(timeout: float) -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(LocalProtocolError, match="known: ka, dolly, dollyC, http"):
+    with pytest.raises(LocalProtocolError, match="known: ka, dolly, dollyC, http, nfs"):
         for_method("nfs4")

@@ -459,6 +459,19 @@ class Label(Struct):
     hidden: bool
 
 
+class System(Struct):
+    """One system of `bootd stage import` or `bootd ramboot`. ``problem`` "": it can be booted by its label."""
+
+    name: str
+    size: int
+    sha256: str
+    init: str
+    method: str
+    title: str
+    origin: str
+    problem: str
+
+
 class Labels(Struct):
     default: str
     labels: list[Label]

@@ -5,7 +5,6 @@ what does not fit is answered 400 with one line of text.
 """
 
 import asyncio
-import json
 import time
 from typing import Any
 
@@ -20,12 +19,14 @@ from bootd.drivers.http.files import IMAGES, send
 from bootd.drivers.http.gate import Bounds
 from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
+from bootd.drivers.http.stages import StageRequests
 from bootd.drivers.http.streams import serve_stream
 from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
 from bootd.drivers.source import Sources
 from bootd.drivers.tree import File, NotFound, VirtualTree
 from bootd.errors import OperatorError
+from bootd.netboot.labels import Label
 from bootd.wire import control, layout, saved
 from bootd.wire.commands import Output
 from bootd.wire.control import Disk, Join, Report
@@ -59,14 +60,17 @@ class NodeInterface:
         settings: Settings,
         address: str,
         tickets: Tickets | None = None,
+        *,
+        labels: dict[str, Label] | None = None,
     ) -> None:
-        """``tickets``: for nodes that read images from the bulk port."""
+        """``tickets``: for nodes that read images from the bulk port. ``labels``: all, by default the settings'."""
         self._tickets = tickets
         self._engine, self._tree, self._boot_dir = engine, tree, settings.boot_dir
         self._address, self._port = address, settings.server.http_port
         self._bulk = f"http://{address}:{settings.server.bulk_port}"
         self._bounds = bounds(settings)
-        self._unlock = Unlock(engine, tree, settings.labels)
+        self._unlock = Unlock(engine, tree, settings.labels if labels is None else labels)
+        self._stages = StageRequests(engine, settings.boot_dir, self._bulk, self._check)
         self._server: HttpServer | None = None
 
     async def bind(self) -> None:
@@ -103,7 +107,7 @@ class NodeInterface:
                 web.put("/node/v1/manifest", self._put_manifest),
                 web.get("/node/v1/manifest", self._get_manifest),
                 web.get("/node/v1/layout", self._get_layout),
-                web.get("/node/v1/stage2", self._stage2),
+                web.get("/node/v1/stage2", self._stages.answer),
                 web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
                 *CaptureRequests(self._engine, self._check).routes(),
@@ -172,6 +176,9 @@ class NodeInterface:
         except OperatorError as error:
             log.error("log not kept", node=message.node, error=error.message, hint=error.hint)  # noqa: TRY400
             return text_error(507, error.message)
+        fetched = next((line.text for line in message.lines if line.text.startswith("stage2 fetched")), "")
+        if message.stage == "stage1" and fetched:  # from a peer or another server: the bulk port has not seen it
+            self._engine.note("stage2", message.node, "", fetched)
         return web.Response(status=204)
 
     async def _output(self, request: web.Request) -> web.Response:
@@ -223,20 +230,6 @@ class NodeInterface:
     def _layout_of(self, source: str) -> bytes:
         looked = Sources(self._engine.image_store)
         return order_sources.layout_of(looked.resolve(source), looked)
-
-    async def _stage2(self, request: web.Request) -> web.Response:
-        node = request.query.get("node", "")
-        self._check(request, node)
-        self._engine.note("stage1", node, "", "asks for stage2")
-        record = self._boot_dir / "stage2" / "stage2.json"
-        try:
-            known: Any = json.loads(record.read_bytes())
-            size, sha256 = int(known["size"]), str(known["sha256"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            log.error("stage2 cannot be offered", file=str(record), error=str(error), hint="bootd stage build")  # noqa: TRY400
-            return text_error(503, "stage2 is not built here: bootd stage build")
-        url = f"{self._bulk}/stage2/stage2.squashfs"
-        return web.json_response({"url": url, "size": size, "sha256": sha256})
 
     async def _health(self, _request: web.Request) -> web.Response:
         """For load balancers and probes: no token, and no reasons either."""

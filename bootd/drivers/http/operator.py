@@ -17,7 +17,16 @@ from aiohttp import web
 
 from bootd.drivers import boot_history, metrics, order_sources
 from bootd.drivers.engine import Engine
-from bootd.drivers.http import answers, contents, kiosk, node_routes, openapi, remote_routes, session_orders
+from bootd.drivers.http import (
+    answers,
+    contents,
+    kiosk,
+    node_routes,
+    openapi,
+    remote_routes,
+    session_orders,
+    systems,
+)
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
 from bootd.drivers.http.image_formats import FORMAT_ROUTES
 from bootd.drivers.http.image_transfer import TRANSFER_ROUTES
@@ -30,6 +39,7 @@ from bootd.drivers.http.streams import Subscriber, frame, serve_stream
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.source import Sources
+from bootd.drivers.systems import Systems
 from bootd.drivers.tables import view_kept
 from bootd.drivers.tokens import TokenStore
 from bootd.errors import Exit, OperatorError
@@ -133,6 +143,7 @@ class Operators:
         self._watching: dict[Subscriber, str] = {}  # name of the token that opened the stream
         self.tokens = tokens
         self.images = images
+        self.systems: Systems | None = None
 
     def application(self, authenticate: Callable[[web.Request], Caller]) -> web.Application:
         """For one transport. ``authenticate`` raises `Denied`, or says who asks."""
@@ -572,5 +583,6 @@ OWN_ROUTES = (
     *contents.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
+    *systems.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -9,6 +9,7 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http.routes import CALLER, Caller
 from bootd.drivers.http.server import read_body
 from bootd.drivers.notices import Notices
+from bootd.drivers.systems import Systems
 from bootd.errors import Exit, OperatorError
 
 MAX_BODY = 1 << 20
@@ -21,6 +22,7 @@ class Owner(Protocol):
 
     engine: Engine
     notices: Notices | None
+    systems: Systems | None
 
 
 async def read_as(request: web.Request, kind: type[Body]) -> Body:

@@ -20,6 +20,7 @@ import msgspec
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.drivers.registry import work
+from bootd.drivers.secrets import read_token
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
 from bootd.images.manifest import ImageError
@@ -35,7 +36,6 @@ BATCH = 32  # chunks asked for together
 CONNECTIONS = 2  # the other side sends so many streams at a time
 _SECONDS = 60.0  # of silence
 _MAX_ERROR = 64 << 10
-_MAX_TOKEN = 4096
 
 
 class _Lost(Exception):  # noqa: N818 - how a try ended
@@ -90,7 +90,7 @@ class Neighbour:
                 "write https:// in [images] upstream",
                 Exit.REFUSED,
             )
-        self._headers = {"Authorization": f"Bearer {_read_token(token)}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {read_token(Path(token), 'export')}"} if token else {}
         try:
             self._context = ssl.create_default_context(cafile=authority or None)
         except (OSError, ssl.SSLError) as error:
@@ -240,18 +240,3 @@ class Fetch:
                 self._done += 1
                 self._bytes += len(data)
                 self._tell.progress(self._done, total, "chunks")
-
-
-def _read_token(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_MAX_TOKEN).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperatorError(
-            f"cannot read a token in {path}: {getattr(error, 'strerror', None) or 'no text'}",
-            "make one at the upstream: bootd token create NAME --scope export --out FILE",
-            Exit.CONFIG,
-        ) from None
-    if not text.isprintable() or not text or " " in text:
-        raise OperatorError(f"{path} has no token", "one line, nothing else", Exit.CONFIG)
-    return text

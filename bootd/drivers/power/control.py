@@ -11,8 +11,8 @@ import structlog
 from bootd.config import NodeTable, Settings
 from bootd.drivers.power import ipmi, redfish
 from bootd.drivers.power.actions import Action, Answer, ControllerError
-from bootd.drivers.power.secret import read_secret
 from bootd.drivers.power.wake import wake
+from bootd.drivers.secrets import read_password
 from bootd.errors import OperatorError
 from bootd.netboot.power import Kind, parse_controller, parse_fingerprint, parse_secure_on
 
@@ -75,7 +75,7 @@ class PowerControl:
         secret = table.power_secret or self._settings.secret
         if not secret:
             raise ControllerError("no password is set: power.secret, or the node's power_secret, names its file")
-        password = await asyncio.to_thread(read_secret, secret)
+        password = await asyncio.to_thread(read_password, secret)
         if controller.kind is Kind.IPMI:
             return await ipmi.ask(controller, action, password, uefi=uefi)
         trusted = self._trust(table)
@@ -89,7 +89,7 @@ class PowerControl:
         password = b""
         if table is not None and table.wake_secret:
             try:
-                password = parse_secure_on(read_secret(table.wake_secret))
+                password = parse_secure_on(read_password(table.wake_secret))
             except ValueError as error:
                 raise ControllerError(f"{table.wake_secret}: {error}") from None
         sent = wake(mac, self._interfaces, password, self._settings.wake_addresses)
