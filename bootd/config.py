@@ -21,6 +21,8 @@ from bootd.netboot.quirks import RASPBERRY_PI_PREFIXES
 from bootd.session.admission import Unknown
 from bootd.session.groups import ConfiguredGroup
 from bootd.session.groups import problem as group_problem
+from bootd.session.sync import SyncSet
+from bootd.session.sync import problem as sync_problem
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -292,6 +294,58 @@ class Registry(_Table, frozen=True):
     plain_hosts: tuple[str, ...] = ()  # HOST:PORT of those that may be spoken to without TLS
 
 
+class SyncSetTable(_Table, frozen=True):
+    """Files that are kept alike on nodes: `bootd sync`, docs/sync.md."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    source: str = ""  # folder on this server; "" = state_dir/sync/NAME
+    target: str = "/"  # folder on the nodes
+    include: tuple[str, ...] = ()  # patterns of rsync, before those left out
+    exclude: tuple[str, ...] = ()
+    unique: tuple[str, ...] = ()  # paths of the nodes that stay theirs, beside the ones that always do
+    default_unique: bool = True
+    whole_system: bool = False  # / of a running system may be the target
+    update: bool = False  # files that are newer on the node stay
+    checksum: bool = False
+    compress: bool = False
+    least_files: Annotated[int, msgspec.Meta(ge=1)] = 10  # a source with fewer is taken for one that is not there
+    marker: str = ""  # a file that must be in the source
+    max_delete: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50  # per cent of the files there
+    disk: str = "only"  # stage2: selector of the disk with the installed system
+    partition: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0  # of its root; 0 = the one that has an /etc/fstab
+
+    def parsed(self, state_dir: str) -> SyncSet:
+        """`ValueError` with one sentence on what is wrong."""
+        wanted = SyncSet(
+            name=self.name,
+            source=self.source or f"{state_dir}/sync/{self.name}",
+            target=self.target,
+            include=self.include,
+            exclude=self.exclude,
+            unique=self.unique,
+            default_unique=self.default_unique,
+            whole_system=self.whole_system,
+            update=self.update,
+            checksum=self.checksum,
+            compress=self.compress,
+            least_files=self.least_files,
+            marker=self.marker,
+            max_delete=self.max_delete,
+            disk=self.disk,
+            partition=self.partition,
+        )
+        wrong = sync_problem(wanted)
+        if wrong:
+            raise ValueError(wrong)
+        return wanted
+
+
+class SyncTable(_Table, frozen=True):
+    overlay: str = ""  # OVERLAY/NODE/...: files of one node alone; "" = state_dir/sync-overlay
+    collected: str = ""  # COLLECTED/SET/NODE/...: what came from nodes; "" = state_dir/sync-collected
+    set: tuple[SyncSetTable, ...] = ()
+
+
 class Nodes(_Table, frozen=True):
     unknown: Unknown = Unknown.ACCEPT  # machines that nobody has named: accept, approve or ignore
 
@@ -318,6 +372,7 @@ class Settings(_Table, frozen=True):
     notify: Notify = Notify()
     label: tuple[LabelTable, ...] = ()
     nodes: Nodes = Nodes()
+    sync: SyncTable = SyncTable()
     node: tuple[NodeTable, ...] = ()
     group: tuple[GroupTable, ...] = ()
 
@@ -325,6 +380,11 @@ class Settings(_Table, frozen=True):
     def groups(self) -> tuple[ConfiguredGroup, ...]:
         """The [[group]] tables."""
         return tuple(ConfiguredGroup(one.name, ",".join(_several(one.hosts)), one.label) for one in self.group)
+
+    @property
+    def sync_sets(self) -> dict[str, SyncSet]:
+        """The [[sync.set]] tables by name; `ValueError`."""
+        return {one.name: one.parsed(self.server.state_dir) for one in self.sync.set}
 
     @property
     def boot_dir(self) -> Path:
@@ -422,6 +482,7 @@ def _check(settings: Settings, source: str) -> None:
     _check_power(settings, source)
     _check_notify(settings.notify, source)
     _check_remote_images(settings, source)
+    _check_sync(settings, source)
     labels = settings.labels
     for own in settings.label:
         wrong = problem(labels[own.name])
@@ -497,6 +558,19 @@ def _check_notify(notify: Notify, source: str) -> None:
             raise OperatorError(
                 f"{source}: notify.{key} {value!r} is not an absolute path", "begin it with /", Exit.CONFIG
             )
+
+
+def _check_sync(settings: Settings, source: str) -> None:
+    try:
+        sets = settings.sync_sets
+    except ValueError as error:
+        raise OperatorError(f"{source}: sync.set: {error}", "mend this [[sync.set]]", Exit.CONFIG) from None
+    if len(sets) != len(settings.sync.set):
+        raise OperatorError(f"{source}: two [[sync.set]] of one name", "name each once", Exit.CONFIG)
+    for key in ("overlay", "collected"):
+        value = getattr(settings.sync, key)
+        if value and not Path(value).is_absolute():
+            raise OperatorError(f"{source}: sync.{key} is not an absolute path", "begin it with /", Exit.CONFIG)
 
 
 def _check_remote_images(settings: Settings, source: str) -> None:

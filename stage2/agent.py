@@ -23,7 +23,20 @@ from bootd.member.store import BlockStore, Store, StoreError
 from bootd.wire import layout as layouts
 from bootd.wire import manifest as manifests
 from bootd.wire.commands import Execute, Output, StopCommand
-from bootd.wire.control import Arrange, Capture, Disk, Join, MemberState, Message, Plan, Prepare, Report
+from bootd.wire.control import (
+    Arrange,
+    Capture,
+    Disk,
+    Join,
+    MemberState,
+    Message,
+    Plan,
+    Prepare,
+    Report,
+    StopSync,
+    Sync,
+    SyncReport,
+)
 from bootd.wire.errors import ProtocolError
 from bootd.wire.layout import Layout
 from bootd.wire.logs import Log
@@ -39,7 +52,9 @@ from stage2.gate import RefusedError, Target, open_target
 from stage2.grow import grow
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
+from stage2.places import installed
 from stage2.shipping import Shipping
+from stage2.sync import Station, Syncs
 
 INBOX = 64  # messages that wait for the main thread
 TICK = 0.2  # seconds between two looks at the member
@@ -64,6 +79,7 @@ class Coordinator(Protocol):
     def save_table(self, encoded: bytes) -> None: ...
     def send_log(self, message: Log) -> None: ...
     def send_output(self, message: Output) -> None: ...
+    def send_sync(self, message: SyncReport) -> bool: ...
     def events(self) -> Iterator[Message]: ...
 
 
@@ -122,6 +138,16 @@ class Agent:
         self._shipping = Shipping(node.mac, client.send_log)
         console.ship = self._ship
         self._commands = Commands(node.mac, client.send_output, console.say)
+        self._syncs = Syncs(
+            Station(
+                node.mac,
+                node.server,
+                node.token,
+                client.send_sync,
+                lambda order: installed(order, take_disks, dev_root),
+                console.say,
+            )
+        )
 
     # --- the main thread -----------------------------------------------------------------------------------
 
@@ -152,6 +178,7 @@ class Agent:
         finally:
             self._stopping.set()
             self._commands.close()
+            self._syncs.close()
         self._leave()
         return 0
 
@@ -190,6 +217,10 @@ class Agent:
     def _act(self, message: Message) -> None:
         if isinstance(message, Execute | StopCommand):
             self._commands.take(message)
+            return
+        if isinstance(message, Sync | StopSync):
+            is_busy = self._situation.step not in (flow.Step.IDLE, flow.Step.ENDED)
+            self._syncs.take(message, f"busy: {self._situation.step.value}" if is_busy else "")
             return
         self._watch()  # the coordinator may know from the member's own report what is not noted here yet
         match flow.decide(self._situation, message):
@@ -339,6 +370,11 @@ class Agent:
         """Show how far the member is; end it when it has failed."""
         if self._capture is not None and self._capture.ended:
             self._captured(self._capture)
+        synced = self._syncs.finished()
+        is_idle = self._situation.step in (flow.Step.IDLE, flow.Step.ENDED)  # else a session has begun meanwhile
+        if synced is not None and synced.is_to_reboot and is_idle:
+            self._own = Report(self.node.mac, "", MemberState.REBOOTING)
+            self._situation = flow.Situation(self.node.mac, flow.Step.LEAVING, self._situation.prepare)
         if self._member is None:
             return
         snapshot = self._member.snapshot()

@@ -152,19 +152,69 @@ def open_target(plan: Plan, take: Callable[[], Sequence[Disk]], dev: str = "/dev
     return Target(disk, descriptor, (descriptor,))
 
 
+def open_targets(
+    plan: Plan, take: Callable[[], Sequence[Disk]], dev: str = "/dev", sys: str = "/sys"
+) -> tuple[Target, ...]:
+    """The disk of the plan and its further ones, each judged as if it were the only one; all of them, or none.
+
+    `RefusedError` otherwise. The caller closes the targets.
+    """
+    known = [(one.serial, one.wwn, one.name) for one in (plan.disk, *plan.further)]
+    if len(set(known)) != len(known):
+        raise RefusedError("the plan names a disk twice")
+    if plan.parts and plan.further:
+        raise RefusedError("the plan names partitions and further disks")
+    opened: list[Target] = []
+    try:
+        opened.append(open_target(plan, take, dev, sys))
+        for disk in plan.further:
+            own = replace(plan, disk=disk, further=(), image_size=0, least=0)  # whose sizes are those of the first
+            opened.append(open_target(own, take, dev, sys))
+    except BaseException:
+        for target in opened:
+            target.close()
+        raise
+    return tuple(opened)
+
+
 def _open_parts(plan: Plan, disk: Disk, dev: str, sys: str) -> Target:
     """The partitions, each found to be that of this disk by the kernel's device numbers."""
     with _closing_on_error() as opened:
         path = f"{dev}/{disk.name}"
         reader = _open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, f"disk {describe(disk)}", opened)
         _check_disk(reader, path, disk)
-        writable = []
-        for target in plan.parts:
-            name = targets.partition_name(disk.name, target.partition.number)
-            descriptor = _open(f"{dev}/{name}", _WRITE, f"partition {name}", opened)
-            _check_partition(descriptor, reader, name, target.partition, sys)
-            writable.append(descriptor)
-    return Target(disk, reader, tuple(writable))
+        wanted = [target.partition for target in plan.parts]
+        writable = _open_each(reader, disk.name, wanted, (dev, sys), opened)
+    return Target(disk, reader, writable)
+
+
+def _open_each(
+    reader: int, disk: str, wanted: Sequence[Partition], roots: tuple[str, str], opened: list[int]
+) -> tuple[int, ...]:
+    dev, sys = roots
+    writable = []
+    for partition in wanted:
+        name = targets.partition_name(disk, partition.number)
+        writable.append(_open(f"{dev}/{name}", _WRITE, f"partition {name}", opened))
+        _check_partition(writable[-1], reader, name, partition, sys)
+    return tuple(writable)
+
+
+@contextlib.contextmanager
+def open_partitions(
+    reader: int, disk: str, wanted: Sequence[Partition], dev: str = "/dev", sys: str = "/sys"
+) -> Iterator[tuple[int, ...]]:
+    """The partitions of a table that was just written, open for writing and for nobody else as long as it lasts.
+
+    ``reader``: the disk, held open since the gate gave it out; each partition is found to be of that very disk, and
+    to be where ``wanted`` has it (number, start, size). `RefusedError`.
+    """
+    opened: list[int] = []
+    try:
+        yield _open_each(reader, disk, wanted, (dev, sys), opened)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ asked of the kernel's partitions, which are there only when the table has been r
 """
 
 import errno
+import fcntl
 import mmap
 import os
+import struct
 import subprocess
 
 from bootd.member.store import BlockStore, PlainStore
@@ -19,6 +21,7 @@ from stage2.gate import Target
 WIPED = 1 << 20  # bytes at either end of the disk in which no mark of an older table or array may stay
 SECONDS = 60.0
 _PIECE = 1 << 16
+_BLKSSZGET = 0x1268  # linux/fs.h
 
 
 class LayoutError(Exception):
@@ -93,8 +96,8 @@ def write(layout: Layout, target: Target) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _zero(descriptor, 0, min(first, WIPED))
-            _zero(descriptor, max(last, size - WIPED), size)
+            zero(descriptor, 0, min(first, WIPED))
+            zero(descriptor, max(last, size - WIPED), size)
             os.fsync(descriptor)
             _sfdisk(["--no-reread", "--no-tell-kernel", "--wipe", "never"], descriptor, table.script())
             if layout.start:
@@ -131,10 +134,16 @@ def _sfdisk(words: list[str], descriptor: int, text: str = "") -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _zero(descriptor: int, begin: int, end: int) -> None:
-    with mmap.mmap(-1, _PIECE) as zeros:
+def zero(descriptor: int, begin: int, end: int) -> None:
+    """Zeros from byte ``begin`` to ``end``; the buffer is aligned, so it may be a direct descriptor. OSError."""
+    with mmap.mmap(-1, _PIECE) as memory, memoryview(memory) as zeros:
         while begin < end:
             begin += os.pwrite(descriptor, zeros[: min(_PIECE, end - begin)], begin)
+
+
+def sector_size(descriptor: int) -> int:
+    """Logical sectors of a block device, in bytes. OSError."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, _BLKSSZGET, bytes(4)))[0])
 
 
 def _put(descriptor: int, data: bytes, offset: int) -> None:

@@ -26,6 +26,8 @@ PACKAGES = (
     *("busybox-static", "kmod", "python3-minimal", "python3", "util-linux", "fdisk", "mount", "iproute2"),
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
+    *("mdadm", "lvm2"),  # layouts
+    "rsync",  # bootd sync
 )
 MODULES = (
     *("kernel/drivers/ata/*", "kernel/drivers/nvme/host/*", "vmd"),
@@ -35,6 +37,7 @@ MODULES = (
     *("usb-storage", "uas", "ehci_pci", "ohci_pci", "uhci_hcd", "xhci_pci", "usbhid", "hid-generic"),
     *("mmc_block", "sdhci_pci", "sdhci_acpi", "rtsx_pci_sdmmc", "rtsx_usb_sdmmc"),
     *("raid0", "raid1", "raid10", "raid456", "linear", "dm_mod", "dm_crypt", "dm_multipath"),
+    *("crc32c_generic", "crc32c-intel"),  # ext4, XFS and btrfs ask for crc32c by its alias: without it no mount
     *("ext4", "xfs", "btrfs", "vfat", "f2fs", "isofs", "squashfs", "overlay", "loop"),
     *("nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "efivarfs"),
     *modules.NETWORK,
@@ -55,6 +58,8 @@ UNWANTED = (
     *("var/lib/apt", "var/lib/dpkg/info", "usr/lib/python3", "usr/lib/apt"),
     *("usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/idlelib"),
     *("usr/lib/python3.11/test", "usr/lib/python3.11/unittest", "usr/lib/python3.11/distutils"),
+    *("lib/udev", "usr/lib/udev", "lib/systemd", "usr/lib/systemd"),  # there is no udev: mdadm and LVM depend on it
+    *("usr/lib/x86_64-linux-gnu/perl", "usr/lib/x86_64-linux-gnu/perl-base"),
     *("usr/lib/python3.11/ensurepip", "usr/lib/python3.11/turtledemo", "usr/lib/python3.11/tkinter"),
 )
 # Came with what is needed, and nothing that is needed opens them: what only ntfsdecrypt links to, and the programs
@@ -66,6 +71,8 @@ UNWANTED_FILES = (
     *(f"{_LIBRARIES}{name}*" for name in ("freetype", "png16", "brotli", "fuse3", "gettext", "asprintf")),
     *(f"{_LIBRARIES}{name}*" for name in ("gnutls", "unistring", "p11-kit", "hogweed", "nettle", "idn2", "tasn1")),
     *(f"{_LIBRARIES}gmp.so*", "usr/bin/ntfsdecrypt"),
+    *("bin/udevadm", "bin/systemd-hwdb", "sbin/lvmpolld", "sbin/dmeventd", "lib/*/liblvm2cmd.so*"),
+    *("usr/bin/perl*", f"{_LIBRARIES}perl.so*"),  # for adduser, which udev depends on
     *(f"usr/sbin/partclone.{name}" for name in ("reiser4", "apfs", "minix", "hfs*", "nilfs2", "ufs", "jfs")),
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "lib64", "var/log")

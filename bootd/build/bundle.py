@@ -19,7 +19,7 @@ from bootd.errors import Exit, OperatorError
 NODE_PYTHON = (3, 11)  # Debian 12
 WHEELS = ("blake3", "zstandard")
 _SHARED = ("bootd/__init__.py", "bootd/wire/*.py")
-_MEMBER = ("bootd/member/*.py", "bootd/wire/ring/*.py")
+_MEMBER = ("bootd/member/*.py", "bootd/wire/ring/*.py", "bootd/wire/scheme/*.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _MAIN = """

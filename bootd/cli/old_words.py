@@ -310,6 +310,27 @@ OLD_WORDS = {
             "bootd ramboot DIR NODES",
             "The nodes are named, not counted; they boot DIR the next time they start.",
         ),
+        OldWord(
+            "dolly",
+            "dolly -s -v -f dolly.cfg",
+            "bootd dolly -s -v -f dolly.cfg",
+            "Its own words and wire. On clients with --allow PATH: docs/dolly.md.",
+            lambda words, _: [["dolly", *words]],
+        ),
+        OldWord(
+            "dollyS",
+            "dollyS -v -f dolly.cfg",
+            "bootd dolly -S -v -f dolly.cfg",
+            "dolly+'s list of files, over dolly's wire.",
+            lambda words, _: [["dolly", "-S", *words]],
+        ),
+        OldWord(
+            "dollyC",
+            "dollyC",
+            "bootd dolly --allow PATH",
+            "Once for each path that the server may have written.",
+            lambda words, _: [["dolly", *words]],
+        ),
     )
 }
 

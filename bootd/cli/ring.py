@@ -142,10 +142,10 @@ def send(
     sources, hosts = _split(words, to, commands)
     names = resolve(hosts, port)
     settings = load_tls(tls_cert, tls_key, tls_ca)
-    secret = _read_secret(token, token_file)
+    secret = read_secret(token, token_file)
     output = Console(stderr=True)
     if secret is None:
-        secret = _make_secret(token_file, output)
+        secret = make_secret(token_file, output)
     course = Course(fan_out, order, barrier, delta, zeros, keep_open)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=output, disable=not output.is_terminal) as progress:
@@ -200,7 +200,7 @@ def receive(
     TARGET.part. A command must end with status 0.
     """
     settings = load_tls(tls_cert, tls_key, tls_ca)
-    secret = _read_secret(token, token_file)
+    secret = read_secret(token, token_file)
     if secret is None:
         raise OperatorError("no secret", "say --token-file FILE, as the sender does", Exit.USAGE)
     claimed = TargetSet(_claim_all(targets, folders, commands, spool, yes_overwrite))
@@ -264,7 +264,7 @@ def _claim_all(
     return claimed
 
 
-def _read_secret(token: str | None, path: Path | None) -> str | None:
+def read_secret(token: str | None, path: Path | None) -> str | None:
     """The secret; None when none was given, or its file is not there yet."""
     if token is not None and path is not None:
         raise OperatorError("two secrets", "say --token or --token-file, not both", Exit.USAGE)
@@ -281,7 +281,8 @@ def _read_secret(token: str | None, path: Path | None) -> str | None:
     return token
 
 
-def _make_secret(path: Path | None, output: Console) -> str:
+def make_secret(path: Path | None, output: Console) -> str:
+    """A new one: put into the file ``path``, or shown. `OperatorError` (INPUT) when it cannot be."""
     secret = secrets.token_hex(16)
     if path is None:
         click.echo(f"on each receiver: bootd ring receive TARGET --token {secret}", err=True)

@@ -8,7 +8,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -43,6 +43,9 @@ from bootd.session.view import view
 from bootd.wire.control import encode
 from bootd.wire.manifest import Manifest
 
+if TYPE_CHECKING:
+    from bootd.drivers.sync.keeper import SyncKeeper
+
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 0.5
@@ -66,6 +69,7 @@ class Engine:
         self.captures: CaptureStore | None = None
         self.logs: LogStore | None = None
         self.commands = Commands()
+        self.sync: SyncKeeper | None = None
         self.switch_on: Callable[[SwitchOn], None] = lambda _: None  # the daemon says who can
         self.health: Callable[[], list[str]] = list  # what is wrong; the daemon says who knows
         self.journal_trouble = ""

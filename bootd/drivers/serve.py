@@ -42,6 +42,8 @@ from bootd.drivers.notify import Notifier
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.rebound import Rebound
 from bootd.drivers.service import Service
+from bootd.drivers.sync.keeper import Folders, SyncKeeper
+from bootd.drivers.sync.store import SyncStore
 from bootd.drivers.systems import Systems
 from bootd.drivers.tables import TableStore
 from bootd.drivers.tftp.service import TftpServer
@@ -112,8 +114,10 @@ class Daemon:
         follow_sessions(engine.session_of)
         notices = Notices(engine, journal, self._settings.notify)
         engine.logs = LogStore(Path(self._settings.server.state_dir) / "logs.db")
+        engine.sync = self._sync(engine, server)
         tokens = TokenStore(journal)
-        self._services = [notices, *self._compose(engine, context, interfaces, tokens, notices, systems=systems)]
+        composed = self._compose(engine, context, interfaces, tokens, notices, systems=systems)
+        self._services = [notices, engine.sync, *composed]
         try:
             for service in self._services:
                 await service.bind()
@@ -188,6 +192,14 @@ class Daemon:
         if ours and settings.dhcp.router_advertisement:
             services.append(RouterAdvertisement(ours))
         return services
+
+    def _sync(self, engine: Engine, server: str) -> SyncKeeper:
+        settings, state = self._settings, Path(self._settings.server.state_dir)
+        folders = Folders(
+            Path(settings.sync.overlay or state / "sync-overlay"),
+            Path(settings.sync.collected or state / "sync-collected"),
+        )
+        return SyncKeeper(engine, settings.sync_sets, folders, SyncStore(state / "sync.db"), server=server)
 
     def _health(self, engine: Engine, context: BootContext) -> Health:
         def journal() -> str:

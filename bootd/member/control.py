@@ -16,10 +16,9 @@ from urllib.parse import quote
 
 from bootd.wire import control
 from bootd.wire.commands import Output
-from bootd.wire.control import Join, Message, Report
+from bootd.wire.control import Join, Message, Report, SyncReport
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.logs import Log
-from bootd.wire.manifest import MAX_ENCODED
 
 REQUEST_SECONDS = 5.0
 SAVE_SECONDS = 20.0  # 2 MiB over a slow link, and the server's disk
@@ -29,6 +28,7 @@ LONGEST_PAUSE = 5.0
 MAX_LINE = control.MAX_MESSAGE + 64
 _MAX_QUEUED = 64
 _MAX_ERROR_TEXT = 500
+MAX_ANSWER = 1 << 28  # bytes; a manifest is the largest
 _FINAL = (400, 401, 403)  # asking again will not help
 _log = logging.getLogger("bootd.member.control")
 
@@ -49,6 +49,8 @@ class ControlError(Exception):
 class ControlClient:
     """Speaks for one node. ``server`` is "host:port"; ``token`` the boot token. Methods may be called from any
     thread; `close` ends `events`."""
+
+    events_path = "/node/v1/events"
 
     def __init__(self, server: str, node: str, token: str) -> None:
         host, separator, port = server.rpartition(":")
@@ -103,6 +105,17 @@ class ControlClient:
         """What a command printed; `ControlError` with status 410 when nobody wants it any more."""
         self._request("POST", "/node/v1/output", control.encode(message))
 
+    def send_sync(self, message: SyncReport) -> bool:
+        """How a sync goes; False when the daemon does not want to know it any more. OSError when it did not
+        arrive."""
+        try:
+            self._request("POST", f"/node/v1/sync/{quote(message.task, safe='')}/report", control.encode(message))
+        except ControlError as error:
+            if error.status in (400, 401, 403, 404, 410):
+                return False
+            raise OSError(str(error)) from None
+        return True
+
     def events(self) -> Iterator[Message]:
         """Messages of the coordinator as they come, until `close`; connects anew for as long as it takes.
 
@@ -137,13 +150,13 @@ class ControlClient:
             response = connection.getresponse()
             if not 200 <= response.status < 300:
                 raise _refusal(response)
-            data = response.read(MAX_ENCODED + 1)
+            data = response.read(MAX_ANSWER + 1)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ControlError(f"{method} {path.partition('?')[0]}: {error or type(error).__name__}") from None
         finally:
             connection.close()
-        if len(data) > MAX_ENCODED:
-            raise ControlError(f"{method} {path.partition('?')[0]}: answer of more than {MAX_ENCODED} bytes")
+        if len(data) > MAX_ANSWER:
+            raise ControlError(f"{method} {path.partition('?')[0]}: answer of more than {MAX_ANSWER} bytes")
         return data
 
     def _follow(self, arrived: "queue.Queue[Message | ControlError | None]") -> None:
@@ -172,7 +185,7 @@ class ControlClient:
             self._stream = connection
         try:
             headers = {**self._headers, "Accept": "text/event-stream"}
-            connection.request("GET", f"/node/v1/events?node={quote(self._node, safe='')}", headers=headers)
+            connection.request("GET", f"{self.events_path}?node={quote(self._node, safe='')}", headers=headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise _refusal(response)

@@ -24,9 +24,9 @@ MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
 # partitions as targets, tables that are written first, growth to a larger disk.
 PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
-# And backups that do not read what has not changed.
-QUICK = "quick"
-ABILITIES = (PARTITIONS, LAYOUT, GROW, QUICK)
+SYNC = "sync"  # and files that are kept alike with rsync
+QUICK = "quick"  # and backups that do not read what has not changed
+ABILITIES = (PARTITIONS, LAYOUT, GROW, SYNC, QUICK)
 
 
 class MemberState(Enum):
@@ -52,6 +52,17 @@ class CaptureState(Enum):
     READING = "reading"
     REFUSED = "refused"  # reason says why, and what to do
     FAILED = "failed"  # reason says why
+
+
+class SyncState(Enum):
+    """Where the files of a node stand against their source, as the node says itself."""
+
+    RUNNING = "running"
+    DONE = "done"  # as the source, but for what is kept
+    PARTIAL = "partial"  # reason says what could not be had
+    REFUSED = "refused"  # a safety rule said no: nothing was changed
+    FAILED = "failed"  # reason says why
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class Plan:
     layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
     least: int = 0  # bytes that the disk must have for that layout
     empty: bool = False  # only a disk without partitions and file system may be written
+    further: tuple[Disk, ...] = ()  # disks that are written beside ``disk``: a scheme's second, third, ...
 
 
 @dataclass(frozen=True)
@@ -231,6 +243,25 @@ class CaptureReport:
     skipped: int = 0  # of the bytes in use: taken over from the last backup without being read
 
 
+@dataclass(frozen=True)
+class SyncReport:
+    """How far a node is with a `Sync`; `SyncState.RUNNING` at least every few seconds. Counts are of files."""
+
+    node: str
+    task: str
+    state: SyncState
+    files: int = 0  # of the source
+    created: int = 0
+    changed: int = 0  # content
+    attributes: int = 0  # only mode, owner, times, ACLs, extended attributes
+    deleted: int = 0
+    wire: int = 0  # bytes over the network, both ways
+    milliseconds: int = 0
+    code: int = 0  # rsync's exit status
+    reason: str = ""
+    changes: tuple[str, ...] = ()  # with the end: "KIND PATH", the first `bootd.wire.sync.MAX_CHANGES`
+
+
 # --- down: coordinator to node -----------------------------------------------------------------------------
 
 
@@ -293,8 +324,43 @@ class Capture:
     quick: bool = False  # chunks whose marks are those of the last backup are not read
 
 
-_Up = Join | Report | CaptureReport | Log | Output
-_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand
+@dataclass(frozen=True)
+class Sync:
+    """Make a folder of this node as one of the server is, or (``collect``) the other way round.
+
+    In stage2 ``target`` is a path of the installed system, which is mounted for it; on a running system its own.
+    """
+
+    task: str
+    name: str  # of the set
+    target: str  # absolute
+    collect: bool = False  # the node sends, the server keeps
+    dry: bool = False  # only say what would change
+    freeze: bool = False  # what the source does not have is deleted
+    update: bool = False  # files that are newer here stay
+    full: bool = False  # look into every file, also where size and time are equal
+    checksum: bool = False  # compare by digest
+    compress: bool = False
+    staged: bool = False  # make the whole new tree beside the present one, then swap
+    own: tuple[str, ...] = ()  # paths from the target on: of these the server has files for this node alone
+    whole: bool = False  # the target may be / of a running system
+    reboot: bool = False  # afterwards, if it went well
+    most_deleted: int = 100  # per cent of the files there
+    rules: tuple[str, ...] = ()  # of rsync: "- PATTERN", "+ PATTERN", from the target on
+    disk: str = ""  # stage2: serial, WWN or name of the disk with the installed system
+    partition: int = 0  # stage2: of its root; 0 = the one that has an /etc/fstab
+    locks: tuple[Lock, ...] = ()  # of this node, in force
+
+
+@dataclass(frozen=True)
+class StopSync:
+    """End a `Sync`."""
+
+    task: str
+
+
+_Up = Join | Report | CaptureReport | Log | Output | SyncReport
+_Down = Wait | Prepare | Arrange | Finish | Cancel | Capture | Execute | StopCommand | Sync | StopSync
 Message = _Up | _Down
 _TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in typing.get_args(Message)}
 MessageT = TypeVar("MessageT")

@@ -74,6 +74,8 @@ def loop(path: Path, *options: str) -> Iterator[str]:
 def disk(path: Path, *options: str) -> Iterator[str]:
     """A loop device with devices for its partitions, also where the kernel itself reads no tables."""
     with loop(path, *options) as device:
+        # What another file had under this number may have been left behind, where its user was killed.
+        subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
         subprocess.run(["partx", "--add", device], capture_output=True, check=False)  # fails for those there are
         try:
             yield device

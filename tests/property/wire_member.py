@@ -32,6 +32,7 @@ from tests.property.wire_subjects import (
     expect,
     frame_stream,
     manifests,
+    schemes,
 )
 
 RAW = [index.to_bytes(4, "big") * (CHUNK // 4) for index in range(COUNT)]
@@ -176,6 +177,7 @@ SUBJECTS: tuple[tuple[Subject, int], ...] = (
     (dialled_link, 7),
     (accepted_link, 8),
     (manifests, 9),
-    (control_messages, 23),
+    (control_messages, 21),
+    (schemes, 2),
     (ring_member, 1),
 )

@@ -15,6 +15,9 @@ from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Chunk, ChunkHeader, ChunkRange, Decoder, Encoding, Frame
 from bootd.wire.logs import Log, LogLine
 from bootd.wire.manifest import Part
+from bootd.wire.scheme import encoding as scheme_encoding
+from bootd.wire.scheme import fitting
+from bootd.wire.scheme import text as scheme_text
 from tests.property.wire_mutants import mutate, mutate_json, shuffle
 
 CHUNK = 4096
@@ -293,4 +296,51 @@ def control_messages(random: Random) -> bool:
     expect(control.decode(told) == message, "a message changes when it is told again")
     if rb"\ud" in told:
         json.dumps(json.loads(told), ensure_ascii=False).encode()
+    return True
+
+
+# --- schemes -----------------------------------------------------------------------------------------------
+
+SCHEMES: tuple[bytes, ...] = tuple(
+    scheme_encoding.encode(scheme_text.parse(written))
+    for written in (
+        "linux 3500\nextended fill\nlogical swap 500\nlogical linux fill\n",
+        '[[partition]]\nkind = "esp"\nsize = "512M"\n[[partition]]\nsize = "fill"\nmount = "/"\nlabel = "root"\n',
+        """boot_code = "63oA"
+[[partition]]
+kind = "raid"
+name = "r"
+size = "fill"
+disks = [0, 1]
+[[array]]
+name = "md"
+level = "raid1"
+members = ["r"]
+[[group]]
+name = "g"
+members = ["md"]
+[[volume]]
+name = "root"
+group = "g"
+size = "5G"
+filesystem = "xfs"
+make = ["-m", "reflink=0"]
+""",
+    )
+)
+
+
+def schemes(random: Random) -> bool:
+    """What is understood says the same when it is told again, and goes on disks or not, with a reason."""
+    data = mutate_json(random, random.choice(SCHEMES), random.choice(SCHEMES))
+    scheme = scheme_encoding.decode(data)
+    expect(
+        scheme_encoding.decode(scheme_encoding.encode(scheme)) == scheme, "a scheme changes when it is told again"
+    )
+    disk = fitting.Bare(random.choice((0, 1 << 30, 40 << 30, 5 << 40)), random.choice((512, 4096)))
+    answer = fitting.fit(scheme, [disk] * scheme.disks, random.choice(("bios", "uefi")))
+    if isinstance(answer, fitting.Misfit):
+        expect(bool(answer.reason), "no reason why it does not fit")
+    else:
+        expect(all(table.least <= disk.size for table in answer.tables), "a table beyond the end of the disk")
     return True

@@ -27,6 +27,8 @@ LOCAL = {
     "export kea": "prints what the settings lead to",
     "import dhcpd.conf": "reads a file here, prints another",
     "import pxe.conf": "reads a file here, prints another",
+    "layout check": "reads a file here, and computes",
+    "layout convert": "reads a file here, prints another",
     "label password": "a password that is sent nowhere",
     "ring send": "works without a daemon",
     "ring receive": "works without a daemon",

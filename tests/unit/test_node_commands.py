@@ -21,6 +21,8 @@ from bootd.errors import Exit, OperatorError
 from bootd.session.effects import ContentRecord
 from bootd.session.inventory import view_group, view_machine
 from bootd.wire.control import Disk, Hardware, Join, Nic, Partition
+from bootd.wire.scheme.model import FILL
+from bootd.wire.scheme.text import parse
 from tests.unit.operators import Operators
 from tests.unit.session_room import mac
 from tests.unit.test_host_file import HOST, WRITTEN
@@ -111,6 +113,19 @@ def test_show(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
         assert "locked: every disk by eva: exam" in run(operators, capsys, *words)
     assert operators.run(capsys, "node", "show", mac(99))[0] == Exit.USAGE
     assert "never in stage2" in run(operators, capsys, "node", "show", "lab3")
+
+
+def test_layout_of_a_disk_that_a_node_has_shown(operators: Operators, capsys: pytest.CaptureFixture[str]) -> None:
+    join(operators, 1)
+    told = json.loads(run(operators, capsys, "layout", "from-disk", "lab1", "--json"))
+    assert [one["kind"] for one in told["layout"]["partition"]] == ["linux"]
+    assert "mount points are not known to the server: put them in" in told["notes"]
+    text = run(operators, capsys, "layout", "from-disk", "lab1", "--disk", DISK.serial)
+    assert [one.size for one in parse(text).partitions] == [FILL]
+    code, _, error = operators.run(capsys, "layout", "from-disk", "lab1", "--disk", "sdz")
+    assert (code, "sdz: 0 disks" in error) == (Exit.INPUT, True), error
+    assert "it has not shown its disks" in operators.run(capsys, "layout", "from-disk", "lab2")[2]
+    assert operators.run(capsys, "layout", "from-disk", "nobody")[0] == Exit.USAGE
 
 
 def test_what_is_told_is_described(operators: Operators) -> None:

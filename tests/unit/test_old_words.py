@@ -46,6 +46,9 @@ CASES = [
     ("config client1", ["node show client1"]),
     ("mapname 3", ["node find rifpc3"]),
     ("rex client1 lsblk -J", ["exec client1 -- lsblk -J"]),
+    ("dolly -s -v -f dolly.cfg", ["dolly -s -v -f dolly.cfg"]),
+    ("dollyS -v -f dolly.cfg", ["dolly -S -v -f dolly.cfg"]),
+    ("dollyC --allow /dev/sda", ["dolly --allow /dev/sda"]),
     ("ka-d.sh -n 4", ["deploy golden any --disk only --expect 4"]),
     (
         "ka-d.sh -n 3 -X sdb|sdc -r grub -d 5 -s kainstall1",

@@ -29,6 +29,7 @@ from bootd.wire.control import (
     Plan,
     Prepare,
     Report,
+    SyncReport,
 )
 from bootd.wire.digest import digest
 from bootd.wire.logs import Log
@@ -64,6 +65,7 @@ class Daemon:
         self.save_errors: list[Exception] = []
         self.logs: list[Log] = []
         self.outputs: list[Output] = []
+        self.syncs: list[SyncReport] = []
         self._changed = threading.Condition()
 
     def join(self, message: Join) -> None:
@@ -96,6 +98,12 @@ class Daemon:
         with self._changed:
             self.logs.append(message)
             self._changed.notify_all()
+
+    def send_sync(self, message: SyncReport) -> bool:
+        with self._changed:
+            self.syncs.append(message)
+            self._changed.notify_all()
+        return True
 
     def send_output(self, message: Output) -> None:
         with self._changed:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootd.wire.control import Disk, Lock, Partition, Plan
-from stage2.gate import RefusedError, match, open_target
+from stage2.gate import RefusedError, match, open_target, open_targets
 from stage2.inventory import table_digest
 
 SIZE = 4 << 20
@@ -269,3 +269,56 @@ def test_a_link_or_a_file_is_no_disk(tmp_path: Path) -> None:
     (tmp_path / "sda").symlink_to("/dev/null")
     with pytest.raises(RefusedError, match="cannot be opened alone"):
         open_target(plan_for(DISK), lambda: [DISK], str(tmp_path))
+
+
+# --- several disks ----------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_further_disks_are_opened_as_the_first_is(loops: Callable[[], Loop]) -> None:
+    first, second = loops(), loops()
+    disks = [first.disk(), second.disk()]
+    plan = replace(plan_for(disks[0]), eligible=2, further=(disks[1],))
+    targets = open_targets(plan, lambda: disks)
+    try:
+        assert [target.disk.name for target in targets] == [first.name, second.name]
+        for loop in (first, second):
+            with pytest.raises(OSError, match="busy"):
+                os.open(loop.device, os.O_RDWR | os.O_EXCL)
+    finally:
+        for target in targets:
+            target.close()
+    assert first.untouched()
+    assert second.untouched()
+
+
+@needs_root
+def test_one_refusal_lets_go_of_all(loops: Callable[[], Loop]) -> None:
+    """Every way in which the second disk may be another one than the plan's; the first is free again."""
+    first, second = loops(), loops()
+    one, two = first.disk(), second.disk()
+    for shown, reason in (
+        (replace(two, table_digest="f" * 64), "has changed since"),
+        (replace(two, size=two.size + 512), "the plan says"),
+        (replace(two, serial="S-other"), "is not here"),
+        (replace(two, excluded="mounted at /srv"), "excluded: mounted"),
+    ):
+        plan = replace(plan_for(one), eligible=2, further=(two,))
+        present = [one, shown, *([OTHER] if shown.excluded else [])]  # always two that are eligible
+        with pytest.raises(RefusedError, match=reason):
+            open_targets(plan, present.copy)
+        os.close(os.open(first.device, os.O_RDWR | os.O_EXCL))
+    lock = Lock("S-" + second.name, 0, "", "ann", "mine")
+    plan = replace(plan_for(one), eligible=2, further=(two,), locks=(lock,))
+    with pytest.raises(RefusedError, match="mine"):
+        open_targets(plan, lambda: [one, two])
+    with pytest.raises(RefusedError, match="not empty"):
+        open_targets(
+            replace(plan_for(one), eligible=2, further=(two,), empty=True),
+            lambda: [one, replace(two, filesystem="xfs")],
+        )
+    with pytest.raises(RefusedError, match="names a disk twice"):
+        open_targets(replace(plan_for(one), eligible=2, further=(one,)), lambda: [one, two])
+    os.close(os.open(first.device, os.O_RDWR | os.O_EXCL))
+    assert first.untouched()
+    assert second.untouched()

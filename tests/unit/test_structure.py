@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "bootd.member": {"bootd.wire"},
     "bootd.netboot": {"bootd.wire"},
     "bootd.session": {"bootd.wire", "bootd.errors"},
+    "bootd.dolly": set(),
     "bootd.images": {"bootd.wire", "bootd.errors"},
     "bootd.build": {"bootd.errors"},
     "bootd.drivers": {
@@ -28,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
         "bootd.netboot",
         "bootd.session",
         "bootd.images",
+        "bootd.dolly",
         "bootd.build",
     },
     "bootd.cli": {
@@ -37,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "bootd.netboot",
         "bootd.session",
         "bootd.images",
+        "bootd.dolly",
         "bootd.build",
         "bootd.drivers",
         "stage1.recipe",
@@ -47,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "stage1.recipe": {"bootd.build", "bootd.errors"},
     "stage2.recipe": {"bootd.build", "bootd.errors"},
 }
-SANS_IO = ("bootd.wire", "bootd.netboot", "bootd.session", "bootd.images")
+SANS_IO = ("bootd.wire", "bootd.netboot", "bootd.session", "bootd.images", "bootd.dolly")
 # What would let a sans-IO module see the world: clocks, randomness, sockets, files, processes, the environment.
 IMPURE = {
     "asyncio", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors",

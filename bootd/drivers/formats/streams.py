@@ -26,11 +26,11 @@ def read_stream(paths: Sequence[Path], on_read: Callable[[int], None]) -> Iterat
             break
     compression = recognise(start[:START])
     if compression in _TOOLS:
-        return _through(_TOOLS[compression], chain((start,), pieces), compression.value)
+        return through_tool(_TOOLS[compression], chain((start,), pieces), compression.value)
     return unpack(chain((start,), pieces), compression)
 
 
-def _through(command: Sequence[str], pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
+def through_tool(command: Sequence[str], pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
     """What ``command`` makes of ``pieces``. It says by its exit status whether the stream was whole."""
     try:
         process = subprocess.Popen(

@@ -187,6 +187,15 @@ class Disk(Struct):
     excluded: str | None
 
 
+class NodeLayout(Struct):
+    """``toml``: a layout file. ``notes``: what it could not say."""
+
+    disk: str
+    serial: str
+    toml: str
+    notes: list[str]
+
+
 class Lock(Struct):
     """``place`` names it; ``expires`` in seconds since the epoch, null for good."""
 
@@ -614,3 +623,93 @@ class NewToken(Struct):
     name: str
     scope: Scope
     token: str
+
+
+class SyncSetView(Struct):
+    """A sync set. ``files``: whether the source is there, and has enough; "" or what is wrong."""
+
+    name: str
+    source: str
+    target: str
+    include: list[str]
+    exclude: list[str]
+    unique: list[str]
+    update: bool
+    max_delete: int
+    trouble: str
+
+
+class SyncChange(Struct):
+    """``kind``: created, changed, attributes, deleted."""
+
+    kind: str
+    path: str
+
+
+class SyncNode(Struct):
+    """``state``: waiting, sent, running; then done, partial, refused, failed, stopped, lost. ``status``: rsync's.
+    Counts are of files, ``wire`` of bytes. ``changes``: the first of them, where they are asked for."""
+
+    node: str
+    name: str
+    state: str
+    reason: str
+    status: int
+    files: int
+    created: int
+    changed: int
+    attributes: int
+    deleted: int
+    wire: int
+    seconds: float
+    changes: list[SyncChange]
+
+
+class SyncRun(Struct):
+    """``code``: exit code of the command line, null while it runs."""
+
+    id: str
+    set: str
+    who: str
+    collect: bool
+    dry_run: bool
+    freeze: bool
+    staged: bool
+    cap: int
+    ended: bool
+    code: int | None
+    nodes: list[SyncNode]
+
+
+class SyncScheduleView(Struct):
+    """``at``: "03:00", "boot" or "logon". ``due``: machines that are synced as soon as they are up."""
+
+    id: str
+    set: str
+    nodes: str
+    at: str
+    freeze: bool
+    staged: bool
+    reboot: bool
+    cap: int
+    who: str
+    due: list[str]
+
+
+class SyncAgent(Struct):
+    """A machine that may run an agent. ``up``: it does."""
+
+    node: str
+    name: str
+    created: float
+    who: str
+    up: bool
+
+
+class NewSyncAgent(Struct):
+    """``key`` is shown this once."""
+
+    node: str
+    name: str
+    server: str
+    key: str

@@ -21,6 +21,7 @@ from bootd.drivers.http.image_tickets import Tickets
 from bootd.drivers.http.server import HttpServer, counting, guard, read_body, text_error
 from bootd.drivers.http.stages import StageRequests
 from bootd.drivers.http.streams import serve_stream
+from bootd.drivers.http.sync_node import SyncRequests
 from bootd.drivers.http.unlock import Unlock
 from bootd.drivers.sockets import listen
 from bootd.drivers.source import Sources
@@ -111,6 +112,7 @@ class NodeInterface:
                 web.get("/node/v1/images", self._images),
                 web.get("/boot/{path:.*}", self._boot_file),
                 *CaptureRequests(self._engine, self._check).routes(),
+                *SyncRequests(self._engine).routes(),
                 web.post("/boot/unlock.ipxe", self._unlock.answer),
                 web.get("/health", self._health),
             ]

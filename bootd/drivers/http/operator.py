@@ -21,10 +21,12 @@ from bootd.drivers.http import (
     answers,
     contents,
     kiosk,
+    layouts,
     node_routes,
     openapi,
     remote_routes,
     session_orders,
+    sync,
     systems,
 )
 from bootd.drivers.http.backups import BACKUP_ROUTES, Backups
@@ -581,8 +583,10 @@ OWN_ROUTES = (
     Route("GET", "/openapi.json", Operators._openapi, "This description", dict[str, Any]),
     *session_orders.ROUTES,
     *contents.ROUTES,
+    *layouts.ROUTES,
     *kiosk.ROUTES,
     *remote_routes.ROUTES,
+    *sync.ROUTES,
     *systems.ROUTES,
 )
 ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)

@@ -57,6 +57,11 @@ class FileTarget:
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
 
+    @property
+    def path(self) -> Path:
+        """Where it will be; symbolic links are resolved."""
+        return self._path
+
     def capacity(self) -> int:
         status = os.statvfs(self._path.parent)
         free = status.f_bavail * status.f_frsize
@@ -74,11 +79,7 @@ class FileTarget:
 
     def commit(self) -> None:
         self._part.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -91,6 +92,13 @@ class DeviceTarget:
         self.label = str(path)
         self._descriptor: int | None = descriptor
 
+    @property
+    def descriptor(self) -> int:
+        """Of the open device; `StoreError` when it was given up."""
+        if self._descriptor is None:
+            raise StoreError(f"{self.label} was given up")
+        return self._descriptor
+
     def capacity(self) -> int:
         return 0 if self._descriptor is None else os.lseek(self._descriptor, 0, os.SEEK_END)
 
@@ -98,9 +106,7 @@ class DeviceTarget:
         return self.label
 
     def open(self, image: Manifest, number: int, order: Prepare) -> Store:
-        if self._descriptor is None:
-            raise StoreError(f"{self.label} was given up")
-        return BlockStore(self._descriptor, image.parts[number].size, order.zeros)
+        return BlockStore(self.descriptor, image.parts[number].size, order.zeros)
 
     def commit(self) -> None:
         """It is what it is."""
@@ -248,6 +254,15 @@ def claim_output(spool: str) -> Target:
     return StreamTarget(
         "standard output", spool, lambda image, number, folder: output_store(image, number, folder, _STDOUT)
     )
+
+
+def sync_folder(path: Path) -> None:
+    """Names that were given in the directory ``path`` are on stable storage. `OSError`."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check_spool(folder: str) -> str:
