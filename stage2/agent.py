@@ -42,16 +42,19 @@ from bootd.wire.layout import Layout
 from bootd.wire.logs import Log
 from bootd.wire.manifest import Manifest
 from bootd.wire.retry import for_method
+from bootd.wire.scheme.fitting import Fitted
+from bootd.wire.tree import TreeOrder
 from stage2 import flow, way_back
 from stage2 import layout as partitioning
 from stage2.bootable import make_bootable
-from stage2.capture import CaptureJob
+from stage2.capture import CaptureJob, job_of
 from stage2.commands import Commands
 from stage2.console import Console
+from stage2.files import FilesError, FilesWork, read_order
 from stage2.gate import RefusedError, Target, open_target
 from stage2.grow import grow
 from stage2.inventory import InventoryError, take
-from stage2.node import HandoverError, Node, join_of, keep_lease, read_handover
+from stage2.node import HandoverError, Node, firmware, join_of, keep_lease, read_handover
 from stage2.places import installed
 from stage2.shipping import Shipping
 from stage2.sync import Station, Syncs
@@ -125,7 +128,9 @@ class Agent:
         self._situation = flow.Situation(node.mac)
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
+        self._store: Store | None = None  # of the member
         self._target: Target | None = None
+        self._files: FilesWork | None = None  # a tree of files, and the disks that are made for it
         self._layout: Layout | None = None  # to be written before the first byte of the image
         self._capture: CaptureJob | None = None
         self._own = Report(node.mac, "", MemberState.WAITING)
@@ -268,6 +273,7 @@ class Agent:
             return
         try:
             self._layout = self._fetch_layout(plan)
+            order = read_order(self._client.fetch_layout(plan.session), plan, firmware()) if plan.files else None
         except RefusedError as error:
             self._refused(f"the layout does not fit: {error}")
             return
@@ -287,12 +293,18 @@ class Agent:
             return
         self._console.say(f"old partition table saved on the server: {size} bytes")
         try:
+            store = self._make_store(prepare, manifest, order)
+        except (FilesError, OSError, StoreError) as error:
+            self._close_target()
+            self._failed(str(error))
+            return
+        try:
             member = Member(
                 node=self.node.mac,
                 session=plan.session,
                 join_token=prepare.token,
                 manifest=manifest,
-                store=store_of(self._target, prepare, manifest),
+                store=store,
                 listen_host=self.node.address,
                 report=self._member_reports,
                 is_head=False,
@@ -300,12 +312,31 @@ class Agent:
             )
             port = member.start()
         except (OSError, StoreError, ProtocolError) as error:
+            store.close()
             self._close_target()
             self._failed(f"the ring member does not start: {error}")
             return
-        self._member = member
+        self._member, self._store = member, store
         self._situation = flow.Situation(self.node.mac, flow.Step.MEMBER, prepare)
         self._console.mark(f"ready {port}")
+
+    def _make_store(self, prepare: Prepare, manifest: Manifest, order: tuple[TreeOrder, Fitted] | None) -> Store:
+        """Where the member writes. For a tree of files the disk is made anew before: from here on it is another."""
+        if self._target is None:
+            raise FilesError("no target is open")
+        if order is None:
+            return store_of(self._target, prepare, manifest)
+        self._files = FilesWork(
+            prepare.plan,
+            *order,
+            firmware=firmware(),
+            server=self.node.server,
+            say=self._console.say,
+            dev_root=self._dev_root,
+        )
+        target, self._target = self._target, None  # closed by who makes it
+        self._files.make([target])
+        return self._files.store(manifest)
 
     def _read_in(self, order: Capture) -> None:
         """Begin to read a disk into an image. Nothing is written here; any doubt ends in a refusal."""
@@ -314,7 +345,7 @@ class Agent:
         )
         self._return_at = None
         self._console.mark(f"backup {order.disk.name} {order.disk.serial or order.disk.wwn or '-'}")
-        self._capture = CaptureJob(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
+        self._capture = job_of(order, self.node, self._take, say=self._console.say, dev_root=self._dev_root)
         self._capture.start()
 
     def _captured(self, job: CaptureJob) -> None:
@@ -438,7 +469,10 @@ class Agent:
     def _finished(self, reboot: bool) -> None:
         """Verified and released by the coordinator."""
         disk = self._target.disk.name if self._target else ""
-        self._stop_member()
+        trouble = self._stop_member()
+        if trouble:
+            self._failed(f"verified, but not unmounted: {trouble}")
+            return
         self._console.say("session finished")
         self._own = self._report_as(MemberState.FINISHING, "")
         self._send()
@@ -469,17 +503,28 @@ class Agent:
         self._shipping.close()
         self._reboot()
 
-    def _stop_member(self) -> None:
+    def _stop_member(self) -> str:
+        """End it, and let go of the disks; "" or what cannot be let go of."""
         if self._member is not None:
             self._member.stop()
             self._own = self._member.snapshot()
             self._member = None
-        self._close_target()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        return self._close_target()
 
-    def _close_target(self) -> None:
+    def _close_target(self) -> str:
+        trouble = ""
+        if self._files is not None:
+            trouble = self._files.end()
+            if trouble:
+                self._console.say(f"not unmounted: {trouble}")
+            self._files = None
         if self._target is not None:
             self._target.close()
             self._target = None
+        return trouble
 
     def _report_as(self, state: MemberState, reason: str) -> Report:
         """The last numbers with a state of our own."""

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from bootd.wire.captured import ASKED, CHUNK, ZEROS
+from bootd.member import archive
+from bootd.wire.captured import ASKED, CHUNK, ZEROS, Description
 from bootd.wire.control import Capture, CaptureReport, CaptureState, Disk
 from bootd.wire.digest import Compressor, digest, zero_digest
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.marks import NONE
 from bootd.wire.stored import pack
+from bootd.wire.tree import encode_tree
+from stage2.golden import golden_tree
 from stage2.inventory import InventoryError
 from stage2.node import Node
 from stage2.quick import MarksLieError, Quick
@@ -250,3 +253,69 @@ class CaptureJob:
                 notes=self._notes,
             )
         )
+
+
+class FilesJob(CaptureJob):
+    """The same for the files of the system on a disk: one archive, read from its beginning at every beginning."""
+
+    def _capture(self) -> str:
+        with golden_tree(self.order, self._take, self._say, self._dev_root) as (root, tree):
+            places = [mount.path for mount in tree.mounts if mount.path]
+            self._total = sum(mount.used for mount in tree.mounts)
+            self._notes = tuple(f"{one.path or 'swap'}: {one.kind} on {one.device}" for one in tree.mounts[:32])
+            self._say(f"{len(places)} file systems, {self._total / 1e9:.1f} GB of files")
+            description = Description("files", 0, 512, None, (), (), encode_tree(tree))
+            words = archive.create_words(root, places, tree.exclude)
+            for _ in range(MAX_BEGINNINGS):
+                try:
+                    self._uploader.describe(description)
+                    self._digests, self._done, self._sent, self._wire = [], 0, 0, 0
+                    with ThreadPoolExecutor(SENDERS, "bootd-capture") as pool:
+                        size = self._send_archive(words, pool)
+                    self._report(CaptureState.READING)
+                    self.image = self._uploader.commit(len(self._digests), size)
+                except BeginAgainError:
+                    self._say("the server has restarted: reading the files again, sending what it lacks")
+                except archive.ArchiveError as error:
+                    raise UploadError(f"the files cannot be read: {error}") from None
+                else:
+                    return f"image {self.image[:16]}: {self._sent} of {size} bytes were new"
+            raise UploadError("the server forgets what it is told")
+
+    def _send_archive(self, words: Sequence[str], pool: ThreadPoolExecutor) -> int:
+        """Bytes of the archive, all of which are on the server then."""
+        size, batch = 0, Batch(0)
+        for piece in archive.read(words):
+            if self._stopping.is_set():
+                raise CancelledError
+            size += len(piece)
+            found = digest(piece) if any(piece) else ZEROS
+            if found != ZEROS:
+                batch.data[batch.first + len(batch.digests)] = bytearray(piece)
+            batch.digests.append(found)
+            if len(batch.data) >= BATCH or len(batch.digests) >= ASKED:
+                batch = self._send_batch(batch, size, pool)
+        if batch.digests:
+            self._send_batch(batch, size, pool)
+        return size
+
+    def _send_batch(self, batch: Batch, size: int, pool: ThreadPoolExecutor) -> Batch:
+        missing = self._uploader.ask(batch.first, batch.digests)
+        self._digests += batch.digests
+        self._send({batch.digests[number]: batch.data[batch.first + number] for number in missing}, pool)
+        self._done = min(size, self._total)
+        self._report_sometimes()
+        return Batch(len(self._digests))
+
+
+def job_of(
+    order: Capture,
+    node: Node,
+    take: Callable[[], Sequence[Disk]],
+    *,
+    say: Callable[[str], None],
+    dev_root: str = "/dev",
+) -> CaptureJob:
+    """What carries ``order`` out."""
+    kind = FilesJob if order.files else CaptureJob
+    return kind(order, node, take, say=say, dev_root=dev_root)

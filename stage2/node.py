@@ -62,6 +62,11 @@ def read_handover(path: str = HANDOVER) -> Node:
         raise HandoverError(f"{path}: {error.strerror}") from None
 
 
+def firmware(sys_root: str = "/sys") -> str:
+    """How this machine boots: "uefi" or "bios"."""
+    return "uefi" if os.path.isdir(f"{sys_root}/firmware/efi") else "bios"
+
+
 def join_of(node: Node, disks: Sequence[Disk], sys_root: str = "/sys", proc_root: str = "/proc") -> Join:
     """The message with which this node asks for work. The UUID is "" where the board does not tell one."""
     try:
@@ -75,7 +80,7 @@ def join_of(node: Node, disks: Sequence[Disk], sys_root: str = "/sys", proc_root
         node=node.mac,
         uuid=uuid,
         arch=os.uname().machine,
-        firmware="uefi" if os.path.isdir(f"{sys_root}/firmware/efi") else "bios",
+        firmware=firmware(sys_root),
         address=node.address,
         session=node.session,
         method=node.work,

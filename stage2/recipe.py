@@ -27,6 +27,7 @@ PACKAGES = (
     *("efibootmgr", "dosfstools", "e2fsprogs", "dmidecode", "partclone", "ntfs-3g"),
     *("xfsprogs", "btrfs-progs"),  # growth, with resize2fs and ntfsresize
     *("mdadm", "lvm2"),  # layouts
+    "tar",
     "rsync",  # bootd sync
 )
 MODULES = (

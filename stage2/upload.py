@@ -67,10 +67,10 @@ class Uploader:
         """One chunk, as a store keeps it (`bootd.wire.stored`)."""
         self._request("PUT", f"chunk/{digest.hex()}", bytes(data))
 
-    def commit(self, count: int) -> str:
-        """All ``count`` chunks are told: make the image. Its id."""
+    def commit(self, count: int, size: int = 0) -> str:
+        """All ``count`` chunks are told: make the image. Its id. ``size``: bytes, if not told before."""
         return (
-            self._request("POST", "commit", b"", f"&count={count}", COMMIT_SECONDS)
+            self._request("POST", "commit", b"", f"&count={count}&size={size}", COMMIT_SECONDS)
             .decode("ascii", "replace")
             .strip()
         )

@@ -25,6 +25,8 @@ _CODES = {"done": Exit.OK, "refused": Exit.REFUSED}
 @click.option("--disk", default="only", show_default=True, help="Which disk, as for deploy: serial=, name=, …")
 @click.option("--part", "parts", multiple=True, help="Only this partition (sda5, or a number); may be repeated.")
 @click.option("--tag", "tags", multiple=True, help="Also IMAGE:TAG; may be repeated.")
+@click.option("--files", is_flag=True, help="The files of the system on the disk, for disks of any size.")
+@click.option("--exclude", "-x", multiple=True, metavar="DIR", help="With --files: this folder (/tmp) stays empty.")
 @click.option("--dirty", is_flag=True, help="Also file systems that were not left cleanly; every block of them.")
 @click.option("--raw", is_flag=True, help="Also encrypted volumes, as they are.")
 @click.option(
@@ -51,6 +53,8 @@ def backup(
     disk: str,
     parts: tuple[str, ...],
     tags: tuple[str, ...],
+    files: bool,
+    exclude: tuple[str, ...],
     dirty: bool,
     raw: bool,
     quick: bool,
@@ -62,7 +66,8 @@ def backup(
     """Read a disk of NODE, or partitions of it, into IMAGE. Nothing on the node is changed.
 
     The node does it in stage2, into which it boots the next time it starts. With several --part there is an image
-    of each: IMAGE-5 for partition 5.
+    of each: IMAGE-5 for partition 5. With --files the file systems are mounted as the system's fstab says, for
+    reading, and become one archive: bootd deploy --layout makes disks of other sizes of it.
     """
     ordered = []
     for number, part in enumerate(parts or ("",), 1):
@@ -74,6 +79,8 @@ def backup(
             "disk": disk,
             "part": part,
             "tags": tags,
+            "files": files,
+            "exclude": exclude,
             "dirty": dirty,
             "raw": raw,
             "quick": quick,

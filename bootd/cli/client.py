@@ -1,5 +1,6 @@
 """The command line's side of the operators' interface: HTTP over the daemon's unix socket, or TLS with a token."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -12,6 +13,7 @@ from bootd.cli.remote import Remote
 from bootd.errors import Exit, OperatorError
 
 REQUEST_SECONDS = 60.0
+SEND_SECONDS = 900.0  # the daemon brings what it got to its disk
 SILENCE_SECONDS = 10.0  # the daemon says something every 2 s
 MAX_ANSWER = 256 << 20
 MAX_LINE = 64 << 20
@@ -38,6 +40,22 @@ class Client:
         if status >= 400:
             _answer(status, text)
         return text.decode(errors="replace")
+
+    def send(self, *parts: str, pieces: Iterator[bytes], query: str) -> Any:
+        """POST a body of any length as it comes; the decoded answer. What ``pieces`` raises breaks the body off, so
+        the daemon does not take it for whole."""
+        connection = self._connect(SEND_SECONDS)
+        try:
+            headers = {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
+            with contextlib.suppress(BrokenPipeError):  # it has answered before the end: the answer says why
+                target = _target(parts, query)
+                connection.request("POST", target, pieces, {**self._headers(), **headers}, encode_chunked=True)
+            response = connection.getresponse()
+            return _answer(response.status, response.read(MAX_ANSWER))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
 
     def health(self) -> Any:
         """What the daemon says of itself: also when its status is 503."""

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.erasure import confirm_erasure
+from bootd.cli.files import files_body, files_options
 from bootd.cli.image_registry import fetch_missing
 from bootd.cli.parts import (
     after_option,
@@ -74,6 +76,7 @@ notify_option = click.option(
     default=0.0,
     help="Seconds between two nodes that are let go at the end.",
 )
+@files_options
 @notify_option
 @wait_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -81,6 +84,7 @@ notify_option = click.option(
 @pass_context
 def deploy(
     context: Context,
+    /,
     *,
     image: Path,
     nodes: tuple[str, ...],
@@ -104,10 +108,13 @@ def deploy(
     is_waiting: bool,
     yes: bool,
     as_json: bool,
+    **files: Any,
 ) -> int:
     """Clone IMAGE, a raw image on the server, onto one disk of each of NODES, or onto partitions of it (--part).
 
-    NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there.
+    NODES are names, ranges such as lab[3-5], MACs, or `any`. IMAGE `@last` is what was last put there. An image of
+    files goes onto disks of any size: --layout says what is made there first. Disks that are not empty are erased
+    then only when that is typed, or with --erase SERIAL.
     """
     if wake and ANY in re.split(r"[,\s]+", ",".join(nodes).lower()):
         raise OperatorError("'any' cannot be woken", "name the nodes, or leave --wake out", Exit.USAGE)
@@ -132,7 +139,13 @@ def deploy(
         "keep_open": keep_open,
         "delay": delay,
         "notify": notify,
+        **files_body(files),
     }
+    if wanted.get("scheme"):
+        check_place(wanted["disk"], wanted["parts"])
+        for name_ in stored_images(wanted):
+            fetch_missing(context.client, name_)
+        confirm_erasure(context.client, wanted)
     waking = nodes if wake and not start_at else ()
     return carry_out(context, wanted, is_waiting=is_waiting, yes=yes, as_json=as_json, waking=waking)
 

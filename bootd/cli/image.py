@@ -109,6 +109,14 @@ def show(context: Context, reference: str, as_json: bool) -> None:
             part.get("type"),
         )
         click.echo(f"{'partition':<10}{' '.join(str(word) for word in words)}")
+    for item in (found["tree"] or {}).get("mounts", ()):
+        where = item["path"] or "swap"
+        click.echo(
+            f"{'tree':<10}{where} {item['kind'] or 'no file system known'}, {item['files']} files in"
+            f" {size(item['used'])}"
+        )
+    if found["tree"]:
+        click.echo(f"{'':<10}clone it: bootd deploy {reference} NODES --layout FILE --disk SELECTOR")
     for item in found["filesystems"]:
         click.echo(f"{'files':<10}{item['type']} {item['label']} {item['uuid']} at byte {item['start']}")
 

@@ -1,11 +1,15 @@
 """``bootd image put|get|verify|gc|heal``: what takes long. The daemon does it as a job."""
 
 import getpass
+import itertools
+import socket
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import click
 
-from bootd.cli.context import Context, json_option, pass_context, print_json
+from bootd.cli.context import Context, json_option, pass_context, print_json, tell
 from bootd.cli.format import size
 from bootd.cli.image import folder, open_store
 from bootd.cli.job import follow, here
@@ -19,6 +23,9 @@ from bootd.errors import Exit, OperatorError
 @click.option("--user", default="", help="Whose it is; root only [default: who runs this].")
 @click.option("--tag", "tags", multiple=True, help="Also NAME:TAG; may be said several times.")
 @click.option("--partition", "is_partition", is_flag=True, help="FILE is a partition, not a whole disk.")
+@click.option("--tree", "is_tree", is_flag=True, help="FILE is a folder with a system in it: its files are stored.")
+@click.option("--exclude", "-x", multiple=True, metavar="DIR", help="With --tree: this folder (/tmp) stays empty.")
+@click.option("--also", multiple=True, metavar="DIR", help="With --tree: the file system mounted there in it.")
 @json_option
 @pass_context
 def put(
@@ -30,9 +37,22 @@ def put(
     user: str,
     tags: tuple[str, ...],
     is_partition: bool,
+    is_tree: bool,
+    exclude: tuple[str, ...],
+    also: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Store FILE, a raw disk image or a disk of the server, as a new version of NAME."""
+    """Store FILE, a raw disk image or a disk of the server, as a new version of NAME.
+
+    With --tree FILE is a folder, and who runs this reads its files: bootd deploy --layout unpacks them.
+    """
+    if is_tree:
+        result = _put_tree(context, file, name, comment, user=user, tags=tags, exclude=exclude, also=also)
+        text = f"{result['files']} files, {size(result['size'])}, {size(result['new_bytes'])} of it new"
+        tell(as_json, result, f"{name} is {result['id'][:12]}: {text}")
+        return
+    if exclude or also:
+        raise OperatorError("--exclude and --also are for trees of files", "say --tree", Exit.USAGE)
     kind = "partition" if is_partition else "disk"
     order = {"path": str(file.absolute()), "name": name, "comment": comment, "tags": tags, "kind": kind}
     store = folder()
@@ -47,6 +67,33 @@ def put(
         print_json(result)
     else:
         click.echo(f"{name} is {result['id'][:12]}: {size(result['size'])}, {size(result['new_bytes'])} of it new")
+
+
+def _put_tree(
+    context: Context,
+    folder_: Path,
+    name: str,
+    comment: str,
+    *,
+    user: str,
+    tags: tuple[str, ...],
+    exclude: tuple[str, ...],
+    also: tuple[str, ...],
+) -> dict[str, Any]:
+    from bootd.drivers.images import tree  # noqa: PLC0415 - of this command only
+
+    store, path = folder(), str(folder_.absolute())
+    about: dict[str, Any] = {"name": name, "comment": comment}
+    if store is not None:
+        places = {"exclude": exclude, "also": also}
+        return here(
+            tree.put_tree, store=str(store), path=path, user=user or getpass.getuser(), tags=tags, **about, **places
+        )
+    found = tree.look(path, also, exclude)
+    query = urlencode({**about, "user": user, "origin": f"{socket.gethostname()}:{path}", "tag": tags}, doseq=True)
+    pieces = itertools.chain((tree.head_of(found),), tree.stream(path, found))
+    result: dict[str, Any] = context.client.send("image-trees", pieces=pieces, query=query)
+    return result
 
 
 @click.command()

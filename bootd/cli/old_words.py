@@ -159,16 +159,18 @@ KA_OPTIONS = (
     KaOption("-n", 1, "--expect N", "Changed while it waits by bootd session expect.", ("--expect", "{}")),
     KaOption("-d", 1, "--delay SECONDS", "Tenths of a second become seconds.", ("--delay", "{}")),
     KaOption("-s", 1, "--name SESSION", "Also what kaopt= names.", ("--name", "{}")),
-    KaOption("-X", 1, "--disk", "Not needed: one disk is chosen and written, no other is opened."),
+    KaOption("-X", 1, "--protect-disk ID", "With -p; one disk is chosen and written, no other is opened anyway."),
     KaOption("-m", 1, "an image of the whole disk", "Its boot sector is part of the image."),
-    KaOption("-M", 2, "none", "An image carries its own boot sector: write it before the backup."),
+    KaOption("-M", 2, "--boot-sector FILE", "With -p: an image of a disk has its own.", ("--boot-sector", "{}")),
     KaOption("-D", 1, "an image of the whole disk", "Or bootd restore with --part for each partition."),
-    KaOption("-p", 2, "bootd init --layout FILE", "The table is written first, then partitions are restored."),
-    KaOption("-r", 1, "none needed", "The node repairs the boot loader that its disk has."),
-    KaOption("-x", 1, "none", "Images are of blocks, not of files: delete what must not travel before the backup."),
+    KaOption("-p", 2, "--layout FILE", "The image is one of files: bootd backup --files.", ("--layout", "{}")),
+    KaOption("-r", 1, "--boot-loader grub --with MODULE", "With -p; else the boot loader of the disk is repaired."),
+    KaOption("-x", 1, "--exclude DIR", "With -p: images of disks are of blocks, not of files."),
     KaOption("-e", 1, "bootd ring send --command CMD HOST…", "The output of a command, to receivers by hand."),
 )
-_STOPS = {"-M", "-p", "-x", "-e"}  # what they mean would be lost without a word
+_STOPS = {"-e"}  # what they mean would be lost without a word
+_OF_FILES = {"-M", "-x"}  # likewise, without -p
+_SEVERAL = {"-x": "--exclude", "-X": "--protect-disk"}  # their values stand in one word: 'sdb|sdc'
 
 
 def _ka_d(words: Words, room: Room) -> list[Words]:
@@ -187,7 +189,14 @@ def _ka_d(words: Words, room: Room) -> list[Words]:
         values = [rest.pop(0) for _ in range(option.values)]
         if name in _STOPS:
             raise OperatorError(f"ka-d.sh {name} is {option.here} here", option.note, Exit.USAGE)
+        if name in _OF_FILES and "-p" not in words:
+            text = f"ka-d.sh {name} is {option.here} here, for images of files"
+            raise OperatorError(text, "say -p DRIVE DESC too", Exit.USAGE)
         value = values[-1]
+        if name in _SEVERAL and "-p" in words:
+            made += [word for part in value.split("|") for word in (_SEVERAL[name], part)]
+        if name == "-r" and "-p" in words:
+            made += _boot_loader(value)
         if name == "-d":
             try:
                 value = f"{int(value) / 10:g}"
@@ -201,6 +210,15 @@ def _ka_d(words: Words, room: Room) -> list[Words]:
             Exit.USAGE,
         )
     return [["deploy", room.image, "any", "--disk", "only", *made]]
+
+
+def _boot_loader(value: str) -> Words:
+    """``'grub --with=ata_piix'``, as ``-r`` has it."""
+    loader, *rest = value.split()
+    if loader != "grub" or not all(word.startswith("--with=") for word in rest):
+        raise OperatorError(f"ka-d.sh -r {value!r}", "say -r 'grub --with=MODULE …'; LILO is not", Exit.USAGE)
+    modules = [part for word in rest for part in ("--with", word.removeprefix("--with="))]
+    return ["--boot-loader", loader, *modules]
 
 
 def _nothing(name: str, usage: str, here: str, note: str) -> OldWord:

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
+from bootd.cli.files import files_body, files_options
 from bootd.cli.format import size
 from bootd.cli.lock import line
 from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
@@ -19,10 +20,12 @@ from bootd.errors import Exit
 @click.option("--disk", default="", help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas.")
 @part_option
 @grow_option
+@files_options
 @json_option
 @pass_context
 def plan(
     context: Context,
+    /,
     *,
     image: Path,
     nodes: tuple[str, ...],
@@ -30,6 +33,7 @@ def plan(
     parts: tuple[str, ...],
     grow: bool,
     as_json: bool,
+    **files: Any,
 ) -> int:
     """What cloning IMAGE onto NODES would do: their disks, what is on them, locks, refusals. Nothing happens.
 
@@ -42,6 +46,7 @@ def plan(
         "disk": disk,
         "parts": [part_of(text) for text in parts],
         "grow": grow,
+        **files_body(files),
     }
     preview = context.client.request("POST", "preview", body=order)
     if as_json:
@@ -75,6 +80,11 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     chosen = card["disk"]
     if card["parts"]:
         lines += part_lines(card)
+    elif chosen is not None and card["makes"]:
+        lines += [f"ERASE   {disk_line(chosen)}", *(f"        now: {text}" for text in content_lines(chosen))]
+        lines.append(f"TABLE   of {card['layout']}")
+        lines += [f"MAKE    {making_line(made)}" for made in card["makes"]]
+        lines.append(f"UNPACK  {size(card['write'])} of files")
     elif chosen is not None:
         lines.append(f"ERASE   {disk_line(chosen)}")
         lines += [f"        now: {text}" for text in content_lines(chosen)]
@@ -108,6 +118,12 @@ def part_lines(card: dict[str, Any]) -> list[str]:
         lines.append(f"WRITE   {part['name']}  {size(part['write'])} of {part['image']}")
     lines += [f"keep    {partition_line(part)}" for part in disk["partitions"] if part["number"] not in written]
     return lines
+
+
+def making_line(made: dict[str, Any]) -> str:
+    """A partition, an array or a volume of a layout for files."""
+    words = [made["what"], size(made["size"]), made["filesystem"] or "-", made["mount"], made["label"]]
+    return "  ".join(word for word in words if word)
 
 
 def disk_line(disk: dict[str, Any]) -> str:

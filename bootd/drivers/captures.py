@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from bootd.drivers.images import marks as kept_marks
@@ -28,6 +29,7 @@ from bootd.wire.captured import ASKED, CHUNK, ZEROS, Description
 from bootd.wire.digest import DIGEST_SIZE
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.marks import MARK_SIZE, Clock, Question
+from bootd.wire.tree import check_folder
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +73,8 @@ class CaptureStore:
 
     async def begin(self, task: Task, description: Description) -> None:
         """A new run of ``task``; what an earlier one has told is forgotten, its chunks are kept."""
-        if (description.kind == "partition") is not bool(task.request.part):
+        wanted = "files" if task.request.files else "partition" if task.request.part else "disk"
+        if description.kind != wanted:
             raise PeerProtocolError(f"a {description.kind} was not asked for")
         self._runs[task.id] = _Run(description)
 
@@ -132,10 +135,12 @@ class CaptureStore:
         run.wanted.discard(name)
         run.taken += 1
 
-    async def commit(self, task: Task, origin: str, count: int) -> str:
-        """All is told and sent: make the image. Its id."""
+    async def commit(self, task: Task, origin: str, count: int, size: int = 0) -> str:
+        """All is told and sent: make the image. Its id. ``size``: bytes of an archive, which is told at its end."""
         run = self._run_of(task)
-        if count != run.description.chunks or run.count != count or run.wanted:
+        if run.description.tree is not None:
+            run.description = replace(run.description, size=size)
+        if count != -(-run.description.size // CHUNK) or not count or run.count != count or run.wanted:
             raise PeerProtocolError(
                 f"{run.count} of {run.description.chunks} chunks were told, {len(run.wanted)} are missing"
             )
@@ -206,7 +211,8 @@ class CaptureStore:
         if self._store_missing(names - {ZEROS}):
             return ""
         image = self._store().commit(self._manifest(task.request, run, origin), task.request.tags)
-        self._keep_marks(task.mac, run, image)
+        if not task.request.files:
+            self._keep_marks(task.mac, run, image)
         return image
 
     def _manifest(self, request: CaptureRequest, run: _Run, origin: str) -> ImageManifest:
@@ -218,13 +224,14 @@ class CaptureStore:
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock())),
             comment=request.comment,
             origin=origin[: manifests.MAX_WORD],
-            kind="disk" if about.kind == "disk" else "partition",
+            kind="disk" if about.kind == "disk" else "partition" if about.tree is None else "files",
             size=about.size,
             sector=about.sector,
             chunk_size=CHUNK,
             table=about.table,
             filesystems=tuple(Filesystem(**vars(volume)) for volume in about.volumes),
-            extents=about.ranges,
+            extents=about.ranges if about.tree is None else None,
+            tree=msgspec.UNSET if about.tree is None else about.tree,
             chunks=tuple("" if name == ZEROS else name.hex() for name in names),
         )
 
@@ -252,6 +259,17 @@ def check_request(request: CaptureRequest) -> None:
         raise OperatorError(f"{request.image!r} has a tag in it", "say the name; tags with --tag", Exit.USAGE)
     for tag in request.tags:
         parse_reference(f"{request.image}:{tag}")
+    if request.files and (request.part or request.dirty or request.raw or request.quick):
+        raise OperatorError(
+            "files are read of a whole, clean system", "no --part, --dirty, --raw, --quick", Exit.USAGE
+        )
+    if request.exclude and not request.files:
+        raise OperatorError("only of files something can be left out", "say --files", Exit.USAGE)
+    for folder in request.exclude:
+        try:
+            check_folder(folder)
+        except PeerProtocolError as error:
+            raise OperatorError(str(error), "say folders as the system has them", Exit.USAGE) from None
     if not request.comment.strip():
         raise OperatorError("why is this backup made?", "give a comment: -m TEXT", Exit.USAGE)
     for word, limit in ((request.comment, manifests.MAX_TEXT), (request.user, manifests.MAX_WORD)):

@@ -22,6 +22,7 @@ from bootd.session.effects import (
     CaptureRecord,
     ContentRecord,
     DefaultLabel,
+    FilesOrder,
     ForgottenNode,
     GroupRecord,
     HostFileLine,
@@ -403,7 +404,13 @@ def _session(body: str) -> SessionRecord:
     value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
     value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
     value["layout"] = LayoutOrder(**value["layout"]) if value.get("layout") else None
+    files = value.get("files")
+    value["files"] = FilesOrder(**{**files, **_tuples(files, "erase", "protect")}) if files else None
     return SessionRecord(**value)
+
+
+def _tuples(value: dict[str, Any], *keys: str) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(value[key]) for key in keys}
 
 
 def _verdict(value: dict[str, Any]) -> Verdict:

@@ -8,16 +8,20 @@ from pathlib import Path
 
 from bootd.drivers.source import Sources, sector_of
 from bootd.errors import Exit, OperatorError
-from bootd.session.effects import LayoutOrder, PartOrder, SessionRecord
+from bootd.session import trees
+from bootd.session.effects import FilesOrder, LayoutOrder, PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.layout import MAX_GAP, digest, encode, gap_end
 from bootd.wire.layout import decode as decode_layout
+from bootd.wire.scheme.model import SchemeError
+from bootd.wire.scheme.text import parse as parse_layout
 from bootd.wire.stored import IMAGE, SLICE
 from bootd.wire.table import as_object
 
 SFDISK_SECONDS = 30.0
+SOURCE = "@source"  # as a layout: like that of the machine that the tree is from
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,67 @@ class Measured:
     disk: str
     parts: tuple[PartOrder, ...]
     layout: LayoutOrder | None = None
+    files: FilesOrder | None = None
+
+
+@dataclass(frozen=True)
+class FilesWish:
+    """What an operator says of a tree of files. ``scheme``: text of a layout (`bootd.wire.scheme`), or "@source";
+    ``layout``: its name, for people."""
+
+    scheme: str
+    layout: str
+    exclude: tuple[str, ...] = ()
+    loader: str = "grub"
+    modules: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()  # steps of customise
+    boot_code: bytes = b""
+    hooks: tuple[tuple[str, str], ...] = ()  # name and content of scripts
+    erase: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+
+
+def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Measured:
+    """As `measure`, of an image of files."""
+    if not disk:
+        raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
+    source = looked.resolve(image)
+    tree = looked.tree(source)
+    if tree is None:
+        raise OperatorError(
+            f"{image}: is an image of bytes, not of files",
+            "its own table comes with it: leave --layout out; or a table for it: bootd init --layout",
+            Exit.INPUT,
+        )
+    try:
+        scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else parse_layout(wish.scheme)
+        if wish.boot_code:
+            scheme = replace(scheme, boot_code=wish.boot_code)
+        order = trees.make_order(
+            tree,
+            scheme,
+            wish.layout,
+            exclude=wish.exclude,
+            loader=wish.loader,
+            modules=wish.modules,
+            skip=wish.skip,
+            hooks=wish.hooks,
+            erase=wish.erase,
+            protect=wish.protect,
+        )
+    except (trees.TreeError, SchemeError) as error:
+        raise OperatorError(f"{wish.layout}: {error}", "bootd layout check FILE", Exit.INPUT) from None
+    return Measured(source, looked.size(source), 0, disk, (), None, order)
+
+
+def refuse_files(image: str, source: str, looked: Sources) -> None:
+    """`OperatorError` when ``source`` is an image of files: as bytes it means nothing to a disk."""
+    if looked.tree(source) is not None:
+        raise OperatorError(
+            f"{image}: is an image of files: a disk needs a layout for them",
+            f"say: bootd deploy {image} NODES --disk SELECTOR --layout FILE (or --layout @source)",
+            Exit.INPUT,
+        )
 
 
 def measure(
@@ -53,6 +118,7 @@ def measure(
         if not disk:
             raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
         source = looked.resolve(image)
+        refuse_files(image, source, looked)
         return Measured(source, looked.size(source), looked.sector(source), disk, ())
     wishes = [parse_wish(text) for text in parts]
     chosen = disk_of(wishes, disk)
@@ -143,6 +209,7 @@ def _order(wish: Wish, image: str, looked: Sources) -> PartOrder:
         start, size = partition_of(source, int(number), looked)
         return PartOrder(wish.number, f"{SLICE}{start}:{size}:{source}", size, f"{source}#{number}")
     source = looked.resolve(text)
+    refuse_files(text, source, looked)
     size = looked.size(source)
     if looked.sector(source):
         raise OperatorError(

@@ -13,6 +13,7 @@ from bootd.drivers.images.store import ImageStore
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import ImageManifest
 from bootd.wire.stored import IMAGE, image_of, image_source
+from bootd.wire.tree import Tree, decode_tree
 
 SECTOR = 512  # bytes; the size of a disk image is a multiple of it
 
@@ -41,6 +42,13 @@ class Sources:
         source = image_source(image.name, id_)
         self._opened[source] = image
         return source
+
+    def tree(self, source: str) -> Tree | None:
+        """What is known of an image of files beside its archive; None for everything else."""
+        image = self._opened.get(source)
+        if image is None or image.kind != "files":
+            return None
+        return decode_tree(image.tree)
 
     def size(self, source: str) -> int:
         """Bytes."""

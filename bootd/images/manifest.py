@@ -14,7 +14,9 @@ import msgspec
 
 from bootd.errors import Exit, OperatorError
 from bootd.wire import digest
+from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE
+from bootd.wire.tree import decode_tree
 
 FORMAT = 1
 MAX_EXTENTS = 1 << 20
@@ -65,12 +67,13 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     created: str  # UTC, 2026-01-31T23:59:59Z
     comment: str  # why
     origin: str = ""  # where it is from: a node and its disk, a file, a registry
-    kind: Literal["disk", "partition"] = "disk"
+    kind: Literal["disk", "partition", "files"] = "disk"  # files: an archive (`bootd.wire.tree`)
     size: int  # bytes
     sector: int = 512  # bytes of a logical sector of the device
     chunk_size: int = 1 << 20  # bytes; the last chunk may be shorter
     table: dict[str, Any] | None = None  # "partitiontable" of sfdisk --json; None = there is none
     filesystems: tuple[Filesystem, ...] = ()
+    tree: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # `bootd.wire.tree.Tree`, of files; else not written
 
 
 class Header(_About, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,7 +118,7 @@ def encode(manifest: ImageManifest) -> bytes:
         if msgspec.json.encode(msgspec.json.decode(header, type=Header), order="deterministic") != header:
             raise ValueError("it has numbers that JSON does not carry")  # noqa: TRY301 - one way out
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ImageError(f"{name_of(manifest)}: its partition table is none: {error}") from None
+        raise ImageError(f"{name_of(manifest)}: its partition table or tree is none: {error}") from None
     if len(header) > MAX_HEADER:
         raise ImageError(f"manifest whose header has {len(header)} bytes", "its partition table is no table")
     lines = [header]
@@ -204,6 +207,13 @@ def _check(manifest: ImageManifest) -> None:
     for chunk in manifest.chunks:
         if chunk and not DIGEST.match(chunk):
             raise ImageError(f"{name}: {chunk[:70]!r} is no digest of a chunk")
+    if (manifest.kind == "files") is (manifest.tree is msgspec.UNSET):
+        raise ImageError(f"{name}: an image of files has a tree, and no other one has")
+    if manifest.tree is not msgspec.UNSET:
+        try:
+            decode_tree(manifest.tree)
+        except PeerProtocolError as error:
+            raise ImageError(f"{name}: {error}") from None
     _check_words(name, manifest)
     _check_extents(name, manifest)
 

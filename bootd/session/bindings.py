@@ -1,5 +1,7 @@
 """A retry writes the disk that its parent session had planned, or none. Pure."""
 
+from collections.abc import Sequence
+
 from bootd.session.effects import Binding
 from bootd.session.selector import Refusal
 from bootd.wire.control import Disk
@@ -17,6 +19,11 @@ def bound(disk: Disk | Refusal, binding: Binding | None) -> Disk | Refusal:
     identity = disk.serial or disk.wwn or "no serial"
     before = f"{binding.name} ({binding.serial or binding.wwn or 'no serial'}, {binding.size} bytes)"
     return Refusal(f"{disk.name} ({identity}, {disk.size} bytes) is not the disk that was planned before: {before}")
+
+
+def find(disks: Sequence[Disk], binding: Binding) -> Disk | None:
+    """The one of ``disks`` that ``binding`` means."""
+    return next((disk for disk in disks if _is_same(disk, binding)), None)
 
 
 def _is_same(disk: Disk, binding: Binding) -> bool:

@@ -16,7 +16,17 @@ from bootd.session import selector
 from bootd.session.effects import AuditRecord, CaptureRecord, Effect, Event, Persist, Send
 from bootd.session.nodes import Node, Registry
 from bootd.session.selector import Refusal
-from bootd.wire.control import QUICK, Cancel, Capture, CaptureReport, CaptureState, Disk, Message, Partition
+from bootd.wire.control import (
+    FILES,
+    QUICK,
+    Cancel,
+    Capture,
+    CaptureReport,
+    CaptureState,
+    Disk,
+    Message,
+    Partition,
+)
 
 LABEL = "kamethod"  # what a node boots that a task waits for
 MAX_OPEN = 256
@@ -52,6 +62,8 @@ class CaptureRequest:
     raw: bool = False
     after: str = "reboot"  # or "stay"
     tags: tuple[str, ...] = ()
+    files: bool = False  # not the disk, but the files of the system on it
+    exclude: tuple[str, ...] = ()  # folders of it that stay empty
     quick: bool = False  # what has not changed since the last backup, by the times of files, is not read
 
 
@@ -99,6 +111,8 @@ class Task:
             image=self.image,
             source=self.source,
             attempts=self.attempts,
+            files=asked.files,
+            exclude=asked.exclude,
             quick=asked.quick,
         )
 
@@ -244,6 +258,8 @@ class Captures:
                 raw=record.raw,
                 after=record.after,
                 tags=tuple(record.tags),
+                files=record.files,
+                exclude=tuple(record.exclude),
                 quick=record.quick,
             )
             task = Task(record.id, record.mac, request, now, state, record.reason, record.image, record.attempts)
@@ -302,7 +318,20 @@ def _order(task: Task, node: Node) -> Capture | Refusal | None:
         return found
     disk, number = found
     asked = task.request
-    return Capture(task.id, disk, number, asked.dirty, asked.raw, asked.after, marks=True, quick=asked.quick)
+    if asked.files and FILES not in node.join.abilities:
+        return Refusal("its stage2 is older than this bootd and knows no files: bootd stage build")
+    return Capture(
+        task.id,
+        disk,
+        number,
+        asked.dirty,
+        asked.raw,
+        asked.after,
+        asked.files,
+        asked.exclude,
+        marks=not asked.files,
+        quick=asked.quick,
+    )
 
 
 def choose(disks: Sequence[Disk], disk: str, part: str) -> tuple[Disk, int] | Refusal:

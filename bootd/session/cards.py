@@ -6,7 +6,8 @@ Plain values for JSON: sizes in bytes. The choice is `parts.choose_target`, the 
 from collections.abc import Sequence
 from typing import Any
 
-from bootd.session.effects import LayoutOrder, PartOrder
+from bootd.session import trees
+from bootd.session.effects import FilesOrder, LayoutOrder, PartOrder
 from bootd.session.locks import Held
 from bootd.session.parts import choose_target
 from bootd.session.selector import Refusal, Selector
@@ -27,6 +28,7 @@ def card(
     orders: Sequence[PartOrder] = (),
     needs: Sequence[str] = (),
     layout: LayoutOrder | None = None,
+    files: FilesOrder | None = None,
     inherited: Sequence[Held] = (),
     veto: str = "",
 ) -> dict[str, Any]:
@@ -42,7 +44,8 @@ def card(
         "name": name,
         "disk": None,
         "parts": [],
-        "layout": layout.source if layout is not None else None,
+        "layout": layout.source if layout is not None else files.layout if files is not None else None,
+        "makes": [],
         "write": 0,
         "refusal": "",
         "note": "",
@@ -56,11 +59,15 @@ def card(
         entry["note"] = "not seen yet: its disk is chosen when it joins"
         return entry
     locks = [one.lock for one in (*held, *inherited)]
-    choice = choose_target(join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout)
+    choice = choose_target(
+        join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout, files=files
+    )
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:
         entry["disk"], entry["write"] = view_disk(choice.disk), size
+        if files is not None and not isinstance(found := trees.fitted(files, choice.disk, join.firmware), Refusal):
+            entry["makes"] = trees.view(found)
         entry["parts"] = [
             {
                 **view_partition(target.partition),

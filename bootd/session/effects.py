@@ -68,6 +68,17 @@ class LayoutOrder:
     erase: str  # serial (WWN, name) of the disk that may be erased though it is not empty; "" = none, "*" = any
 
 
+@dataclass(frozen=True)
+class FilesOrder:
+    """A tree of files that a disk gets with a table and file systems of its own."""
+
+    document: str  # what nodes fetch (`bootd.wire.tree.TreeOrder`, encoded), as text
+    digest: str  # of it, hex
+    layout: str  # path of the scheme, or "@source", for people
+    erase: tuple[str, ...] = ()  # serials (WWNs, names) of disks that may be erased though not empty; "*" = any
+    protect: tuple[str, ...] = ()  # serials, WWNs or names of disks that are not written, whatever is chosen
+
+
 # --- records for the journal -------------------------------------------------------------------------------
 
 
@@ -183,6 +194,7 @@ class SessionRecord:
     parent_root: str = ""  # the image that the source must hold; "" = any
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
     without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
+    files: FilesOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -286,6 +298,8 @@ class CaptureRecord:
     image: str  # id; "" = none yet
     source: str
     attempts: int
+    files: bool = False
+    exclude: tuple[str, ...] = ()
     quick: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from bootd.session import trees
 from bootd.session.effects import Effect, Send
 from bootd.session.member import Image, Member
 from bootd.session.plan import SessionPlan
@@ -31,6 +32,9 @@ def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
         order = plan.order_of_layout
         is_empty = not (order.erase or member.begun)
         own = replace(own, layout=order.digest, least=order.least, empty=is_empty)
+    if plan.files is not None:
+        may_erase = trees.identity(member.disk) in plan.files.erase or member.begun
+        own = replace(own, files=plan.files.digest, empty=not may_erase, name=member.node.name)
     return Prepare(own, plan.join_token, member.compares, plan.zeros, plan.grow)
 
 

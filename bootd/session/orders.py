@@ -7,7 +7,7 @@ are effects to carry out in order, and `OperatorError` says what is wrong before
 from collections.abc import Iterable
 
 from bootd.errors import Exit, OperatorError
-from bootd.session import restart
+from bootd.session import bindings, restart
 from bootd.session.bindings import bound
 from bootd.session.coordinator import Coordinator
 from bootd.session.effects import AuditRecord, Effect, Persist, PolicyChanged, SessionRecord
@@ -16,7 +16,7 @@ from bootd.session.request import SessionRequest
 from bootd.session.selector import Refusal, parse
 from bootd.session.session import Session
 from bootd.session.states import ENDED, OPEN, SessionState, Standing
-from bootd.wire.control import GROW
+from bootd.wire.control import FILES, GROW
 
 LATEST = 3600.0  # seconds after its time in which a session may still begin, when the daemon was down meanwhile
 LONGEST = 366 * 86400.0  # seconds that a session may wait for its time
@@ -159,6 +159,7 @@ def retry(
         parts=record.parts,
         grow=record.grow,
         layout=record.layout,
+        files=record.files,
     )
     _refuse_changed(coordinator, request, chosen, now)
     id_, effects = coordinator.create(request, who, now)
@@ -184,8 +185,10 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
             sector=request.source_sector,
             orders=request.parts,
             layout=request.layout,
-            needs=(GROW,) if request.grow else (),
+            files=request.files,
+            needs=(FILES,) if request.files else (GROW,) if request.grow else (),
             is_written=True,
+            written=bindings.find(node.join.disks, binding),
         )
         refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
         if node.changed:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bootd.session.effects import Binding, LayoutOrder, PartOrder
+from bootd.session.effects import Binding, FilesOrder, LayoutOrder, PartOrder
 from bootd.session.selector import Selector
-from bootd.wire.control import GROW, LAYOUT
+from bootd.wire.control import FILES, GROW, LAYOUT
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class SessionPlan:
     parent: str = ""  # id of the session whose plan this one carries out again
     image_root: str = ""  # of the parent: the source must still hold this image; "" = any
     bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned
+    files: FilesOrder | None = None  # the source is an archive, unpacked onto a disk with this scheme
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -65,7 +66,8 @@ class SessionPlan:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a node's stage2 must know of plans."""
-        return (*((GROW,) if self.grow else ()), *((LAYOUT,) if self.order_of_layout else ()))
+        wanted = {GROW: self.grow, LAYOUT: self.order_of_layout, FILES: self.files}
+        return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
     @property
     def layout(self) -> str:

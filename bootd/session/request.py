@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from bootd.errors import Exit, OperatorError
 from bootd.session import selector
 from bootd.session.arrangement import MAX_FAN_OUT, ORDERS
-from bootd.session.effects import Binding, LayoutOrder, PartOrder
+from bootd.session.effects import Binding, FilesOrder, LayoutOrder, PartOrder
 from bootd.session.hosts import plain_name
 from bootd.session.nodes import Registry
 from bootd.session.parts import ANY_DISK
@@ -41,6 +41,7 @@ class SessionRequest:
     parts: tuple[PartOrder, ...] = ()  # only these partitions of the disk
     grow: bool = False
     layout: LayoutOrder | None = None
+    files: FilesOrder | None = None
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     wake: bool = False  # its nodes are switched on at that time
@@ -86,6 +87,12 @@ def checked(
         raise OperatorError(f"{request.source}: its parts have another size", "try again", Exit.INPUT)
     if request.layout is not None and request.layout.erase == ANY_DISK:
         raise OperatorError("erase names no disk", "say the serial of the disk", Exit.USAGE)
+    if request.files is not None:
+        if request.parts or request.layout or request.grow or request.compare:
+            text = "files go onto a disk with a layout of their own: no --part, --grow or --delta"
+            raise OperatorError(text, "leave them out", Exit.USAGE)
+        if ANY_DISK in request.files.erase:
+            raise OperatorError("erase names no disk", "say the serial of each disk", Exit.USAGE)
     if request.parts and request.grow and request.layout is None:
         text = "a partition cannot grow: others may lie behind it"
         raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
@@ -137,5 +144,6 @@ def checked(
         parent=request.parent,
         image_root=request.image_root,
         bindings=request.bindings,
+        files=request.files,
     )
     return plan, request.expect or len(wanted or ()) or 1

@@ -94,6 +94,7 @@ def resume(
         image_root=kept.parent_root,
         bindings=dict(kept.bindings),
         without=frozenset(kept.without),
+        files=kept.files,
     )
     session = Session(
         plan,
@@ -162,6 +163,7 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         parent_root=plan.image_root,
         bindings=tuple(sorted(plan.bindings.items())),
         without=tuple(sorted(plan.without)),
+        files=plan.files,
     )
 
 

@@ -13,7 +13,7 @@ table of consequences, and is read together.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bootd.session import gathering, messages, outcome, release
+from bootd.session import bindings, gathering, messages, outcome, release, trees
 from bootd.session.arrangement import Arrangement, in_order
 from bootd.session.bindings import bound
 from bootd.session.contents import content_records
@@ -59,6 +59,7 @@ from bootd.wire.control import (
     Wait,
 )
 
+FORMATTING = 1800.0  # seconds from plan to READY where file systems are made before
 MAX_TROUBLES = 50  # different ones of a member that are told
 MAX_EPOCHS_AHEAD = 1000  # that a killed daemon may have arranged without a record; more is a node's nonsense
 
@@ -91,7 +92,7 @@ class Session:
         self.phase = 0  # the highest phase of the image that is open
         self.head = Head(f"head-{plan.id}", head_host)
         self.times: dict[SessionState, float] = {self.state: now}
-        self._limits = limits
+        self._limits = limits if plan.files is None else replace(limits, ready=max(limits.ready, FORMATTING))
         self._switch = switch
         self._locks = locks
         self.is_closing = False  # nobody may join any more
@@ -232,8 +233,14 @@ class Session:
             return self._tell(node, f"session {self.title} digests its source")
         effects: list[Effect] = []
         member = self.members.get(node.mac)
-        locks = self._locks(node.mac, now)
         plan = self.plan
+        locks = self._locks(node.mac, now)
+        if plan.files is not None:
+            locks += trees.protection(plan.files, join.disks)
+        binding = plan.bindings.get(node.mac)
+        written = member.disk if member is not None and (member.is_written or member.is_saved) else None
+        if member is None and binding is not None and binding.begun:
+            written = bindings.find(join.disks, binding)
         choice = choose_target(
             join,
             plan.selector,
@@ -244,8 +251,9 @@ class Session:
             needs=plan.needs,
             layout=plan.order_of_layout,
             is_written=member is not None and member.is_written,
+            files=plan.files,
+            written=written,
         )
-        binding = self.plan.bindings.get(node.mac)
         if node.changed:
             choice = Refusal(another_machine(node.name, node.changed))
         elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
@@ -275,7 +283,9 @@ class Session:
         member.disk, member.parts = choice.disk, choice.parts
         if plan.order_of_layout is not None and member.phases.arranged is not None:
             member.begun = True  # its table was written, though no byte of the image may have been
-        member.compares, member.locks = plan.compare or member.begun, locks
+        if plan.files is not None and member.is_saved:
+            member.begun = True  # its table may be written: that is done before it is ready
+        member.compares, member.locks = (plan.compare or member.begun) and plan.files is None, locks
         member.begin(now)
         node.session, node.told = self.id, ""
         self._empty_since = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from bootd.wire.digest import DIGEST_SIZE
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.tree import decode_tree
 from bootd.wire.used import MAX_RANGES, Range
 
 CHUNK = 1 << 20  # bytes; the last chunk may be shorter
@@ -46,11 +47,12 @@ class Description:
     table: dict[str, Any] | None  # "partitiontable" of sfdisk --json
     volumes: tuple[Volume, ...]
     ranges: tuple[Range, ...]
+    tree: dict[str, Any] | None = None  # of files (`bootd.wire.tree`), whose archive has no size before its end
 
     @property
     def chunks(self) -> int:
-        """How many chunks it has."""
-        return -(-self.size // CHUNK)
+        """How many chunks it has; of files: may have."""
+        return -(-self.size // CHUNK) if self.tree is None else MAX_SIZE // CHUNK
 
 
 def encode(description: Description) -> bytes:
@@ -63,6 +65,8 @@ def encode(description: Description) -> bytes:
         "volumes": [vars(volume) for volume in description.volumes],
         "ranges": len(description.ranges),
     }
+    if description.tree is not None:
+        header["tree"] = description.tree
     line = json.dumps(header, separators=(",", ":")).encode()
     return b"\n".join([line, b"".join(_RANGE.pack(*part) for part in description.ranges)])
 
@@ -79,12 +83,18 @@ def decode(data: bytes) -> Description:
     if not separator or not isinstance(value, dict):
         raise PeerProtocolError("description: its first line is no header")
     kind, table = value.get("kind"), value.get("table")
-    if kind not in ("disk", "partition"):
-        raise PeerProtocolError("description: of neither a disk nor a partition")
+    if kind not in ("disk", "partition", "files"):
+        raise PeerProtocolError("description: of neither a disk, a partition nor files")
+    tree = value.get("tree")
+    if (kind == "files") is (tree is None):
+        raise PeerProtocolError("description: files have a tree, and nothing else has")
+    if tree is not None:
+        decode_tree(tree)
     if table is not None and not isinstance(table, dict):
         raise PeerProtocolError("description: a partition table that is none")
     size, sector, count = (_number(value, key) for key in ("size", "sector", "ranges"))
-    if not 1 <= size <= MAX_SIZE or sector not in _SECTORS:
+    least, most = (0, 0) if kind == "files" else (1, MAX_SIZE)
+    if not least <= size <= most or sector not in _SECTORS:
         raise PeerProtocolError(f"description: {size} bytes in sectors of {sector}")
     if count > MAX_RANGES or len(rest) != count * _RANGE.size:
         raise PeerProtocolError(f"description: {count} ranges in {len(rest)} bytes")
@@ -98,6 +108,7 @@ def decode(data: bytes) -> Description:
         table=table,
         volumes=tuple(_volume(item, size) for item in volumes),
         ranges=_ranges(rest, size),
+        tree=tree,
     )
 
 

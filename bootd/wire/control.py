@@ -22,11 +22,11 @@ MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
-# partitions as targets, tables that are written first, growth to a larger disk.
-PARTITIONS, LAYOUT, GROW = "partitions", "layout", "grow"
+# partitions as targets, tables that are written first, growth to a larger disk, trees of files.
+PARTITIONS, LAYOUT, GROW, FILES = "partitions", "layout", "grow", "files"
 SYNC = "sync"  # and files that are kept alike with rsync
 QUICK = "quick"  # and backups that do not read what has not changed
-ABILITIES = (PARTITIONS, LAYOUT, GROW, SYNC, QUICK)
+ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, SYNC, QUICK)
 
 
 class MemberState(Enum):
@@ -142,6 +142,8 @@ class Plan:
     layout: str = ""  # SHA-256 of the layout that is written before them, hex; "" = the table stays as it is
     least: int = 0  # bytes that the disk must have for that layout
     empty: bool = False  # only a disk without partitions and file system may be written
+    files: str = ""  # SHA-256 of the order for a tree of files (`bootd.wire.tree`), hex; "" = the image is bytes
+    name: str = ""  # of the node, for a tree of files that is to become it
     further: tuple[Disk, ...] = ()  # disks that are written beside ``disk``: a scheme's second, third, ...
 
 
@@ -320,6 +322,8 @@ class Capture:
     dirty: bool  # also when a file system was not left cleanly
     raw: bool  # also what is encrypted, as it is
     after: str  # "reboot" or "stay" (remain in stage2)
+    files: bool = False  # not the disk, but the files of the system on it, as one archive
+    exclude: tuple[str, ...] = ()  # of these: folders that stay empty
     marks: bool = False  # the server keeps marks of chunks for the next backup: `bootd.wire.marks`
     quick: bool = False  # chunks whose marks are those of the last backup are not read
 
@@ -396,6 +400,17 @@ def decode_as(wanted: type[MessageT], data: bytes) -> MessageT:
     if not isinstance(message, wanted):
         raise PeerProtocolError(f"expected {wanted.__name__.lower()}, got {type(message).__name__.lower()}")
     return message
+
+
+def build(kind: type[MessageT], value: dict[str, Any], path: str) -> MessageT:
+    """A frozen dataclass of the kinds that messages hold, from JSON; `PeerProtocolError` names the field."""
+    made: MessageT = _build(kind, value, path)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """The opposite: ``value`` as JSON has it."""
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -73,6 +73,7 @@ class Specification:
     serial: str
     memory: int = 640
     card: str = "virtio-net-pci"
+    bus: str = "virtio"  # of the disk; or "ahci"
 
 
 class Machine(Console):
@@ -156,7 +157,8 @@ class Machine(Console):
             command += self._uefi(_UEFI[node.firmware])
         # cache=unsafe: the page cache of this machine is the disk; nothing here has to survive a power cut.
         command += ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={node.disk}"]
-        command += ["-device", f"virtio-blk-pci,drive=disk,serial={node.serial},bootindex=2"]
+        kind = "ide-hd,bus=ide.0" if node.bus == "ahci" else "virtio-blk-pci"
+        command += ["-device", f"{kind},drive=disk,serial={node.serial},bootindex=2"]
         if network:
             rom = ",romfile=" if node.firmware in _UEFI and node.card in _CARDS_OF_OVMF else ""
             command += ["-netdev", f"{network},id=network"]

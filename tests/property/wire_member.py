@@ -33,6 +33,7 @@ from tests.property.wire_subjects import (
     frame_stream,
     manifests,
     schemes,
+    tree_orders,
 )
 
 RAW = [index.to_bytes(4, "big") * (CHUNK // 4) for index in range(COUNT)]
@@ -179,5 +180,6 @@ SUBJECTS: tuple[tuple[Subject, int], ...] = (
     (manifests, 9),
     (control_messages, 21),
     (schemes, 2),
+    (tree_orders, 2),
     (ring_member, 1),
 )

@@ -8,7 +8,7 @@ whether the input was accepted. Everything but `PeerProtocolError` leaves it, fo
 import json
 from random import Random
 
-from bootd.wire import control, frames, link, manifest
+from bootd.wire import control, frames, link, manifest, tree
 from bootd.wire.commands import Execute, Output, Piece, StopCommand
 from bootd.wire.digest import digest
 from bootd.wire.errors import PeerProtocolError
@@ -343,4 +343,32 @@ def schemes(random: Random) -> bool:
         expect(bool(answer.reason), "no reason why it does not fit")
     else:
         expect(all(table.least <= disk.size for table in answer.tables), "a table beyond the end of the disk")
+    return True
+
+
+# --- orders for trees of files -----------------------------------------------------------------------------
+
+TREES: tuple[bytes, ...] = (
+    tree.encode(
+        tree.TreeOrder(
+            tree.Tree(
+                (tree.Mount("/", "ext4", 1 << 30, 1 << 29, 900), tree.Mount("", "swap", 1 << 29, 0, 0)), "bios"
+            ),
+            exclude=("/tmp",),
+            modules=("ata_piix",),
+            hooks=(("10-name", "#!/bin/sh"),),
+            scheme=SCHEMES[0],
+        )
+    ),
+    tree.encode(tree.TreeOrder(tree.Tree((tree.Mount("/", "", 0, 0, 1),)), loader="none", scheme=SCHEMES[1])),
+)
+
+
+def tree_orders(random: Random) -> bool:
+    """What is understood says the same when it is told again, and names no folder that leads astray."""
+    line, _, scheme = random.choice(TREES).partition(b"\n")
+    order = tree.decode(mutate_json(random, line, TREES[1].partition(b"\n")[0]) + b"\n" + scheme)
+    expect(tree.decode(tree.encode(order)) == order, "an order changes when it is told again")
+    places = [mount.path for mount in order.tree.mounts if mount.path]
+    expect(all(".." not in path.split("/") for path in (*places, *order.exclude)), "a folder that leads astray")
     return True

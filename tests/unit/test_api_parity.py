@@ -21,6 +21,7 @@ CLI = Path(__file__).parents[2] / "bootd" / "cli"
 LOCAL = {
     "api openapi": "the description is in the program; the daemon has it at /openapi.json, too",
     "completion": "of this shell",
+    "dolly": "works without a daemon",
     "doctor": "looks at the network from this machine: that is its use",
     "export dhcpd": "prints what the settings lead to",
     "export dnsmasq": "prints what the settings lead to",

@@ -14,6 +14,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.session.effects import (
     AuditRecord,
     DefaultLabel,
+    FilesOrder,
     ForgottenNode,
     GroupRecord,
     HostFileLine,
@@ -61,6 +62,7 @@ SESSION = SessionRecord(
     reason="",
     verdicts=(Verdict(mac(1), "printer", False, "receiving", "still receiving"),),
     without=(mac(9),),
+    files=FilesOrder("{}\n{}", "ef" * 32, "desc", ("S1", "S2"), ("S3",)),
 )
 
 

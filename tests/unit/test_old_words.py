@@ -1,6 +1,7 @@
 """Old commands in their own words: what each becomes, that bootd understands it, and that the docs say the same."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,13 @@ CASES = [
     ("dollyC --allow /dev/sda", ["dolly --allow /dev/sda"]),
     ("ka-d.sh -n 4", ["deploy golden any --disk only --expect 4"]),
     (
+        "ka-d.sh -n 3 -p sda /tmp/desc -X sdb|sdc -x /tmp|/var/tmp -r 'grub --with=ata_piix --with=piix'",
+        [
+            "deploy golden any --disk only --expect 3 --layout /tmp/desc --protect-disk sdb --protect-disk sdc"
+            " --exclude /tmp --exclude /var/tmp --boot-loader grub --with ata_piix --with piix"
+        ],
+    ),
+    (
         "ka-d.sh -n 3 -X sdb|sdc -r grub -d 5 -s kainstall1",
         ["deploy golden any --disk only --expect 3 --delay 0.5 --name kainstall1"],
     ),
@@ -60,7 +68,7 @@ OPTIONS = {"-n", "-x", "-X", "-m", "-M", "-D", "-p", "-d", "-r", "-s", "-e"}
 
 @pytest.mark.parametrize(("old", "wanted"), CASES, ids=[case[0] for case in CASES])
 def test_what_it_becomes(old: str, wanted: list[str]) -> None:
-    name, *words = old.split(" ")
+    name, *words = shlex.split(old.replace("|", "\\|"))
     translate = OLD_WORDS[name].translate
     assert translate is not None
     made = translate(words, ROOM)
@@ -110,11 +118,11 @@ def test_every_word_is_tried() -> None:
         "ka-d.sh -d soon",
         "ka-d.sh -z",
         "ka-d.sh -x /tmp",
-        "ka-d.sh -p sda /tmp/desc",
+        "ka-d.sh -p sda /tmp/desc -r lilo",
     ],
 )
 def test_words_that_do_not_fit_are_refused(old: str) -> None:
-    name, *words = old.split(" ")
+    name, *words = shlex.split(old.replace("|", "\\|"))
     translate = OLD_WORDS[name].translate
     assert translate is not None
     with pytest.raises(OperatorError) as caught:

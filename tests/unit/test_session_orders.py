@@ -6,9 +6,19 @@ import pytest
 
 from bootd.errors import Exit, OperatorError
 from bootd.session import orders
-from bootd.session.effects import AuditRecord, LayoutOrder, MemberRecord, NodeRecord, PartOrder, StartHead, SwitchOn
+from bootd.session.effects import (
+    AuditRecord,
+    FilesOrder,
+    LayoutOrder,
+    MemberRecord,
+    NodeRecord,
+    PartOrder,
+    StartHead,
+    SwitchOn,
+)
 from bootd.session.member import Image
 from bootd.session.plan import Limits, SessionPlan
+from bootd.session.restart import record as record_of
 from bootd.wire.control import Cancel, Finish, MemberState, Prepare
 from tests.unit.session_room import ROOT, SIZE, Room, disk, idle, mac
 
@@ -500,4 +510,18 @@ def test_retry_keeps_every_option() -> None:
     assert plan.selector.text == record.selector
     default = SessionPlan("", "", "", 0, None, plan.selector, "", "", "", "")
     unset = {name for name in kept - {"name"} if getattr(plan, name) == getattr(default, name)}
-    assert unset <= {"selector"}, "this test gives every option a value of its own"
+    assert unset <= {"selector", "files"}, "this test gives every option a value of its own"
+
+
+def test_retry_of_files_is_of_files() -> None:
+    """The archive must never be written as bytes: a retry without its order would do that to a whole disk."""
+    room = half_done()
+    files = FilesOrder("document", "ab" * 32, "desc", ("S1",), ("S2",))
+    record = replace(orders.ended_record(room.coordinator, "demo"), files=files)
+    record = replace(record, verdicts=tuple(replace(verdict, binding=None) for verdict in record.verdicts))
+    room.coordinator = room.make()
+    room.run(room.coordinator.restore([], "", [record], (), room.now))
+    id_, _ = orders.retry(room.coordinator, "demo", "", "root", room.now, size=SIZE, sector=0)
+    session = room.coordinator.sessions[id_]
+    assert session.plan.files == files
+    assert record_of(session, str).files == files

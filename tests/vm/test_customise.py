@@ -34,16 +34,23 @@ def test_boots_to_a_login_as_itself(firmware: Firmware, table: str, tmp_path: Pa
         machine.wait_for(r"root@node7:~# \Z", 60, "shell")
         machine.type("exec sh\n")  # bash puts control sequences around what is typed
         machine.wait_for(r"[\r\n]# \Z", 60, "plain shell")
-        said = machine.run("findmnt -no UUID /; cat /etc/machine-id; ls /sys/firmware", 60, "root").split()
+        said = asked(machine, "findmnt -no UUID /; cat /etc/machine-id; ls /sys/firmware").split()
         assert root in said
         assert ("efi" in said) is (firmware is Firmware.UEFI)
         ids = [word for word in said if len(word) == 32]
         assert len(ids) == 1
         assert ids[0] != (tree / "etc/machine-id").read_text().strip()
-        mounted = machine.run("findmnt -lno TARGET --real; swapon --noheadings --show=TYPE", 60, "mounts").split()
+        mounted = asked(machine, "findmnt -lno TARGET --real; swapon --noheadings --show=TYPE").split()
         assert {one.mount for one in made.mounted} <= set(mounted)
         assert "partition" in mounted
-        assert machine.run("systemctl --failed --plain --no-legend", 60, "units").strip() == ""
-        assert "active" in machine.run("systemctl is-active ssh", 60, "ssh").split()
+        assert asked(machine, "systemctl --failed --plain --no-legend").strip() == ""
+        assert "active" in asked(machine, "systemctl is-active ssh").split()
     finally:
         machine.kill()
+
+
+def asked(machine: Machine, command: str) -> str:
+    """What a command says; the next prompt is awaited, so that nothing is typed before it."""
+    said = machine.run(command, 60, command)
+    machine.wait_for(r"# \Z", 60, "prompt")
+    return said

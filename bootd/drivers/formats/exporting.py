@@ -46,6 +46,8 @@ def export_image(tell: Tell, *, store: str, image: str, path: str, format_: str)
     write = {"qcow2": _write_qcow2, "clonezilla": _write_clonezilla, "partclone": _write_partclone}[format_]
     try:
         with reading(images, image) as (id_, manifest), _new(target) as partial:
+            if manifest.kind == "files":
+                raise ForeignError("it is an archive of files (tar)")  # noqa: TRY301 - one way out
             write(_Reader(images, manifest, tell), partial)
     except ForeignError as error:
         raise OperatorError(

@@ -540,14 +540,26 @@ class Place(Struct):
     locked: str | None
 
 
+class Making(Struct):
+    """Something that a layout for files makes. ``size``: bytes, of an array or a volume at least."""
+
+    what: str
+    size: int
+    filesystem: str
+    mount: str
+    label: str
+
+
 class PlannedNode(Struct):
-    """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be."""
+    """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be;
+    ``makes``: partitions and file systems of a layout for files."""
 
     node: str
     name: str
     disk: PlannedDisk | None
     parts: list[PlannedPart]
     layout: str | None
+    makes: list[Making]
     write: int
     refusal: str
     note: str

@@ -15,7 +15,8 @@ from bootd.session.captures import CaptureRequest, Captures, Task, view
 
 
 class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of POST /api/v1/backups. ``image``: its name; ``disk``: a selector; ``part``: sda5, "" = the whole disk.
+    """Body of POST /api/v1/backups. ``image``: its name; ``disk``: a selector; ``part``: sda5, "" = the whole disk;
+    ``files``: the files of the system on it, as an archive, but the content of the folders ``exclude``.
 
     ``user`` "" = who asks; another one may be named on the unix socket only.
     """
@@ -31,6 +32,8 @@ class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quick: bool = False
     after: Literal["reboot", "stay"] = "reboot"
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+    files: bool = False
+    exclude: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Backups:
@@ -62,6 +65,8 @@ class Backups:
             quick=order.quick,
             after=order.after,
             tags=order.tags,
+            files=order.files,
+            exclude=order.exclude,
         )
         check_request(wanted)
         if self._engine.captures is None:

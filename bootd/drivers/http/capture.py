@@ -80,14 +80,16 @@ class CaptureRequests:
             return text_error(503, "the image is being made")
         task.is_completing = True
         # Once begun it is carried to its end, also when the node loses its connection meanwhile.
-        completing = asyncio.create_task(self._complete(task, _number(request, "count")))
+        completing = asyncio.create_task(
+            self._complete(task, _number(request, "count"), _number(request, "size", "0"))
+        )
         return web.Response(text=f"{await asyncio.shield(completing)}\n")
 
-    async def _complete(self, task: Task, count: int) -> str:
+    async def _complete(self, task: Task, count: int, size: int) -> str:
         coordinator = self._engine.coordinator
         try:
             origin = f"{coordinator.nodes.name(task.mac)} ({task.mac}), {task.source}"
-            image = await self._store.commit(task, origin, count)
+            image = await self._store.commit(task, origin, count, size)
             self._engine.run(coordinator.captures.committed(task.id, image, self._engine.now()))
         finally:
             task.is_completing = False
@@ -127,8 +129,8 @@ class CaptureRequests:
                 self._store.forget(id_)
 
 
-def _number(request: web.Request, key: str) -> int:
-    text = request.query.get(key, "")
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
+def _number(request: web.Request, key: str, default: str = "") -> int:
+    text = request.query.get(key, default)
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
         raise PeerProtocolError(f"{key} is no number")
     return int(text)

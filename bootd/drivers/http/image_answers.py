@@ -48,6 +48,7 @@ class WholeImage(Image):
     used_bytes: int
     table: dict[str, Any] | None
     filesystems: list[ImageFilesystem]
+    tree: dict[str, Any] | None  # of an image of files: where its file systems were, their kinds and sizes
 
 
 class ImageTicket(Struct):
@@ -91,3 +92,15 @@ class Fetched(Struct):
 
     id: str
     job: Job | None
+
+
+class PutTree(Struct):
+    """An image of files that was made. ``files``: how many; ``new_bytes`` of its size were not in the store."""
+
+    id: str
+    name: str
+    size: int
+    files: int
+    chunks: int
+    new_chunks: int
+    new_bytes: int

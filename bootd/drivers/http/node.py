@@ -219,6 +219,8 @@ class NodeInterface:
         session = coordinator.sessions.get(request.query.get("session", ""))
         if not any(coordinator.check_token(node.mac, token) for node in coordinator.nodes):
             raise web.HTTPUnauthorized(text="this token is not that of a node\n")
+        if session is not None and session.plan.files is not None and not session.ended:
+            return web.Response(body=session.plan.files.document.encode(), content_type="application/octet-stream")
         if session is None or session.ended or not session.plan.layout:
             return text_error(404, "no open session with a layout")
         try:

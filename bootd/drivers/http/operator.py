@@ -38,6 +38,7 @@ from bootd.drivers.http.requests import read_as, who_asks
 from bootd.drivers.http.routes import CALLER, Caller, Denied, Route, Scope, add_routes
 from bootd.drivers.http.server import Handler, counting, guard
 from bootd.drivers.http.streams import Subscriber, frame, serve_stream
+from bootd.drivers.http.trees import TREE_ROUTES
 from bootd.drivers.notices import MOST_OF_SESSION, Notices
 from bootd.drivers.power.control import PowerControl
 from bootd.drivers.source import Sources
@@ -49,7 +50,7 @@ from bootd.netboot.labels import Label, foreign_labels
 from bootd.session import cards, orders, selector
 from bootd.session.notices import parse_target
 from bootd.session.request import SessionRequest
-from bootd.wire.control import GROW, Lock
+from bootd.wire.control import FILES, GROW, Lock
 
 MAX_AUDIT = 10_000  # lines of one answer
 _STATUS = {Exit.USAGE: 400, Exit.CONFIG: 400, Exit.BUSY: 409, Exit.REFUSED: 409, Exit.INPUT: 422}
@@ -75,6 +76,18 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grow: bool = False
     layout: str = ""  # path of a disk image or a table that the disk gets first
     erase: str = ""  # serial of the disk that may get a layout though it is not empty; "*" in a preview: any
+    scheme: str = ""  # of an image of files: text of a layout for files, or "@source"
+    scheme_name: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what to call it
+    exclude: list[Annotated[str, msgspec.Meta(max_length=4096)]] = []  # its folders that stay empty
+    loader: Literal["grub", "none"] = "grub"
+    modules: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # more that its initramfs gets
+    skip: list[Annotated[str, msgspec.Meta(max_length=64)]] = []  # steps of customise that are left out
+    boot_code: Annotated[str, msgspec.Meta(max_length=892)] = ""  # of the boot sector, hex
+    hooks: list[tuple[str, str]] = []  # name and content of scripts that are run in the new system
+    erases: list[Annotated[str, msgspec.Meta(max_length=256)]] = []  # as ``erase``, for a room
+    protect: list[
+        Annotated[str, msgspec.Meta(max_length=256)]
+    ] = []  # disks that are not written, whatever is chosen
     notify: list[str] = msgspec.field(default_factory=list)  # mailto:ADDRESS, webhooks: told of its end
     delay: float = 0.0
     at: float = 0.0  # seconds since the epoch; 0 = at once
@@ -160,7 +173,7 @@ class Operators:
         add_routes(app, POWER_ROUTES, self._power)
         add_routes(app, BACKUP_ROUTES, self._backups)
         if self.images is not None:
-            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES), self.images)
+            add_routes(app, (*IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES, *TREE_ROUTES), self.images)
         return app
 
     def end_streams(self) -> None:
@@ -245,8 +258,9 @@ class Operators:
                 size=found.size,
                 sector=found.sector,
                 orders=found.parts,
-                needs=(GROW,) if wanted.grow else (),
+                needs=(GROW,) if wanted.grow else (FILES,) if found.files else (),
                 layout=found.layout,
+                files=found.files,
                 inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
             )
@@ -277,6 +291,7 @@ class Operators:
             parts=found.parts,
             grow=wanted.grow,
             layout=found.layout,
+            files=found.files,
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -299,6 +314,14 @@ class Operators:
         return web.json_response(session_orders.view_of(self._engine, id_), status=201)
 
     async def _measure(self, wanted: Deploy) -> order_sources.Measured:
+        if wanted.scheme:
+            return await asyncio.to_thread(
+                order_sources.measure_files,
+                wanted.source,
+                wanted.disk,
+                _files_wish(wanted),
+                Sources(self._engine.image_store),
+            )
         return await asyncio.to_thread(
             order_sources.measure,
             wanted.source,
@@ -456,6 +479,25 @@ class Operators:
         return web.json_response(describe())
 
 
+def _files_wish(wanted: Deploy) -> order_sources.FilesWish:
+    try:
+        boot_code = bytes.fromhex(wanted.boot_code)
+    except ValueError:
+        raise OperatorError("boot_code is not hexadecimal", "see docs/files.md", Exit.USAGE) from None
+    return order_sources.FilesWish(
+        wanted.scheme,
+        wanted.scheme_name or "a layout",
+        tuple(wanted.exclude),
+        wanted.loader,
+        tuple(wanted.modules),
+        tuple(wanted.skip),
+        boot_code,
+        tuple(wanted.hooks),
+        tuple(wanted.erases),
+        tuple(wanted.protect),
+    )
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what an operator did wrong as JSON."""
@@ -589,4 +631,7 @@ OWN_ROUTES = (
     *sync.ROUTES,
     *systems.ROUTES,
 )
-ROUTES = (*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES, *FORMAT_ROUTES, *TRANSFER_ROUTES)
+ROUTES = (
+    *(*OWN_ROUTES, *POWER_ROUTES, *BACKUP_ROUTES, *IMAGE_ROUTES),
+    *(*FORMAT_ROUTES, *TRANSFER_ROUTES, *TREE_ROUTES),
+)

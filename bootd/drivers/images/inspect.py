@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from bootd.drivers.images.reading import reading
 from bootd.drivers.images.store import ImageStore, StoredImage
 
@@ -55,6 +57,7 @@ def show(store: ImageStore, reference: str) -> dict[str, Any]:
             "filesystems": [
                 {name: getattr(item, name) for name in item.__struct_fields__} for item in manifest.filesystems
             ],
+            "tree": None if manifest.tree is msgspec.UNSET else manifest.tree,
         }
 
 
