@@ -33,10 +33,10 @@ def image_of(text: str) -> str:
     ``IMAGE#5`` is partition 5 of a disk image."""
     if not text or text == LAST or text.startswith("image:"):
         return text
-    path = Path(text)
     if "/" in text:
-        return str(path.absolute())
-    if path.exists() or Path(text.partition("#")[0]).exists():
+        return str(Path(text).absolute())
+    here = [path for path in (Path(text), Path(text.partition("#")[0])) if path.exists()]
+    if any(not path.is_dir() for path in here):  # a folder is no image
         raise OperatorError(
             f"{text} is a file here, and may be an image of the store", f"say ./{text} or image:{text}", Exit.USAGE
         )
