@@ -131,6 +131,7 @@ def _member(
         "trouble": report.trouble if report else "",
         "disk": disk.name if disk else None,
         "serial": disk.serial if disk else None,
+        "further": [{"name": one.name, "serial": one.serial} for one in member.further],
         "total": session.image.size if session.image else None,
         **{counter: member.counter(counter) for counter in _COUNTERS},
         "lag": hop.lag if hop and member.live else 0,
