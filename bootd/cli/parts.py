@@ -14,8 +14,8 @@ disk_option = click.option(
     "--disk",
     "disks",
     multiple=True,
-    help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas. For a layout of several disks once "
-    "for each, or all-of CONDITIONS.",
+    help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas. For a layout of several "
+    "disks once for each, or all-of CONDITIONS.",
 )
 part_option = click.option(
     "--part",

@@ -56,7 +56,7 @@ class Refusal:
 
 
 def parse(text: str, *, several: bool = False) -> Selector:
-    """The selector in ``text``; `OperatorError` (USAGE) says which part is wrong. ``several``: `ALL_OF` may stand."""
+    """The selector in ``text``; `OperatorError` (USAGE) says what is wrong. ``several``: `ALL_OF` may stand."""
     if text.strip() == "only":
         return Selector("only", ())
     word, _, rest = text.strip().partition(" ")
