@@ -18,7 +18,7 @@ from bootd.wire.control import Disk
 from stage2 import signatures
 from stage2.agent import Agent
 from stage2.console import Console
-from stage2.inventory import COLUMNS, Facts, disks_of, table_digest
+from stage2.inventory import COLUMNS, Facts, disks_of, exclusion, table_digest
 from stage2.node import Node
 from tests.netns.disks import add_partitions
 from tests.netns.ring_node import boot_token
@@ -60,8 +60,9 @@ def disk_at(path: str, serial: str) -> Disk:
         digest = table_digest(descriptor, size)
     finally:
         os.close(descriptor)
-    (disk,) = disks_of({"blockdevices": [device]}, {name: Facts(serial, "", "sata", "LOOP", digest)})
-    return replace(disk, excluded=disk.excluded.replace("loop device", ""))
+    facts = Facts(serial, "", "sata", "LOOP", digest)
+    (disk,) = disks_of({"blockdevices": [device]}, {name: facts})
+    return replace(disk, excluded=exclusion({**device, "kname": "sda", "type": "disk"}, "sata", facts))
 
 
 if __name__ == "__main__":

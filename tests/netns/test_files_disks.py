@@ -173,7 +173,7 @@ def test_a_second_disk_that_must_stay(pair: Pair) -> None:
     lab.boot("n1").wait_for("joined")
     pair.refused(f"disk {SECOND} is locked by this session", "--protect-disk", SECOND, name="protected")
     pair.daemon.command("lock", "add", "n1", "--disk", SECOND, "--reason", "the exam")
-    pair.refused(f"disk {SECOND} is locked by root: the exam", name="locked")
+    pair.refused(f"disk {SECOND} is locked by root (uid 0): the exam", name="locked")
     pair.daemon.command("lock", "remove", "n1", "--disk", SECOND)
     lab.layout.write_text(LAYOUT.replace("16M", "159M"))
     pair.refused(f"{pair.first.name}, {pair.second.name}: ", name="small")
