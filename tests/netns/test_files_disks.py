@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootd.errors import Exit
-from tests.netns.daemon import ADDRESS
+from tests.netns.daemon import ADDRESS, BOOTD
 from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.files_lab import MACS, Lab
 from tests.netns.room import Room
@@ -208,6 +209,24 @@ def test_a_second_disk_that_must_stay(pair: Pair) -> None:
     lab.boot("n1").wait_for("joined")
     pair.deploy("--erase", SECOND, name="last")
     assert lab.nodes["n1"].wait(30) == 0, lab.output()
+    pair.check()
+
+
+def test_both_that_are_not_empty_are_shown_and_typed(pair: Pair) -> None:
+    """At a terminal: other words than those asked for erase nothing."""
+    for disk in (pair.first, pair.second):
+        subprocess.run(["mkfs.ext2", "-q", "-F", disk.device], check=True)
+    pair.before = pair.digests()
+    pair.lab.boot("n1").wait_for("joined")
+    words = [BOOTD, "--socket", str(pair.daemon.socket), "deploy", *pair.words(), "--yes", "--wait"]
+    for typed, code in (("yes", 1), (f"erase {SECOND}", 1), ("erase 2 disks", 0)):
+        assert pair.digests() == pair.before
+        command = ["script", "--quiet", "--return", "--command", shlex.join(words), "/dev/null"]
+        done = subprocess.run(command, input=f"{typed}\n", capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == code, done.stdout
+        assert "To erase them, type: erase 2 disks" in done.stdout
+        assert all(f"serial {serial}" in done.stdout for serial in (FIRST, SECOND))
+    assert pair.lab.nodes["n1"].wait(30) == 0, pair.lab.output()
     pair.check()
 
 

@@ -116,10 +116,9 @@ def test_an_older_stage2_gets_no_such_plan() -> None:
     assert isinstance(choose(joined(ONE, TWO, abilities=known), files(MIRROR), "all-of size>=1G"), Refusal)
 
 
-def room_of_two(order: FilesOrder | None = None, **request: object) -> Room:
+def room_of_two(order: FilesOrder | None = None) -> Room:
     room = Room(2)
-    more = {"files": order or files(), "disk": "serial=S1", "further": ("serial=S2",), **request}
-    room.create("lab1", name="demo", **more)
+    room.create("lab1", name="demo", files=order or files(), disk="serial=S1", further=("serial=S2",))
     room.head_ready()
     room.join(1, (ONE, TWO))
     return room
