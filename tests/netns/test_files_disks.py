@@ -200,6 +200,9 @@ def test_a_second_disk_that_must_stay(pair: Pair) -> None:
     mount.mkdir()
     subprocess.run(["mount", "-o", "ro", pair.second.device, mount], check=True)
     try:
+        pair.deploy("--erase", SECOND, name="busy", expect=Exit.REFUSED)  # it was free when the node showed it
+        lab.nodes["n1"].wait_for(f"refused disk {pair.second.name} .* cannot be opened alone")
+        assert pair.digests() == pair.before
         lab.nodes["n1"].stop()
         lab.boot("n1").wait_for("joined")
         pair.refused("no disk matches", "--erase", SECOND, name="mounted")
