@@ -10,7 +10,7 @@ NODES ?= 2
 IMAGE ?=
 KILL ?=
 
-.PHONY: help setup packages lint test test-lane test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry bench-delta man clean
+.PHONY: help setup packages lint test test-lane test-vm-short test-unit test-netns test-vm test-nspawn deb sim fuzz demo bench-ring bench-tftp bench-http bench-boot bench-dhcp bench-images bench-registry bench-delta man clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,7 +41,7 @@ test: lint ## every tier: unit and property, network namespaces, the package in 
 	@$(MAKE) --no-print-directory test-unit
 	$(RUN) -m tests.property.wire_fuzz --seed 1
 	@echo "test: virtual machines beside namespaces and container; each says what it found when it ends"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-lane test-vm
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-lane test-vm-short
 
 test-lane: setup
 	@$(MAKE) --no-print-directory test-netns
@@ -57,8 +57,11 @@ fuzz: setup ## a million hostile inputs for the wire, and for each parser of the
 test-netns: setup ## real clients and servers in network namespaces (root)
 	$(ROOT) $(VENV)/bin/pytest -q tests/netns
 
-test-vm: setup ## real firmware in QEMU, software emulation (root)
-	$(ROOT) $(VENV)/bin/pytest -q tests/vm
+test-vm: setup ## real firmware in QEMU, software emulation (root): every case, an hour on a slow machine
+	$(ROOT) $(VENV)/bin/pytest -q --durations=30 tests/vm
+
+test-vm-short: setup
+	$(ROOT) $(VENV)/bin/pytest -q --durations=30 -m 'not long' tests/vm
 
 demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios|uefi|both NODES=n IMAGE=path
 	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \

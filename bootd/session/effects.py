@@ -304,6 +304,7 @@ class CaptureRecord:
     attempts: int
     files: bool = False
     exclude: tuple[str, ...] = ()
+    quick: bool = False
 
 
 @dataclass(frozen=True)

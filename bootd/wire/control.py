@@ -25,7 +25,8 @@ MAX_INTEGER = (1 << 63) - 1
 # partitions as targets, tables that are written first, growth to a larger disk, trees of files, several disks.
 PARTITIONS, LAYOUT, GROW, FILES, DISKS = "partitions", "layout", "grow", "files", "disks"
 SYNC = "sync"  # and files that are kept alike with rsync
-ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, DISKS, SYNC)
+QUICK = "quick"  # and backups that do not read what has not changed
+ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, DISKS, SYNC, QUICK)
 
 
 class MemberState(Enum):
@@ -241,6 +242,7 @@ class CaptureReport:
     wire: int = 0  # bytes that went over the network for them
     reason: str = ""  # for REFUSED, FAILED: one sentence
     notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
+    skipped: int = 0  # of the bytes in use: taken over from the last backup without being read
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,8 @@ class Capture:
     after: str  # "reboot" or "stay" (remain in stage2)
     files: bool = False  # not the disk, but the files of the system on it, as one archive
     exclude: tuple[str, ...] = ()  # of these: folders that stay empty
+    marks: bool = False  # the server keeps marks of chunks for the next backup: `bootd.wire.marks`
+    quick: bool = False  # chunks whose marks are those of the last backup are not read
 
 
 @dataclass(frozen=True)

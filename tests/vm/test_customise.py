@@ -15,7 +15,9 @@ MAC = "52:54:00:b0:07:07"
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize(("firmware", "table"), [(Firmware.BIOS, "dos"), (Firmware.UEFI, "gpt")])
+@pytest.mark.parametrize(
+    ("firmware", "table"), [pytest.param(Firmware.BIOS, "dos", marks=pytest.mark.long), (Firmware.UEFI, "gpt")]
+)
 def test_boots_to_a_login_as_itself(firmware: Firmware, table: str, tmp_path: Path) -> None:
     tree = debian_tree.build(ROOT / DEFAULT)
     disk, lines = tmp_path / "disk.raw", list[str]()

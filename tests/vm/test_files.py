@@ -83,6 +83,7 @@ def golden_disk(path: Path, folder: Path, tree: Path) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_a_golden_debian_becomes_a_machine_of_another_kind(tmp_path: Path) -> None:
     boot, layout = tmp_path / "boot", tmp_path / "layout.toml"
     build_artefacts(boot, ROOT / DEFAULT, Log())

@@ -239,6 +239,7 @@ def check(result: dict[str, Any], wanted: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_uefi_with_an_esp_that_nobody_asked_for(results: dict[str, dict[str, Any]]) -> None:
     result = results["uefi"]
     check(result, [("vfat", "/boot/efi"), ("ext4", "/"), ("swap", ""), ("xfs", "/home")])
@@ -248,6 +249,7 @@ def test_uefi_with_an_esp_that_nobody_asked_for(results: dict[str, dict[str, Any
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_raid1_over_two_disks(results: dict[str, dict[str, Any]]) -> None:
     result = results["raid1"]
     described(result, RAID1)
@@ -261,6 +263,7 @@ def test_raid1_over_two_disks(results: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_raid5_over_three_disks(results: dict[str, dict[str, Any]]) -> None:
     result = results["raid5"]
     described(result, RAID5)
@@ -271,6 +274,7 @@ def test_raid5_over_three_disks(results: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_lvm(results: dict[str, dict[str, Any]]) -> None:
     result = results["lvm"]
     described(result, LVM)
@@ -281,6 +285,7 @@ def test_lvm(results: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_lvm_on_raid(results: dict[str, dict[str, Any]]) -> None:
     result = results["lvm on raid"]
     described(result, LVM_ON_RAID)
@@ -291,6 +296,7 @@ def test_lvm_on_raid(results: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_a_further_disk_that_is_not_the_plans_refuses_all(results: dict[str, dict[str, Any]]) -> None:
     result = results["refusal"]
     assert "has changed since the plan was made" in result["refused"], result

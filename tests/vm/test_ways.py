@@ -136,6 +136,7 @@ def test_from_a_real_nfs_export(boot: Path, tmp_path: Path, tree: Path) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 @pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI], ids=["BIOS", "UEFI"])
 def test_a_stick_for_a_machine_that_cannot_boot_from_the_network(
     boot: Path, tmp_path: Path, firmware: Firmware

@@ -251,7 +251,8 @@ class Node(Struct):
 
 class Backup(Struct):
     """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
-    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``skipped``: taken over from the last backup
+    without being read, of one that is ``quick``. ``image_id`` null until there is an image."""
 
     id: str
     node: str
@@ -268,6 +269,8 @@ class Backup(Struct):
     done: int
     sent: int
     wire: int
+    quick: bool
+    skipped: int
     rate: int
     remaining_seconds: float | None
     seconds: float | None
