@@ -22,11 +22,11 @@ MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
-# partitions as targets, tables that are written first, growth to a larger disk, trees of files.
-PARTITIONS, LAYOUT, GROW, FILES = "partitions", "layout", "grow", "files"
+# partitions as targets, tables that are written first, growth to a larger disk, trees of files, several disks.
+PARTITIONS, LAYOUT, GROW, FILES, DISKS = "partitions", "layout", "grow", "files", "disks"
 SYNC = "sync"  # and files that are kept alike with rsync
 QUICK = "quick"  # and backups that do not read what has not changed
-ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, SYNC, QUICK)
+ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, DISKS, SYNC, QUICK)
 
 
 class MemberState(Enum):
