@@ -51,7 +51,7 @@ from stage2.capture import CaptureJob, job_of
 from stage2.commands import Commands
 from stage2.console import Console
 from stage2.files import FilesError, FilesWork, read_order
-from stage2.gate import RefusedError, Target, open_target
+from stage2.gate import RefusedError, Target, open_targets
 from stage2.grow import grow
 from stage2.inventory import InventoryError, take
 from stage2.node import HandoverError, Node, firmware, join_of, keep_lease, read_handover
@@ -129,7 +129,7 @@ class Agent:
         self._inbox: queue.Queue[Message] = queue.Queue(INBOX)
         self._member: Member | None = None
         self._store: Store | None = None  # of the member
-        self._target: Target | None = None
+        self._targets: tuple[Target, ...] = ()  # of the plan: one, or those of a layout of several disks
         self._files: FilesWork | None = None  # a tree of files, and the disks that are made for it
         self._layout: Layout | None = None  # to be written before the first byte of the image
         self._capture: CaptureJob | None = None
@@ -253,6 +253,8 @@ class Agent:
         self._return_at = None
         self._console.begin(plan.image_size)
         self._console.mark(f"plan {plan.disk.name} {plan.disk.serial or plan.disk.wwn or '-'}")
+        for disk in plan.further:
+            self._console.say(f"and {disk.name} {disk.serial or disk.wwn or '-'}")
         for part in plan.parts:
             self._console.say(f"partition {part.partition.number}: {part.size} bytes at {part.partition.start}")
         self._own = Report(self.node.mac, plan.session, MemberState.PREPARING, total=plan.image_size)
@@ -282,12 +284,15 @@ class Agent:
             self._failed(f"the layout cannot be had: {error}")
             return
         try:
-            self._target = open_target(plan, self._take, self._dev_root)
+            self._targets = open_targets(plan, self._take, self._dev_root)
         except (RefusedError, InventoryError) as error:
             self._refused(str(error))
             return
         try:
-            size = way_back.save(plan.session, self._target, self._client.save_table, self._dev_root)
+            size = sum(
+                way_back.save(plan.session, target, self._client.save_table, self._dev_root)
+                for target in self._targets
+            )
         except way_back.WayBackError as error:
             self._close_target()
             self._failed(str(error))
@@ -323,10 +328,9 @@ class Agent:
 
     def _make_store(self, prepare: Prepare, manifest: Manifest, order: tuple[TreeOrder, Fitted] | None) -> Store:
         """Where the member writes. For a tree of files the disk is made anew before: from here on it is another."""
-        if self._target is None:
-            raise FilesError("no target is open")
         if order is None:
-            return store_of(self._target, prepare, manifest)
+            (target,) = self._targets
+            return store_of(target, prepare, manifest)
         self._files = FilesWork(
             prepare.plan,
             *order,
@@ -335,8 +339,8 @@ class Agent:
             say=self._console.say,
             dev_root=self._dev_root,
         )
-        target, self._target = self._target, None  # closed by who makes it
-        self._files.make([target])
+        targets, self._targets = self._targets, ()  # closed by who makes them
+        self._files.make(targets)
         return self._files.store(manifest)
 
     def _read_in(self, order: Capture) -> None:
@@ -386,9 +390,9 @@ class Agent:
         return layout
 
     def _place(self, arrange: Arrange) -> None:
-        if self._layout is not None and self._target is not None:
+        if self._layout is not None and self._targets:
             try:
-                partitioning.write(self._layout, self._target)
+                partitioning.write(self._layout, self._targets[0])
             except partitioning.LayoutError as error:
                 self._stop_member()
                 self._failed(str(error))
@@ -470,7 +474,7 @@ class Agent:
 
     def _finished(self, reboot: bool) -> None:
         """Verified and released by the coordinator."""
-        disk = self._target.disk.name if self._target else ""
+        disk = self._targets[0].disk.name if self._targets else ""
         trouble = self._stop_member()
         if trouble:
             self._failed(f"verified, but not unmounted: {trouble}")
@@ -523,9 +527,9 @@ class Agent:
             if trouble:
                 self._console.say(f"not unmounted: {trouble}")
             self._files = None
-        if self._target is not None:
-            self._target.close()
-            self._target = None
+        for target in self._targets:
+            target.close()
+        self._targets = ()
         return trouble
 
     def _report_as(self, state: MemberState, reason: str) -> Report:

@@ -1,8 +1,8 @@
 """Reads a disk or a partition into an image on the server: only what is in use, only what the server lacks.
 
-One thread reads and digests, two compress and send; a batch is read while the one before it is sent, so three
-batches are in memory at most. The digests of a run are kept, so that a daemon that restarts is told them again
-without a second reading.
+What a quick backup need not read is `stage2.quick`'s. One thread reads and digests, two compress and send; a batch
+is read while the one before it is sent, so three batches are in memory at most. The digests of a run are kept, so
+that a daemon that restarts is told them again without a second reading.
 """
 
 import threading
@@ -17,11 +17,13 @@ from bootd.wire.captured import ASKED, CHUNK, ZEROS, Description
 from bootd.wire.control import Capture, CaptureReport, CaptureState, Disk
 from bootd.wire.digest import Compressor, digest, zero_digest
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.marks import NONE
 from bootd.wire.stored import pack
 from bootd.wire.tree import Tree, encode_tree
 from stage2.golden import golden_tree
 from stage2.inventory import InventoryError
 from stage2.node import Node
+from stage2.quick import MarksLieError, Quick
 from stage2.source import Source
 from stage2.upload import BeginAgainError, CancelledError, Uploader, UploadError
 from stage2.used_blocks import RefusedError
@@ -29,6 +31,8 @@ from stage2.used_blocks import RefusedError
 BATCH = 12  # chunks with data of one batch: so many MiB
 SENDERS = 2
 REPORT_SECONDS = 1.0
+MAX_NOTES = 32
+MAX_STRING = 1000  # characters
 MAX_BEGINNINGS = 20  # of one run: a daemon that forgets again and again is broken
 
 
@@ -39,6 +43,7 @@ class Batch:
     first: int
     digests: list[bytes] = field(default_factory=list)
     data: dict[int, bytearray] = field(default_factory=dict)
+    marks: list[bytes] = field(default_factory=list)
 
 
 class CaptureJob:
@@ -56,7 +61,7 @@ class CaptureJob:
         self._counting = threading.Lock()
         self._zeros = zero_digest(CHUNK)
         self._digests: list[bytes] = []
-        self._total = self._done = self._sent = self._wire = 0
+        self._total = self._done = self._sent = self._wire = self._skipped = 0
         self._notes: tuple[str, ...] = ()
         self._reported = 0.0
 
@@ -135,6 +140,7 @@ class CaptureJob:
                 done=self._done,
                 sent=self._sent,
                 wire=self._wire,
+                skipped=self._skipped,
                 reason=reason[:1000],
                 notes=self._notes,
             )
@@ -160,18 +166,20 @@ class DiskJob(CaptureJob):
         source = Source(self._order, self._take, self._dev_root)
         try:
             description = source.description
-            self._total = sum(length for _, length in description.ranges)
-            self._notes = tuple(source.notes[:32])
-            for note in self._notes:
-                self._say(note)
+            self._total = source.total
+            for note in source.notes:
+                self._note(note)
             self._say(f"{source.name}: {self._total / 1e9:.1f} of {description.size / 1e9:.1f} GB in use")
+            quick = Quick(self._order, source, self._uploader, self._note)
             for _ in range(MAX_BEGINNINGS):
                 try:
                     self._uploader.describe(description)
-                    self._done = self._sent = self._wire = 0
+                    self._done = self._sent = self._wire = self._skipped = 0
+                    quick.begin(self._check_stopped, is_begun=bool(self._digests))
                     with ThreadPoolExecutor(SENDERS + 1, "bootd-capture") as pool:
-                        self._tell_again(source, pool)
-                        self._read_and_send(source, pool)
+                        self._tell_again(source, quick, pool)
+                        self._read_and_send(source, quick, pool)
+                    quick.end()
                     problem = source.changed()
                     if problem:
                         raise UploadError(problem)
@@ -179,51 +187,84 @@ class DiskJob(CaptureJob):
                     self.image = self._uploader.commit(len(self._digests))
                 except BeginAgainError:
                     self._say("the server has restarted: telling it again what it has")
+                except MarksLieError as error:
+                    self._digests = []
+                    quick.distrust(str(error))
                 else:
                     return f"image {self.image[:16]}: {self._sent} of {self._total} bytes were new"
             raise UploadError("the server forgets what it is told")
         finally:
             source.close()
 
-    def _tell_again(self, source: Source, pool: ThreadPoolExecutor) -> None:
+    def _check_stopped(self) -> None:
+        if self._stopping.is_set():
+            raise CancelledError
+        self._report_sometimes()
+
+    def _note(self, text: str) -> None:
+        if len(self._notes) < MAX_NOTES:
+            self._notes += (text[:MAX_STRING],)
+        self._say(text)
+
+    def _tell_again(self, source: Source, quick: Quick, pool: ThreadPoolExecutor) -> None:
         """What an earlier beginning of this run has read. Chunks that the server has lost are read once more."""
         for first in range(0, len(self._digests), ASKED):
             known = self._digests[first : first + ASKED]
             missing = self._uploader.ask(first, known)
             for begin in range(0, len(missing), BATCH):
                 part = missing[begin : begin + BATCH]
-                data = {digest(chunk): chunk for chunk in (source.read_chunk(first + index) for index in part)}
+                data = {}
+                for index in part:
+                    chunk = source.read_chunk(first + index)
+                    name = digest(chunk)
+                    quick.check(first + index, name)
+                    data[name] = chunk
                 if any(known[index] not in data for index in part):
                     raise UploadError(f"{source.name} changed while it was read: leave it alone, and begin again")
                 self._send(data, pool)
-            self._done += sum(source.in_use(first + index) for index in range(len(known)))
+            self._count(source, quick, range(first, first + len(known)))
             self._report(CaptureState.READING)
 
-    def _read_and_send(self, source: Source, pool: ThreadPoolExecutor) -> None:
-        batches = self._batches(source, len(self._digests))
+    def _read_and_send(self, source: Source, quick: Quick, pool: ThreadPoolExecutor) -> None:
+        batches = self._batches(source, quick, len(self._digests))
         following = pool.submit(next, batches, None)
         while (batch := following.result()) is not None:
             following = pool.submit(next, batches, None)
             missing = self._uploader.ask(batch.first, batch.digests)
             self._digests += batch.digests
+            quick.keep(batch.marks)
+            for index in (batch.first + number for number in missing):
+                if index not in batch.data:  # not read, and gone from the server meanwhile
+                    batch.data[index] = source.read_chunk(index)
+                    quick.check(index, digest(batch.data[index]))
             self._send({batch.digests[number]: batch.data[batch.first + number] for number in missing}, pool)
-            self._done += sum(source.in_use(batch.first + number) for number in range(len(batch.digests)))
+            self._count(source, quick, range(batch.first, batch.first + len(batch.digests)))
             self._report_sometimes()
 
-    def _batches(self, source: Source, first: int) -> Iterator[Batch]:
+    def _count(self, source: Source, quick: Quick, chunks: range) -> None:
+        """They are done with."""
+        for index in chunks:
+            used = source.in_use(index)
+            self._done += used
+            self._skipped += used if index in quick.known else 0
+
+    def _batches(self, source: Source, quick: Quick, first: int) -> Iterator[Batch]:
         batch = Batch(first)
         for index in range(first, source.description.chunks):
             if self._stopping.is_set():
                 raise CancelledError
-            found = ZEROS
-            if source.in_use(index):
+            found, mark = quick.known.get(index, ZEROS), NONE
+            if index not in quick.known and source.in_use(index):
                 chunk = source.read_chunk(index)
+                mark = quick.mark(index, chunk)
                 found = digest(chunk)
                 if found == self._zeros or (len(chunk) < CHUNK and not any(chunk)):
                     found = ZEROS
                 else:
                     batch.data[index] = chunk
+                quick.check(index, found)
             batch.digests.append(found)
+            batch.marks.append(mark)
             if len(batch.data) >= BATCH or len(batch.digests) >= ASKED:
                 yield batch
                 batch = Batch(index + 1)

@@ -74,7 +74,8 @@ class FilesWork:
 
     def make(self, targets: Sequence[Target]) -> None:
         """Tables, arrays, volumes, file systems, mounted. ``targets`` are closed then. `FilesError`."""
-        self._say(f"kainstall1: {len(self._fitted.partitions)} partitions of {self._plan.disk.name}")
+        disks = [disk.name for disk in (self._plan.disk, *self._plan.further)]
+        self._say(f"kainstall1: {len(self._fitted.partitions)} partitions of {' and '.join(disks)}")
         try:
             self._made = make(self._fitted, targets, self._say, self._dev)
             os.makedirs(FOLDER, exist_ok=True)

@@ -162,13 +162,20 @@ def open_targets(
     known = [(one.serial, one.wwn, one.name) for one in (plan.disk, *plan.further)]
     if len(set(known)) != len(known):
         raise RefusedError("the plan names a disk twice")
-    if plan.parts and plan.further:
+    if not plan.further:
+        return (open_target(plan, take, dev, sys),)
+    if plan.parts:
         raise RefusedError("the plan names partitions and further disks")
+    room = plan.disk.size + sum(disk.size for disk in plan.further)
+    if room < plan.image_size:
+        raise RefusedError(f"the plan's disks have {room} bytes together, the image needs {plan.image_size}")
     opened: list[Target] = []
     try:
-        opened.append(open_target(plan, take, dev, sys))
-        for disk in plan.further:
-            own = replace(plan, disk=disk, further=(), image_size=0, least=0)  # whose sizes are those of the first
+        for disk in (plan.disk, *plan.further):
+            # The image is for all of them together. One that was empty when it was chosen has to be that now, also
+            # when another one may be erased.
+            is_empty = plan.empty or not targets.content(disk)
+            own = replace(plan, disk=disk, further=(), image_size=0, least=0, empty=is_empty)
             opened.append(open_target(own, take, dev, sys))
     except BaseException:
         for target in opened:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from bootd.member.direct import DirectReader
 from bootd.wire.captured import CHUNK, Description
 from bootd.wire.control import Capture, Disk
-from bootd.wire.used import Cutter
+from bootd.wire.used import MAX_FINE, Cutter, Range, shortened, total
 from stage2.gate import describe
 from stage2.used_blocks import Order, Place, RefusedError, examine, places_of, read_table
 
@@ -83,8 +83,11 @@ class Source:
             raise
         self._reader = DirectReader(self._descriptor)
         kind = "partition" if order.partition else "disk"
-        self.description = Description(kind, size, disk.sector, table, found, ranges)
-        self._cutter = Cutter(ranges)
+        fine = shortened(ranges, MAX_FINE, 0)
+        self.description = Description(kind, size, disk.sector, table, found, shortened(fine))
+        self.total = total(fine)  # bytes in use
+        self.identity = f"{disk.serial} {disk.wwn} {disk.size} {order.partition}" if disk.serial or disk.wwn else ""
+        self._cutter = Cutter(fine)
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, fewer at the end. OSError."""
@@ -97,17 +100,24 @@ class Source:
             offset, length = offset + len(data), length - len(data)
         return b"".join(parts)
 
+    def read_directly(self, offset: int, length: int) -> memoryview:
+        """``length`` bytes past the page cache, good until the same thread reads again. OSError."""
+        return self._reader.read(offset, length)
+
+    def ranges_of(self, index: int) -> list[Range]:
+        """What of chunk ``index`` is in use."""
+        return list(self._cutter.within(index * CHUNK, (index + 1) * CHUNK))
+
     def in_use(self, index: int) -> int:
         """Bytes in use of chunk ``index``."""
-        begin = index * CHUNK
-        return sum(length for _, length in self._cutter.within(begin, begin + CHUNK))
+        return total(self.ranges_of(index))
 
     def read_chunk(self, index: int) -> bytearray:
         """Chunk ``index``, zeros where it is not in use. OSError, also when the device ends early."""
         begin = index * CHUNK
         chunk = bytearray(min(CHUNK, self.description.size - begin))
         view = memoryview(chunk)
-        used = list(self._cutter.within(begin, begin + len(chunk)))
+        used = self.ranges_of(index)
         if not used:
             return chunk
         # In one piece: many small requests cost more than what lies between them.

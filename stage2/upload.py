@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from bootd.wire import captured, control
+from bootd.wire import captured, control, marks
 from bootd.wire.control import CaptureReport
 from bootd.wire.digest import Buffer
 from stage2.node import Node
@@ -58,6 +58,10 @@ class Uploader:
         """Tell the digests of chunks from ``first`` on; which of them the server lacks, counted from the first."""
         answer = self._request("POST", "chunks", b"".join(digests), f"&first={first}")
         return captured.decode_answer(answer, len(digests))
+
+    def ask_marks(self, question: marks.Question) -> list[bytes | None]:
+        """Tell marks of chunks; the digests of those that the server knows by them."""
+        return marks.decode_answer(self._request("POST", "marks", marks.encode(question)), len(question.marks))
 
     def put(self, digest: bytes, data: Buffer) -> None:
         """One chunk, as a store keeps it (`bootd.wire.stored`)."""

@@ -99,7 +99,7 @@ def examine(
             found.append(Volume(place.start, place.size, _printable(kind), label, uuid))
         if note:
             notes.append(f"{place.name}: {note}")
-    return tuple(found), used.shortened(ranges), notes
+    return tuple(found), used.union(ranges), notes
 
 
 def ranges_in_use(place: Place, kind: str, read: Read, order: Order) -> tuple[Sequence[Range], str]:

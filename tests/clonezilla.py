@@ -17,6 +17,7 @@ def loop(path: Path) -> Iterator[str]:
     """A loop device of ``path`` with its partitions, as sda is in a machine: only its name, without /dev."""
     device = tool("losetup", "--find", "--show", path).decode().strip()
     try:
+        tool("partx", "--delete", device, status=None)  # what somebody left on a loop device of this number
         tool("partx", "--add", device, status=None)
         yield device.removeprefix("/dev/")
     finally:

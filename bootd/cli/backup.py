@@ -33,6 +33,11 @@ _CODES = {"done": Exit.OK, "refused": Exit.REFUSED}
 @click.option("--dirty", is_flag=True, help="Also file systems that were not left cleanly; every block of them.")
 @click.option("--raw", is_flag=True, help="Also encrypted volumes, as they are.")
 @click.option(
+    "--quick",
+    is_flag=True,
+    help="Do not read files of ext2/3/4 that have not changed since the last backup, by their times.",
+)
+@click.option(
     "--after", type=click.Choice(["reboot", "stay"]), default="reboot", show_default=True, help="When it is done."
 )
 @click.option(
@@ -56,6 +61,7 @@ def backup(
     exclude: tuple[str, ...],
     dirty: bool,
     raw: bool,
+    quick: bool,
     after: str,
     is_waiting: bool,
     timeout: float | None,
@@ -83,6 +89,7 @@ def backup(
             "exclude": exclude,
             "dirty": dirty,
             "raw": raw,
+            "quick": quick,
             "after": after if number == max(1, len(parts)) else "stay",
         }
         ordered.append(context.client.request("POST", "backups", body=body))
@@ -206,6 +213,7 @@ def _say_end(item: dict[str, Any]) -> None:
         click.echo(
             f"image {item['image']} {item['image_id'][:16]}: {size(item['total'])} in use, {size(item['sent'])} of"
             f" it new, {size(item['wire'])} sent, {item['seconds'] or 0:.1f} s"
+            + (f", {size(item['skipped'])} not read" if item["quick"] else "")
         )
     else:
         click.echo(f"{item['image']}: {item['state']}: {item['reason']}", err=True)

@@ -19,6 +19,7 @@ from bootd.cli.image_registry import fetch_missing
 from bootd.cli.parts import (
     after_option,
     check_place,
+    disk_option,
     grow_option,
     image_of,
     part_of,
@@ -44,7 +45,7 @@ notify_option = click.option(
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("nodes", nargs=-1, required=True)
-@click.option("--disk", default="", help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas.")
+@disk_option
 @part_option
 @grow_option
 @click.option("--expect", type=click.IntRange(min=1), help="Start when so many are ready [default: all named].")
@@ -88,7 +89,7 @@ def deploy(
     *,
     image: Path,
     nodes: tuple[str, ...],
-    disk: str,
+    disks: tuple[str, ...],
     parts: tuple[str, ...],
     grow: bool,
     expect: int | None,
@@ -122,7 +123,8 @@ def deploy(
     wanted = {
         "source": image_of(str(image)),
         "nodes": ",".join(nodes),
-        "disk": disk,
+        "disk": disks[0] if disks else "",
+        "further": disks[1:],
         "parts": [part_of(text) for text in parts],
         "grow": grow,
         "expect": expect or 0,

@@ -14,7 +14,8 @@ from bootd.errors import Exit, OperatorError
 def confirm_erasure(client: Client, order: dict[str, Any]) -> None:
     """Have it typed when disks that are not empty would be erased: their serials are in ``order`` afterwards."""
     plan = client.request("POST", "preview", body={**order, "erases": ["*"]})
-    full = [card["disk"] for card in plan["nodes"] if card["disk"] and _is_full(card["disk"])]
+    written = [disk for card in plan["nodes"] if card["disk"] for disk in (card["disk"], *card["further"])]
+    full = [disk for disk in written if _is_full(disk)]
     wanted = [_identity(disk) for disk in full]
     missing = [name for name in wanted if name not in order["erases"]]
     if not missing:

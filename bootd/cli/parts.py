@@ -10,6 +10,13 @@ from bootd.errors import Exit, OperatorError
 
 LAST = "@last"
 
+disk_option = click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas. For a layout of several "
+    "disks once for each, or all-of CONDITIONS.",
+)
 part_option = click.option(
     "--part",
     "parts",

@@ -10,14 +10,14 @@ from bootd.cli.context import Context, console, json_option, pass_context, print
 from bootd.cli.files import files_body, files_options
 from bootd.cli.format import size
 from bootd.cli.lock import line
-from bootd.cli.parts import check_place, grow_option, image_of, part_of, part_option
+from bootd.cli.parts import check_place, disk_option, grow_option, image_of, part_of, part_option
 from bootd.errors import Exit
 
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("nodes", nargs=-1, required=True)
-@click.option("--disk", default="", help="only, or serial=, wwn=, model=, name=, size=40G, size>=40G; with commas.")
+@disk_option
 @part_option
 @grow_option
 @files_options
@@ -29,7 +29,7 @@ def plan(
     *,
     image: Path,
     nodes: tuple[str, ...],
-    disk: str,
+    disks: tuple[str, ...],
     parts: tuple[str, ...],
     grow: bool,
     as_json: bool,
@@ -39,11 +39,13 @@ def plan(
 
     Exit code 4 when every node would be refused.
     """
+    disk = disks[0] if disks else ""
     check_place(disk, parts)
     order = {
         "source": image_of(str(image)),
         "nodes": ",".join(nodes),
         "disk": disk,
+        "further": disks[1:],
         "parts": [part_of(text) for text in parts],
         "grow": grow,
         **files_body(files),
@@ -78,10 +80,16 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     """One node: what would be written, what is there now, its locks, and why not."""
     lines = []
     chosen = card["disk"]
+    written = [chosen, *card["further"]] if chosen is not None else []
     if card["parts"]:
         lines += part_lines(card)
     elif chosen is not None and card["makes"]:
-        lines += [f"ERASE   {disk_line(chosen)}", *(f"        now: {text}" for text in content_lines(chosen))]
+        for number, disk in enumerate(written):
+            place = f"  disk {number} of the layout" if len(written) > 1 else ""
+            lines += [
+                f"ERASE   {disk_line(disk)}{place}",
+                *(f"        now: {text}" for text in content_lines(disk)),
+            ]
         lines.append(f"TABLE   of {card['layout']}")
         lines += [f"MAKE    {making_line(made)}" for made in card["makes"]]
         lines.append(f"UNPACK  {size(card['write'])} of files")
@@ -90,7 +98,7 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         lines += [f"        now: {text}" for text in content_lines(chosen)]
         lines.append(f"WRITE   {size(card['write'])} of the image")
     for disk in card["disks"]:
-        if chosen is None or disk["name"] != chosen["name"]:
+        if disk["name"] not in [one["name"] for one in written]:
             why = f": excluded, {disk['excluded']}" if disk["excluded"] else ""
             lines.append(f"keep    {disk_line(disk)}{why}")
             lines += [f"        now: {text}" for text in content_lines(disk)]

@@ -2,7 +2,8 @@
 
 A run is what a node has told since it last described its source: digests in their order, and which of their chunks
 are to come. It is forgotten when the daemon ends; the chunks are in the store by then, and the node tells the
-digests again. The store's work is done by threads: digests, compression and files give up the interpreter's lock.
+digests again. Marks of the chunks are kept with the image, for the next backup of the same source. The store's work
+is done by threads: digests, compression and files give up the interpreter's lock.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from bootd.drivers.images import marks as kept_marks
+from bootd.drivers.images.marks import Kept
 from bootd.drivers.images.store import ImageStore
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
@@ -25,6 +28,7 @@ from bootd.session.captures import CaptureRequest, Task
 from bootd.wire.captured import ASKED, CHUNK, ZEROS, Description
 from bootd.wire.digest import DIGEST_SIZE
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.marks import MARK_SIZE, Clock, Question
 from bootd.wire.tree import check_folder
 
 log = structlog.get_logger(__name__)
@@ -46,6 +50,10 @@ class _Run:
     digests: bytearray = field(default_factory=bytearray)
     wanted: set[bytes] = field(default_factory=set)
     taken: int = 0  # chunks that came
+    source: str = ""  # as the node names it for its marks
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    marks: bytearray = field(default_factory=bytearray)  # from the first chunk on
+    before: Kept | None = None  # what the latest backup of the same source has left
 
     @property
     def count(self) -> int:
@@ -94,6 +102,28 @@ class CaptureStore:
                 answer.append(number)
         return answer
 
+    async def ask_marks(self, task: Task, question: Question) -> list[bytes | None]:
+        """The node tells the marks of the chunks from ``question.first`` on; the digests of those that need not be
+        read. None at all for a task that was not ordered to be quick."""
+        run = self._run_of(task)
+        first, told = question.first, b"".join(question.marks)
+        if not run.source:
+            run.source, run.clocks = question.source, question.clocks
+            if task.request.quick:
+                run.before = await self._work(self._load_marks, task.mac, run)
+        if (question.source, question.clocks) != (run.source, run.clocks):
+            raise PeerProtocolError("marks of another source than before")
+        if first + len(question.marks) > run.description.chunks:
+            raise PeerProtocolError(f"{len(question.marks)} marks from chunk {first} on")
+        place = first * MARK_SIZE
+        if place == len(run.marks):
+            run.marks += told
+        elif run.marks[place : place + len(told)] != told:
+            raise PeerProtocolError(f"marks from chunk {first} on, after {len(run.marks) // MARK_SIZE}")
+        if run.before is None:
+            return [None] * len(question.marks)
+        return await self._work(self._known, run.before, question)
+
     async def put(self, task: Task, name: bytes, data: bytes) -> None:
         """A chunk that was asked for, as a store keeps it."""
         run = self._run_of(task)
@@ -114,7 +144,7 @@ class CaptureStore:
             raise PeerProtocolError(
                 f"{run.count} of {run.description.chunks} chunks were told, {len(run.wanted)} are missing"
             )
-        image = await self._work(self._store_commit, task.request, run, origin)
+        image = await self._work(self._store_commit, task, run, origin)
         self.forget(task.id)
         if not image:  # chunks were removed meanwhile: the node tells all again, and sends what is missing
             raise UnknownRunError
@@ -153,12 +183,37 @@ class CaptureStore:
     def _store_put(self, name: bytes, data: bytes) -> None:
         self._store().put_stored(name.hex(), data)
 
-    def _store_commit(self, request: CaptureRequest, run: _Run, origin: str) -> str:
+    def _load_marks(self, node: str, run: _Run) -> Kept | None:
+        found = kept_marks.load(self._store(), node, run.source, run.description.size, CHUNK)
+        return found if found is not None and found.is_older(run.clocks) else None
+
+    def _known(self, before: Kept, question: Question) -> list[bytes | None]:
+        """By marks that are the same, and only of chunks that are in the store."""
+        names = before.names(question.first, question.marks)
+        gone = self._store().missing(name for name in names if name)
+        return [None if name is None or name in gone else bytes.fromhex(name) if name else ZEROS for name in names]
+
+    def _keep_marks(self, node: str, run: _Run, image: str) -> None:
+        """Those of an earlier backup are of no use any more, also when this one has told none. The image is what
+        counts: without marks everything is read the next time."""
+        try:
+            kept_marks.drop(self._store(), node, run.source)
+            if run.source and len(run.marks) == run.description.chunks * MARK_SIZE:
+                kept_marks.keep(
+                    self._store(), node, run.source, image=image, told=bytes(run.marks), clocks=run.clocks
+                )
+        except (OperatorError, OSError) as error:
+            log.warning("marks not kept", node=node, image=image, error=str(error))
+
+    def _store_commit(self, task: Task, run: _Run, origin: str) -> str:
         """The id of the image; "" when chunks of it are not there any more."""
         names = {bytes(run.digests[at : at + DIGEST_SIZE]) for at in range(0, len(run.digests), DIGEST_SIZE)}
         if self._store_missing(names - {ZEROS}):
             return ""
-        return self._store().commit(self._manifest(request, run, origin), request.tags)
+        image = self._store().commit(self._manifest(task.request, run, origin), task.request.tags)
+        if not task.request.files:
+            self._keep_marks(task.mac, run, image)
+        return image
 
     def _manifest(self, request: CaptureRequest, run: _Run, origin: str) -> ImageManifest:
         about, digests = run.description, run.digests
@@ -214,8 +269,10 @@ def check_request(request: CaptureRequest) -> None:
         raise OperatorError(
             "a running system is read by its fstab, whatever its disks", "leave out --disk", Exit.USAGE
         )
-    if request.files and (request.part or request.dirty or request.raw):
-        raise OperatorError("files are read of a whole, clean system", "no --part, --dirty, --raw", Exit.USAGE)
+    if request.files and (request.part or request.dirty or request.raw or request.quick):
+        raise OperatorError(
+            "files are read of a whole, clean system", "no --part, --dirty, --raw, --quick", Exit.USAGE
+        )
     if request.exclude and not request.files:
         raise OperatorError("only of files something can be left out", "say --files", Exit.USAGE)
     for folder in request.exclude:

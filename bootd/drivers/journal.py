@@ -401,7 +401,8 @@ def _session(body: str) -> SessionRecord:
     value["nodes"] = tuple(value["nodes"])
     value["without"] = tuple(value.get("without", ()))
     value["verdicts"] = tuple(_verdict(verdict) for verdict in value["verdicts"])
-    value["bindings"] = tuple((mac, Binding(**binding)) for mac, binding in value.get("bindings", ()))
+    value["bindings"] = tuple((mac, _binding(binding)) for mac, binding in value.get("bindings", ()))
+    value["further"] = tuple(value.get("further", ()))
     value["parts"] = tuple(PartOrder(**part) for part in value.get("parts", ()))
     value["layout"] = LayoutOrder(**value["layout"]) if value.get("layout") else None
     files = value.get("files")
@@ -415,12 +416,18 @@ def _tuples(value: dict[str, Any], *keys: str) -> dict[str, tuple[str, ...]]:
 
 def _verdict(value: dict[str, Any]) -> Verdict:
     binding = value.pop("binding", None)
-    return Verdict(**value, binding=Binding(**binding) if binding is not None else None)
+    return Verdict(**value, binding=_binding(binding) if binding is not None else None)
+
+
+def _binding(value: dict[str, Any]) -> Binding:
+    return Binding(**{**value, "further": tuple(_binding(one) for one in value.get("further", ()))})
 
 
 def _member(body: str) -> MemberRecord:
     value = json.loads(body)
     value["disk"] = _disk(value["disk"]) if value["disk"] is not None else None
+    value["further"] = tuple(_disk(disk) for disk in value.get("further", ()))
+    value["saved"] = tuple(value.get("saved", ()))
     value["locks"] = tuple(Lock(**lock) for lock in value.get("locks", ()))
     value["parts"] = tuple(
         PartTarget(Partition(**part["partition"]), part["size"]) for part in value.get("parts", ())

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from bootd.drivers.source import Sources, sector_of
 from bootd.errors import Exit, OperatorError
-from bootd.session import trees
+from bootd.session import selector, trees
 from bootd.session.effects import FilesOrder, LayoutOrder, PartOrder, SessionRecord
 from bootd.session.parts import Wish, disk_of, parse_wish
 from bootd.wire import table
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.layout import MAX_GAP, digest, encode, gap_end
 from bootd.wire.layout import decode as decode_layout
-from bootd.wire.scheme.model import SchemeError
+from bootd.wire.scheme.model import Scheme, SchemeError
 from bootd.wire.scheme.text import parse as parse_layout
 from bootd.wire.stored import IMAGE, SLICE
 from bootd.wire.table import as_object
@@ -54,8 +54,8 @@ class FilesWish:
     protect: tuple[str, ...] = ()
 
 
-def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Measured:
-    """As `measure`, of an image of files."""
+def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources, *, further: int = 0) -> Measured:
+    """As `measure`, of an image of files. ``further``: how many disks are selected beside ``disk``."""
     if not disk:
         raise OperatorError("which disk is not said", "say --disk only, or --disk serial=…", Exit.USAGE)
     source = looked.resolve(image)
@@ -68,6 +68,7 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
         )
     try:
         scheme = trees.scheme_of(tree) if wish.scheme == SOURCE else parse_layout(wish.scheme)
+        _check_count(scheme, disk, further, wish.layout)
         if wish.boot_code:
             scheme = replace(scheme, boot_code=wish.boot_code)
         order = trees.make_order(
@@ -85,6 +86,20 @@ def measure_files(image: str, disk: str, wish: FilesWish, looked: Sources) -> Me
     except (trees.TreeError, SchemeError) as error:
         raise OperatorError(f"{wish.layout}: {error}", "bootd layout check FILE", Exit.INPUT) from None
     return Measured(source, looked.size(source), 0, disk, (), None, order)
+
+
+def _check_count(scheme: Scheme, disk: str, further: int, layout: str) -> None:
+    """`OperatorError` unless the disks that are selected are as many as the layout has."""
+    chosen = selector.parse(disk, several=True)
+    if chosen.all_of:
+        if further:
+            raise OperatorError("all-of stands for all disks of a layout", "say --disk once", Exit.USAGE)
+        if not trees.treats_alike(scheme):
+            text = f"{layout}: its disks differ, and all-of does not say which is which"
+            raise OperatorError(text, "say --disk for each of them, in the layout's order", Exit.USAGE)
+    elif 1 + further != scheme.disks:
+        text = f"{layout}: the layout is for {scheme.disks} disks, --disk names {1 + further}"
+        raise OperatorError(text, "say --disk once for each, in the layout's order", Exit.USAGE)
 
 
 def refuse_files(image: str, source: str, looked: Sources) -> None:

@@ -20,6 +20,7 @@ from bootd.session.nodes import Node, Registry
 from bootd.session.selector import Refusal
 from bootd.wire.control import (
     FILES,
+    QUICK,
     Cancel,
     Capture,
     CaptureReport,
@@ -69,6 +70,7 @@ class CaptureRequest:
     files: bool = False  # not the disk, but the files of the system on it
     exclude: tuple[str, ...] = ()  # folders of it that stay empty
     running: bool = False  # of the system that runs there, by its agent
+    quick: bool = False  # what has not changed since the last backup, by the times of files, is not read
 
 
 @dataclass
@@ -122,6 +124,7 @@ class Task:
             files=asked.files,
             exclude=asked.exclude,
             running=asked.running,
+            quick=asked.quick,
         )
 
 
@@ -300,6 +303,7 @@ class Captures:
                 files=record.files,
                 exclude=tuple(record.exclude),
                 running=record.running,
+                quick=record.quick,
             )
             task = Task(record.id, record.mac, request, now, state, record.reason, record.image, record.attempts)
             task.source = record.source
@@ -329,7 +333,11 @@ class Captures:
         serial = order.disk.serial or order.disk.wwn or "no serial"
         part = partition_name(order.disk, order.partition) if order.partition else order.disk.name
         task.source, task.report = f"{part} of disk {serial}", None
-        return [Persist(task.record()), Send(node.mac, order)]
+        effects: list[Effect] = [Persist(task.record()), Send(node.mac, order)]
+        if task.request.quick and node.join is not None and QUICK not in node.join.abilities:
+            text = f"{task.request.image}: the node's stage2 is older than --quick: everything is read"
+            effects.append(Event("backup", task.mac, "", text))
+        return effects
 
     def _end(self, task: Task, state: TaskState, reason: str, now: float) -> list[Effect]:
         task.state, task.reason, task.ended, task.rate = state, reason, now, 0.0
@@ -359,7 +367,18 @@ def _order(task: Task, node: Node) -> Capture | Refusal | None:
     asked = task.request
     if asked.files and FILES not in node.join.abilities:
         return Refusal("its stage2 is older than this bootd and knows no files: bootd stage build")
-    return Capture(task.id, disk, number, asked.dirty, asked.raw, asked.after, asked.files, asked.exclude)
+    return Capture(
+        task.id,
+        disk,
+        number,
+        asked.dirty,
+        asked.raw,
+        asked.after,
+        asked.files,
+        asked.exclude,
+        marks=not asked.files,
+        quick=asked.quick,
+    )
 
 
 def choose(disks: Sequence[Disk], disk: str, part: str) -> tuple[Disk, int] | Refusal:
@@ -416,6 +435,8 @@ def view(task: Task, name: Callable[[str], str], now: float) -> dict[str, Any]:
         "done": report.done if report else 0,
         "sent": report.sent if report else 0,
         "wire": report.wire if report else 0,
+        "quick": asked.quick,
+        "skipped": report.skipped if report else 0,
         "rate": int(task.rate),
         "remaining_seconds": round(left / task.rate, 1) if task.rate and left else None,
         "seconds": round(until - task.begun, 1) if task.begun is not None else None,

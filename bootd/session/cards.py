@@ -31,11 +31,12 @@ def card(
     files: FilesOrder | None = None,
     inherited: Sequence[Held] = (),
     veto: str = "",
+    further: Sequence[Selector] = (),
 ) -> dict[str, Any]:
     """The card of one node. ``join`` None = not seen yet; ``size``, ``sector``: of the image, in bytes.
 
     ``refusal`` is "" or why nothing would be written; ``disk`` is what would be overwritten, or None: all of it,
-    or only ``parts``, in their order.
+    or only ``parts``, in their order; ``further``: the other disks of a layout, likewise (selectors, then disks).
     ``inherited``: locks of other nodes that hold here too; ``veto``: why it is refused whatever its disks are.
     """
     disks = join.disks if join is not None else None
@@ -43,6 +44,7 @@ def card(
         "node": mac,
         "name": name,
         "disk": None,
+        "further": [],
         "parts": [],
         "layout": layout.source if layout is not None else files.layout if files is not None else None,
         "makes": [],
@@ -60,13 +62,23 @@ def card(
         return entry
     locks = [one.lock for one in (*held, *inherited)]
     choice = choose_target(
-        join, selector, size, locks, sector=sector, orders=orders, needs=needs, layout=layout, files=files
+        join,
+        selector,
+        size,
+        locks,
+        sector=sector,
+        orders=orders,
+        needs=needs,
+        layout=layout,
+        files=files,
+        further=further,
     )
     if isinstance(choice, Refusal):
         entry["refusal"], entry["note"] = choice.reason, f"would be refused: {choice.reason}"
     else:
         entry["disk"], entry["write"] = view_disk(choice.disk), size
-        if files is not None and not isinstance(found := trees.fitted(files, choice.disk, join.firmware), Refusal):
+        entry["further"] = [view_disk(disk) for disk in choice.further]
+        if files is not None and not isinstance(found := trees.fitted(files, choice.disks, join.firmware), Refusal):
             entry["makes"] = trees.view(found)
         entry["parts"] = [
             {

@@ -4,13 +4,17 @@ when every byte is verified and the node has confirmed the end."""
 from bootd.session.effects import ContentRecord, Effect, Persist
 from bootd.session.member import Image, Member
 from bootd.session.plan import SessionPlan
+from bootd.wire.control import Disk
 
 
 def content_records(plan: SessionPlan, image: Image | None, member: Member, state: str) -> list[Effect]:
-    """A record for the disk of ``member``, or one for each of its partitions."""
-    disk = member.disk
-    if disk is None or image is None:
+    """A record for each disk of ``member``, or one for each of its partitions."""
+    if image is None:
         return []
+    return [one for disk in member.disks for one in _records_of(disk, plan, image, member, state)]
+
+
+def _records_of(disk: Disk, plan: SessionPlan, image: Image, member: Member, state: str) -> list[Effect]:
     identity = disk.serial or disk.wwn or disk.name
     places = [
         (target.partition.number, target.partition.partuuid, order.image or order.source, target.size)

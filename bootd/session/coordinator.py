@@ -195,16 +195,17 @@ class Coordinator:
             return self._gave_up(node, message)
         return self._close(self._place(node, now, joined=False))
 
-    def planned_disk(self, mac: str, session: str) -> Disk | None:
-        """The disk that the open session's plan for this node names; None when it has no such plan."""
+    def planned_disks(self, mac: str, session: str) -> tuple[Disk, ...]:
+        """The disks that the open session's plan for this node names; () when it has no such plan."""
         known = self.sessions.get(session)
         member = known.members.get(mac) if known is not None and not known.ended else None
-        return member.disk if member is not None and member.live else None
+        return member.disks if member is not None and member.live else ()
 
-    def table_saved(self, mac: str, session: str, name: str) -> list[Effect]:
-        """The old table of the disk ``name``, which ``mac`` was told to write, is on the server's disk."""
+    def table_saved(self, mac: str, session: str, name: str, place: int = 0) -> list[Effect]:
+        """The old table of the disk ``name``, which ``mac`` was told to write, is on the server's disk. ``place``:
+        of that disk in `planned_disks`."""
         known = self.sessions.get(session)
-        return self._close(known.table_saved(mac, name)) if known is not None else []
+        return self._close(known.table_saved(mac, name, place)) if known is not None else []
 
     def manifest(self, session: str, image: Image, now: float) -> list[Effect]:
         """The head of ``session`` has put its manifest: every node that waits for it gets its plan."""
@@ -267,7 +268,7 @@ class Coordinator:
         )
         self.sessions[session.id] = session
         places = "".join(f" partition {part.number}" for part in plan.parts)
-        where = f"{plan.selector.text}{places}"
+        where = f"{plan.disks}{places}"
         detail = f"{session.id} {request.source} to {request.nodes} on {where}, then {plan.after}"
         effects: list[Effect] = [
             *self.admission.approve(sorted(plan.nodes or ())),
@@ -411,12 +412,12 @@ class Coordinator:
         lock = checked_lock(lock, disks)
         for session in self.sessions.values():
             member = session.members.get(known.mac)
-            if session.ended or member is None or member.disk is None:
+            if session.ended or member is None or not (member.live or member.standing is Standing.LOST):
                 continue
-            at_work = member.live or member.standing is Standing.LOST
-            if at_work and holding([lock], member.disk, disks or (member.disk,)) is not None:
-                text = f"session {session.title} is at {member.disk.name} of {known.name} now"
-                raise OperatorError(text, f"bootd session cancel {session.title}, then lock it", Exit.BUSY)
+            for disk in member.disks:
+                if holding([lock], disk, disks or member.disks) is not None:
+                    text = f"session {session.title} is at {disk.name} of {known.name} now"
+                    raise OperatorError(text, f"bootd session cancel {session.title}, then lock it", Exit.BUSY)
         held = Held(lock, now + seconds if seconds else None, expires if seconds else 0.0)
         self.locks.add(known.mac, held)
         detail = f"{held.told(known.mac)}{f', for {seconds:g} s' if seconds else ''}"

@@ -20,6 +20,7 @@ class Binding:
     size: int
     sector: int
     begun: bool  # bytes may have been written
+    further: tuple["Binding", ...] = ()  # of the other disks of a layout, in its order
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ class SessionRecord:
     bindings: tuple[tuple[str, Binding], ...] = ()  # by MAC
     without: tuple[str, ...] = ()  # MACs that ``any`` leaves out
     files: FilesOrder | None = None
+    further: tuple[str, ...] = ()  # selectors of the layout's other disks
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class MemberRecord:
     parts: tuple[PartTarget, ...] = ()
     is_released: bool = True  # was told to finish, in a session that finishes; an older bootd told all at once
     is_saved: bool = True  # the old table of ``disk`` is kept; of an older bootd: its agents saw to it
+    further: tuple[Disk, ...] = ()  # that are written beside ``disk``
+    saved: tuple[int, ...] = ()  # of all of these, from 0: the tables that are kept, when not all are
 
 
 @dataclass(frozen=True)
@@ -301,6 +305,7 @@ class CaptureRecord:
     files: bool = False
     exclude: tuple[str, ...] = ()
     running: bool = False
+    quick: bool = False
 
 
 @dataclass(frozen=True)

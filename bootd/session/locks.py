@@ -152,12 +152,15 @@ def choose_unlocked(
     ``sector``: bytes of a sector that the image was made for, 0 = not known. A partition table of 512-byte sectors
     means nothing on a disk of 4096.
     """
-    disk = choose(disks, selector, image_size)
+    disk = unlocked(choose(disks, selector, image_size), disks, locks)
     if isinstance(disk, Refusal):
         return disk
-    lock = holding(locks, disk, disks)
-    if lock is not None:
-        return Refusal(reason(lock))
     if sector and sector != disk.sector:
         return Refusal(f"{disk.name} has sectors of {disk.sector} bytes, the image was made for {sector}")
     return disk
+
+
+def unlocked(disk: Disk | Refusal, disks: Sequence[Disk], locks: Sequence[Lock]) -> Disk | Refusal:
+    """``disk``, which was chosen of ``disks``, unless a lock holds it."""
+    lock = None if isinstance(disk, Refusal) else holding(locks, disk, disks)
+    return disk if lock is None else Refusal(reason(lock))

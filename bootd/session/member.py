@@ -40,6 +40,7 @@ class Member:
     standing: Standing
     heard: float  # monotonic seconds
     disk: Disk | None = None
+    further: tuple[Disk, ...] = ()  # disks that are written beside it, in the order of the layout
     parts: tuple[PartTarget, ...] = ()  # of that disk, which alone are written; () = the disk
     locks: tuple[Lock, ...] = ()  # of the node, that its plan carries
     address: Address | None = None  # where successors dial, once READY
@@ -53,7 +54,7 @@ class Member:
     is_slow: bool = False  # it held up others and was moved to the end
     moved: float = 0.0  # when its bytes last grew, or its place changed
     compares: bool = False  # its plan says to digest the target first
-    is_saved: bool = False  # the server holds the old table and both ends of ``disk``, taken in this attempt
+    saved: frozenset[int] = frozenset()  # of ``disks``: the server holds old table and both ends, of this attempt
     begun: bool = False  # has written to its target in this session, maybe in an earlier attempt
     release_at: float | None = None  # when it is its turn to be told to finish
     is_restored: bool = False  # known from the journal only: not heard of since the daemon started
@@ -65,6 +66,16 @@ class Member:
     @property
     def live(self) -> bool:
         return self.standing in LIVE
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """All that its plan names."""
+        return (self.disk, *self.further) if self.disk is not None else ()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the server holds the way back for each of its disks: before that a node writes to none."""
+        return self.disk is not None and self.saved >= set(range(len(self.disks)))
 
     @property
     def is_written(self) -> bool:
@@ -80,7 +91,7 @@ class Member:
         """A new attempt: of the one before only what is on the disk counts."""
         self.standing, self.heard, self.reason = Standing.PREPARING, now, ""
         self.former, self.report = self.report, None
-        self.is_saved = False
+        self.saved = frozenset()
         self.address, self.arranged, self.aside = None, None, False
         self.accused_by.clear()
         self.phases, self.moved = Phases(planned=now), now

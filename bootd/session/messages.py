@@ -33,16 +33,18 @@ def prepare(plan: SessionPlan, image: Image | None, member: Member) -> Prepare:
         is_empty = not (order.erase or member.begun)
         own = replace(own, layout=order.digest, least=order.least, empty=is_empty)
     if plan.files is not None:
-        may_erase = trees.identity(member.disk) in plan.files.erase or member.begun
+        may_erase = any(trees.identity(disk) in plan.files.erase for disk in member.disks) or member.begun
         own = replace(own, files=plan.files.digest, empty=not may_erase, name=member.node.name)
+        own = replace(own, further=member.further)
     return Prepare(own, plan.join_token, member.compares, plan.zeros, plan.grow)
 
 
-def describe(size: int, disk: Disk, parts: tuple[PartTarget, ...]) -> str:
+def describe(size: int, disk: Disk, parts: tuple[PartTarget, ...], further: tuple[Disk, ...] = ()) -> str:
     """What is written where, in an operator's words."""
     identity = f"(serial {disk.serial or 'unknown'})"
     if not parts:
-        return f"{size} bytes to {disk.name} {identity}"
+        others = "".join(f" and {one.name} (serial {one.serial or 'unknown'})" for one in further)
+        return f"{size} bytes to {disk.name} {identity}{others}"
     places = ", ".join(f"{part.size} bytes to partition {part.partition.number}" for part in parts)
     return f"{places} of {disk.name} {identity}"
 
@@ -66,7 +68,8 @@ def in_force(plan: SessionPlan, image: Image | None, member: Member, *, is_open:
 
 def unsaved(member: Member) -> str:
     """Why a node that calls itself ready is not taken in."""
-    disk = member.disk.name if member.disk is not None else "its disk"
+    missing = [disk.name for place, disk in enumerate(member.disks) if place not in member.saved]
+    disk = " and ".join(missing) or "its disk"
     return f"it is ready, but the server holds no old partition table of {disk} from this attempt"
 
 

@@ -160,6 +160,7 @@ def retry(
         grow=record.grow,
         layout=record.layout,
         files=record.files,
+        further=record.further,
     )
     _refuse_changed(coordinator, request, chosen, now)
     id_, effects = coordinator.create(request, who, now)
@@ -172,7 +173,8 @@ def retry(
 
 def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Iterable[str], now: float) -> None:
     """`OperatorError` (REFUSED) when what a node has shown of its disks since does not fit the plan any more."""
-    selector, troubles = parse(request.disk), []
+    selector, troubles = parse(request.disk, several=True), []
+    further = tuple(parse(text) for text in request.further)
     for mac in macs:
         node, binding = coordinator.nodes.get(mac), request.bindings.get(mac)
         if node is None or node.join is None or binding is None:
@@ -189,8 +191,9 @@ def _refuse_changed(coordinator: Coordinator, request: SessionRequest, macs: Ite
             needs=(FILES,) if request.files else (GROW,) if request.grow else (),
             is_written=True,
             written=bindings.find(node.join.disks, binding),
+            further=further,
         )
-        refused = choice if isinstance(choice, Refusal) else bound(choice.disk, binding)
+        refused = choice if isinstance(choice, Refusal) else bound(choice.disks, binding)
         if node.changed:
             refused = Refusal(coordinator.admission.veto(mac, is_any=False))
         if isinstance(refused, Refusal):

@@ -41,5 +41,5 @@ def exit_code(state: SessionState, verdicts: Sequence[Verdict]) -> Exit:
 def _verdict(member: Member, name: Callable[[str], str]) -> Verdict:
     ok = member.standing is Standing.DONE
     reason = member.reason or f"still {member.standing.value}"
-    binding = bindings.of(member.disk, begun=member.is_written) if member.disk is not None else None
+    binding = bindings.of(member.disk, member.further, begun=member.is_written) if member.disk is not None else None
     return Verdict(member.node.mac, name(member.node.mac), ok, member.standing.value, reason, binding)

@@ -13,14 +13,20 @@ from bootd.session import trees
 from bootd.session.effects import FilesOrder, LayoutOrder, PartOrder
 from bootd.session.locks import choose_unlocked
 from bootd.session.selector import Refusal, Selector, choose
-from bootd.wire.control import FILES, GROW, LAYOUT, PARTITIONS, Disk, Join, Lock, Partition, PartTarget
+from bootd.wire.control import DISKS, FILES, GROW, LAYOUT, PARTITIONS, Disk, Join, Lock, Partition, PartTarget
 from bootd.wire.targets import content, exclusion, find, partition_name, problem
 
 ANY_DISK = "*"  # of `LayoutOrder.erase`: only for a look at what would be erased
 MAX_PARTS = 64  # of one session
 _NAME = re.compile(r"(?:/dev/)?(?:([a-z]*[a-z])|([a-z][a-z0-9]*\d)p)?([1-9]\d{0,2})\Z")
 _HINT = "say sda5, nvme0n1p5, or 5 with --disk; sda6=IMAGE for an image of its own"
-_WORDS = {PARTITIONS: "partitions", LAYOUT: "layouts", GROW: "growth", FILES: "files"}
+_WORDS = {
+    PARTITIONS: "partitions",
+    LAYOUT: "layouts",
+    GROW: "growth",
+    FILES: "files",
+    DISKS: "layouts of several disks",
+}
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Choice:
-    """What would be written on a node: a disk, or these partitions of it."""
+    """What would be written on a node: a disk, or these partitions of it, or ``further`` disks besides."""
 
     disk: Disk
     parts: tuple[PartTarget, ...] = ()
+    further: tuple[Disk, ...] = ()
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        return self.disk, *self.further
 
 
 def parse_wish(text: str) -> Wish:
@@ -82,21 +93,24 @@ def choose_target(
     layout: LayoutOrder | None = None,
     is_written: bool = False,
     files: FilesOrder | None = None,
-    written: Disk | None = None,
+    written: Sequence[Disk] = (),
+    further: Sequence[Selector] = (),
 ) -> Choice | Refusal:
     """What a session writes on the node that has joined so. There is no second choice.
 
     ``size``: bytes of the image; ``needs``: what its stage2 must know beside whole disks; ``layout``: the table
     that the disk gets first, only if it is empty, named there, or ``is_written`` by this session already.
-    ``files``: likewise a layout and a tree; ``written``: the disk that this session has begun to write.
+    ``files``: likewise a layout and a tree; ``written``: disks that this session has begun to write;
+    ``further``: selectors of the layout's other disks.
     """
-    wanted = [*needs, *([PARTITIONS] if orders else []), *([LAYOUT] if layout else [])]
+    several = [DISKS] if further or selector.all_of else []
+    wanted = [*needs, *several, *([PARTITIONS] if orders else []), *([LAYOUT] if layout else [])]
     missing = [_WORDS.get(need, need) for need in wanted if need not in join.abilities]
     if missing:
         return Refusal(f"its stage2 is older than this bootd and knows no {', '.join(missing)}: bootd stage build")
     if files is not None:
-        disk = trees.choose_disk(join, selector, files, locks, size=size, written=written)
-        return disk if isinstance(disk, Refusal) else Choice(disk)
+        chosen = trees.choose_disks(join, (selector, *further), files, locks, size=size, written=written)
+        return chosen if isinstance(chosen, Refusal) else Choice(chosen[0], (), chosen[1:])
     if not orders:
         disk = choose_unlocked(join.disks, selector, size, locks, sector)
         return disk if isinstance(disk, Refusal) else Choice(disk)

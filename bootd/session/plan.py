@@ -57,6 +57,12 @@ class SessionPlan:
     image_root: str = ""  # of the parent: the source must still hold this image; "" = any
     bindings: Mapping[str, Binding] = field(default_factory=dict)  # by MAC: the disk that the parent had planned
     files: FilesOrder | None = None  # the source is an archive, unpacked onto a disk with this scheme
+    further: tuple[Selector, ...] = ()  # of the scheme's other disks
+
+    @property
+    def disks(self) -> str:
+        """The selectors, as an operator reads them."""
+        return " and ".join(one.text for one in (self.selector, *self.further))
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class SessionRequest:
     grow: bool = False
     layout: LayoutOrder | None = None
     files: FilesOrder | None = None
+    further: tuple[str, ...] = ()  # selectors of the other disks of a layout for files
     delay: float = 0.0  # seconds between two nodes that are told to finish
     start_at: float = 0.0  # seconds since the epoch; 0 = at once
     wake: bool = False  # its nodes are switched on at that time
@@ -96,7 +97,10 @@ def checked(
     if request.parts and request.grow and request.layout is None:
         text = "a partition cannot grow: others may lie behind it"
         raise OperatorError(text, "leave out --grow, or restore the whole disk", Exit.USAGE)
-    chosen = selector.parse(request.disk)
+    chosen = selector.parse(request.disk, several=request.files is not None)
+    further = tuple(selector.parse(text) for text in request.further)
+    if further and request.files is None:
+        raise OperatorError("several disks are for images of files", "say one --disk", Exit.USAGE)
     hosts = registry.host_set(request.nodes)
     wanted = hosts.macs
     if request.wake and (wanted is None or not request.start_at):
@@ -145,5 +149,6 @@ def checked(
         image_root=request.image_root,
         bindings=request.bindings,
         files=request.files,
+        further=further,
     )
     return plan, request.expect or len(wanted or ()) or 1

@@ -71,7 +71,7 @@ def resume(
         source=kept.source,
         source_size=kept.source_size,
         nodes=frozenset(kept.nodes) or None,
-        selector=selector.parse(kept.selector),
+        selector=selector.parse(kept.selector, several=True),
         label=kept.label,
         after=kept.after,
         join_token=kept.join_token,
@@ -95,6 +95,7 @@ def resume(
         bindings=dict(kept.bindings),
         without=frozenset(kept.without),
         files=kept.files,
+        further=tuple(selector.parse(text) for text in kept.further),
     )
     session = Session(
         plan,
@@ -164,6 +165,7 @@ def record(session: Session, name: Callable[[str], str]) -> SessionRecord:
         bindings=tuple(sorted(plan.bindings.items())),
         without=tuple(sorted(plan.without)),
         files=plan.files,
+        further=tuple(one.text for one in plan.further),
     )
 
 
@@ -183,6 +185,8 @@ def member_record(session: str, member: Member) -> MemberRecord:
         parts=member.parts,
         is_released=member.phases.finish is not None,
         is_saved=member.is_saved,
+        further=member.further,
+        saved=() if member.is_saved else tuple(sorted(member.saved)),
     )
 
 
@@ -213,7 +217,8 @@ def _member(kept: MemberRecord, session: Session, nodes: Registry, now: float) -
     node = nodes.add(kept.mac)
     standing = Standing(kept.standing)
     member = Member(node, standing, now, disk=kept.disk, reason=kept.reason, attempts=kept.attempts)
-    member.locks, member.is_saved, member.parts = kept.locks, kept.is_saved, kept.parts
+    member.locks, member.further, member.parts = kept.locks, kept.further, kept.parts
+    member.saved = frozenset(range(len(member.disks)) if kept.is_saved else kept.saved)
     # A member's record is older than the start: whoever was there then may have been written to.
     begun = kept.begun or (standing in LIVE and session.state in (SessionState.RUNNING, SessionState.FINISHING))
     member.refusals, member.compares, member.begun, member.moved = kept.refusals, kept.compares, begun, now

@@ -4,6 +4,9 @@ Grammar: ``only``, or conditions joined by commas, all of which must hold::
 
     serial=S  wwn=W  model=M  name=vda  size=40G  size>=40G  size<=2T
 
+For a layout of several disks there is one selector for each, or ``all-of`` and conditions (``all-of size>=1T``):
+then exactly as many disks match as the layout has.
+
 Sizes are bytes, or a number with K, M, G, T (1024) or KB, MB, GB, TB (1000); ``size=`` is exact. Each key may
 stand once (``size>=`` and ``size<=`` are keys of their own). The choice is a disk or a refusal that names every
 disk seen and why it is not the one. There is no fallback and no "first": zero or two matches are a refusal.
@@ -19,6 +22,7 @@ from bootd.wire.control import Disk
 _KEYS = ("serial", "wwn", "model", "name", "size", "size>=", "size<=")
 _CONDITION = re.compile(r"\s*([a-z]+)\s*(>=|<=|=)\s*(.*?)\s*\Z", re.DOTALL)
 _SIZE = re.compile(r"(\d{1,19})([KMGT]?)(i?B)?\Z")
+ALL_OF = "all-of"
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _HINT = "say only, or serial=…, wwn=…, model=…, name=…, size=40G, size>=40G, size<=2T, joined by commas"
 
@@ -36,6 +40,7 @@ class Selector:
 
     text: str
     conditions: tuple[Condition, ...]
+    all_of: bool = False  # as many disks as a layout has, where else exactly one
 
     @property
     def names_one(self) -> bool:
@@ -50,10 +55,16 @@ class Refusal:
     reason: str
 
 
-def parse(text: str) -> Selector:
-    """The selector in ``text``; `OperatorError` (USAGE) says which part is wrong."""
+def parse(text: str, *, several: bool = False) -> Selector:
+    """The selector in ``text``; `OperatorError` (USAGE) says what is wrong. ``several``: `ALL_OF` may stand."""
     if text.strip() == "only":
         return Selector("only", ())
+    word, _, rest = text.strip().partition(" ")
+    if word == ALL_OF:
+        if not several:
+            text = "disk selector: all-of is for images of files, and a layout of several disks"
+            raise OperatorError(text, "name one disk", Exit.USAGE)
+        return Selector(text.strip(), parse(rest).conditions, all_of=True)
     conditions: list[Condition] = []
     for part in text.split(","):
         match = _CONDITION.match(part)
@@ -78,6 +89,24 @@ def choose(disks: Sequence[Disk], selector: Selector, image_size: int) -> Disk |
     Excluded disks match only when named by ``serial=`` or ``wwn=``; mounted ones never do. The image size is
     compared after the match: being too small never makes a disk step aside for another one.
     """
+    matches = _match(disks, selector, 1)
+    if isinstance(matches, Refusal):
+        return matches
+    disk = matches[0]
+    if disk.size < image_size:
+        return Refusal(f"{_describe(disk)} is smaller than the image of {image_size} bytes")
+    return disk
+
+
+def choose_all(disks: Sequence[Disk], selector: Selector, count: int) -> list[Disk] | Refusal:
+    """The disks that an ``all-of`` means: exactly ``count``, in the order of their serials and WWNs, which stays
+    the same when the kernel finds them in another order."""
+    matches = _match(disks, selector, count)
+    return matches if isinstance(matches, Refusal) else sorted(matches, key=lambda one: (one.serial, one.wwn))
+
+
+def _match(disks: Sequence[Disk], selector: Selector, count: int) -> list[Disk] | Refusal:
+    """The disks that ``selector`` means: exactly so many."""
     if not disks:
         return Refusal("the node has no disk")
     verdicts = [(disk, _why_not(disk, selector)) for disk in disks]
@@ -85,12 +114,11 @@ def choose(disks: Sequence[Disk], selector: Selector, image_size: int) -> Disk |
     seen = "; ".join(f"{_describe(disk)}: {why_not or 'matches'}" for disk, why_not in verdicts)
     if not matches:
         return Refusal(f"no disk matches {selector.text!r}: {seen}")
-    if len(matches) > 1:
-        return Refusal(f"{len(matches)} disks match {selector.text!r}, exactly one must: {seen}")
-    disk = matches[0]
-    if disk.size < image_size:
-        return Refusal(f"{_describe(disk)} is smaller than the image of {image_size} bytes")
-    return disk
+    if len(matches) != count:
+        wanted = "one" if count == 1 else count
+        match = "disk matches" if len(matches) == 1 else "disks match"
+        return Refusal(f"{len(matches)} {match} {selector.text!r}, exactly {wanted} must: {seen}")
+    return matches
 
 
 def _why_not(disk: Disk, selector: Selector) -> str:

@@ -238,7 +238,7 @@ class Session:
         if plan.files is not None:
             locks += trees.protection(plan.files, join.disks)
         binding = plan.bindings.get(node.mac)
-        written = member.disk if member is not None and (member.is_written or member.is_saved) else None
+        written = member.disks if member is not None and (member.is_written or member.is_saved) else ()
         if member is None and binding is not None and binding.begun:
             written = bindings.find(join.disks, binding)
         choice = choose_target(
@@ -253,15 +253,16 @@ class Session:
             is_written=member is not None and member.is_written,
             files=plan.files,
             written=written,
+            further=plan.further,
         )
         if node.changed:
             choice = Refusal(another_machine(node.name, node.changed))
-        elif not isinstance(choice, Refusal) and isinstance(other := bound(choice.disk, binding), Refusal):
-            choice = other
-        disk = None if isinstance(choice, Refusal) else choice.disk
+        elif not isinstance(choice, Refusal):
+            choice = bound(choice.disks, binding) or choice
+        disks = () if isinstance(choice, Refusal) else choice.disks
         if member is not None and member.live:
             is_old = member.is_restored and member.begun  # it was at work, so this is another process
-            if member.standing is Standing.PREPARING and disk == member.disk and not is_old:
+            if member.standing is Standing.PREPARING and disks == member.disks and not is_old:
                 member.heard = now
                 return [Send(node.mac, message) for message in self.commands_for(node.mac)]
             if member.standing is Standing.FINISHING:
@@ -274,13 +275,13 @@ class Session:
             return [*effects, *self._tell(node, text), *self._settle(now)]
         if isinstance(choice, Refusal):
             return [*effects, *self._refuse_by_selector(node, member, choice.reason, now)]
-        if member is not None and member.standing is Standing.REFUSED and member.disk == disk:
+        if member is not None and member.standing is Standing.REFUSED and member.disks == disks:
             member.refusals += 1
             return [*effects, *self._tell(node, f"session {self.title}: {member.reason}")]
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.PREPARING, now)
             member.begun = binding is not None and binding.begun
-        member.disk, member.parts = choice.disk, choice.parts
+        member.disk, member.further, member.parts = choice.disk, choice.further, choice.parts
         if plan.order_of_layout is not None and member.phases.arranged is not None:
             member.begun = True  # its table was written, though no byte of the image may have been
         if plan.files is not None and member.is_saved:
@@ -290,7 +291,7 @@ class Session:
         node.session, node.told = self.id, ""
         self._empty_since = None
         effects.append(Send(node.mac, messages.prepare(self.plan, self.image, member)))
-        text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts)}"
+        text = f"plan: write {messages.describe(self.image.size, choice.disk, choice.parts, choice.further)}"
         effects += content_records(self.plan, self.image, member, "wanted")
         return [*effects, self._event("plan", node.mac, text), Persist(node.record())]
 
@@ -320,12 +321,12 @@ class Session:
             return effects
         return [*effects, *self._move(member, claimed, report, now), *self._open_next_phase(now)]
 
-    def table_saved(self, mac: str, name: str) -> list[Effect]:
-        """The server holds the old partition table and both ends of the disk that the plan of ``mac`` names."""
+    def table_saved(self, mac: str, name: str, place: int = 0) -> list[Effect]:
+        """The server holds the old partition table and both ends of a disk that the plan of ``mac`` names."""
         member = self.members.get(mac)
-        if member is None or not member.live or member.is_saved or self.ended:
+        if member is None or not member.live or place in member.saved or self.ended:
             return []
-        member.is_saved = True
+        member.saved |= {place}
         return [self._event("saved", mac, f"old partition table of {name} is kept")]
 
     def _trouble(self, member: Member, report: Report) -> list[Effect]:
@@ -482,6 +483,7 @@ class Session:
         if member is None:
             member = self.members[node.mac] = Member(node, Standing.REFUSED, now)
         member.standing, member.reason, member.heard, member.disk = Standing.REFUSED, reason, now, None
+        member.further = ()
         member.refusals += 1
         member.phases.ended = now
         effects = self._tell(node, f"session {self.title}: {reason}")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from bootd.session.effects import FilesOrder
-from bootd.session.locks import choose_unlocked
-from bootd.session.selector import Refusal, Selector
+from bootd.session.locks import choose_unlocked, unlocked
+from bootd.session.selector import Refusal, Selector, choose_all
 from bootd.wire import tree as trees
 from bootd.wire.control import Disk, Join, Lock
 from bootd.wire.errors import PeerProtocolError
@@ -43,39 +43,96 @@ def protection(files: FilesOrder, disks: Sequence[Disk]) -> tuple[Lock, ...]:
     return tuple(found)
 
 
-def choose_disk(
+def choose_disks(
     join: Join,
-    selector: Selector,
+    selectors: Sequence[Selector],
     files: FilesOrder,
     locks: Sequence[Lock],
     *,
     size: int,
-    written: Disk | None = None,
-) -> Disk | Refusal:
-    """The disk that gets the tree. There is no second choice. ``size``: bytes of the archive; ``written``: a disk
-    that this session has begun to write already."""
+    written: Sequence[Disk] = (),
+) -> tuple[Disk, ...] | Refusal:
+    """The disks that get the tree, in the order of the layout. There is no second choice: all of them or none.
+
+    ``selectors``: one for each disk, or one for all (`Selector.all_of`). ``size``: bytes of the archive;
+    ``written``: disks that this session has begun to write already.
+    """
     locks = (*locks, *protection(files, join.disks))
-    disk = choose_unlocked(join.disks, selector, size, locks)
-    if isinstance(disk, Refusal):
-        return disk
-    is_written = written is not None and (identity(written), written.size) == (identity(disk), disk.size)
-    what = content(disk)
-    if what and not is_written and not {ANY_DISK, identity(disk)} & set(files.erase):
-        return Refusal(f"{disk.name} is not empty: {what}; it is erased only when that is confirmed in words")
-    found = fitted(files, disk, join.firmware)
-    return found if isinstance(found, Refusal) else disk
+    try:
+        scheme = scheme_in(files)
+    except PeerProtocolError as error:
+        return Refusal(str(error))
+    disks = _choose_each(join.disks, selectors, scheme, locks)
+    if isinstance(disks, Refusal):
+        return disks
+    why_not = _confused(disks) or ("" if sum(disk.size for disk in disks) >= size else _too_small(disks, size))
+    if why_not:
+        return Refusal(why_not)
+    for disk in disks:
+        is_written = any((identity(one), one.size) == (identity(disk), disk.size) for one in written)
+        what = content(disk)
+        if what and not is_written and not {ANY_DISK, identity(disk)} & set(files.erase):
+            return Refusal(f"{disk.name} is not empty: {what}; it is erased only when that is confirmed in words")
+    found = fitted(files, disks, join.firmware)
+    return found if isinstance(found, Refusal) else disks
 
 
-def fitted(files: FilesOrder, disk: Disk, firmware: str) -> Fitted | Refusal:
-    """The scheme on this disk, with room for the tree."""
+def _choose_each(
+    disks: Sequence[Disk], selectors: Sequence[Selector], scheme: Scheme, locks: Sequence[Lock]
+) -> tuple[Disk, ...] | Refusal:
+    if selectors[0].all_of:
+        found = choose_all(disks, selectors[0], scheme.disks)
+        choices: list[Disk | Refusal] = [found] if isinstance(found, Refusal) else [*found]
+        choices = [unlocked(one, disks, locks) for one in choices]
+    else:
+        choices = [choose_unlocked(disks, selector, 0, locks) for selector in selectors]
+    refused = next((one for one in choices if isinstance(one, Refusal)), None)
+    return refused or tuple(one for one in choices if isinstance(one, Disk))
+
+
+def _confused(disks: Sequence[Disk]) -> str:
+    """Why several disks cannot be told from one another for sure; "" when they can, or there is one."""
+    if len(disks) < 2:
+        return ""
+    for disk in disks:
+        if not disk.serial and not disk.wwn:
+            return f"{disk.name} has no serial and no WWN: it cannot be one of several disks of a layout"
+    names = [identity(disk) for disk in disks]
+    twice = next((disk for disk in disks if names.count(identity(disk)) > 1), None)
+    if twice is None:
+        return ""
+    same = [disk.name for disk in disks if identity(disk) == identity(twice)]
+    if len(set(same)) == 1:
+        return f"{twice.name} is chosen twice: each disk of a layout is another one"
+    return f"{' and '.join(same)} have one serial, {identity(twice)}: they cannot be told from one another"
+
+
+def _too_small(disks: Sequence[Disk], size: int) -> str:
+    names = ", ".join(disk.name for disk in disks)
+    return f"{names}: {sum(disk.size for disk in disks)} bytes, smaller than the image of {size}"
+
+
+def scheme_in(files: FilesOrder) -> Scheme:
+    """The layout of an order. `PeerProtocolError`."""
+    return encoding.decode(trees.decode(files.document.encode()).scheme)
+
+
+def treats_alike(scheme: Scheme) -> bool:
+    """Whether its disks may be put in any order: each has the same partitions."""
+    return all(set(one.disks) == set(range(scheme.disks)) for one in scheme.partitions)
+
+
+def fitted(files: FilesOrder, disks: Sequence[Disk], firmware: str) -> Fitted | Refusal:
+    """The scheme on these disks, with room for the tree."""
     try:
         order = trees.decode(files.document.encode())
         scheme = encoding.decode(order.scheme)
     except PeerProtocolError as error:
         return Refusal(str(error))
-    found = fit(scheme, [disk], firmware)
+    found = fit(scheme, disks, firmware)
+    names = ", ".join(disk.name for disk in disks)
     if isinstance(found, Misfit):
-        return Refusal(f"{disk.name}: {found.reason}")
+        return Refusal(f"{names}: {found.reason}")
     places = {one.mount: size for _, size, one in sizes(found) if one.mount}
     need = dict.fromkeys(places, 0)
     for mount in order.tree.mounts:
@@ -83,7 +140,7 @@ def fitted(files: FilesOrder, disk: Disk, firmware: str) -> Fitted | Refusal:
             need[place_of(mount.path, list(places))] += mount.used
     for place, size in places.items():
         if need[place] > size:
-            return Refusal(f"{disk.name}: {place} would have {size} bytes, what goes there takes {need[place]}")
+            return Refusal(f"{names}: {place} would have {size} bytes, what goes there takes {need[place]}")
     return found
 
 

@@ -22,11 +22,12 @@ MAX_STRING = 8192
 MAX_ITEMS = 4096
 MAX_INTEGER = (1 << 63) - 1
 # An agent that does not know a field of a plan passes over it, so it must say what it knows before it gets one:
-# partitions as targets, tables that are written first, growth to a larger disk, trees of files.
-PARTITIONS, LAYOUT, GROW, FILES = "partitions", "layout", "grow", "files"
+# partitions as targets, tables that are written first, growth to a larger disk, trees of files, several disks.
+PARTITIONS, LAYOUT, GROW, FILES, DISKS = "partitions", "layout", "grow", "files", "disks"
 SYNC = "sync"  # and files that are kept alike with rsync
 RUNNING = "running"  # of an agent of a running system: it can read its files as they are at one moment
-ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, SYNC)
+QUICK = "quick"  # and backups that do not read what has not changed
+ABILITIES = (PARTITIONS, LAYOUT, GROW, FILES, DISKS, SYNC, QUICK)
 
 
 class MemberState(Enum):
@@ -242,6 +243,7 @@ class CaptureReport:
     wire: int = 0  # bytes that went over the network for them
     reason: str = ""  # for REFUSED, FAILED: one sentence
     notes: tuple[str, ...] = ()  # what an operator should know: "sda3: ntfs, all of it"
+    skipped: int = 0  # of the bytes in use: taken over from the last backup without being read
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,8 @@ class Capture:
     after: str  # "reboot" or "stay" (remain in stage2)
     files: bool = False  # not the disk, but the files of the system on it, as one archive
     exclude: tuple[str, ...] = ()  # of these: folders that stay empty
+    marks: bool = False  # the server keeps marks of chunks for the next backup: `bootd.wire.marks`
+    quick: bool = False  # chunks whose marks are those of the last backup are not read
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from bootd.wire.errors import PeerProtocolError
 Range = tuple[int, int]
 
 MAX_RANGES = 1 << 17  # of a description that is sent
+MAX_FINE = 1 << 20  # of what is read by
+BLOCK = 4096  # bytes: of most file systems
 MAX_LINES = 1 << 24  # of a domain log
 SMALL_GAP = 64 << 10  # bytes: reading over it is faster than seeking, and it makes the list short
 
@@ -96,12 +98,11 @@ def outside(ranges: Iterable[Range], size: int) -> tuple[Range, ...]:
     return tuple(free)
 
 
-def shortened(ranges: Iterable[Range], limit: int = MAX_RANGES) -> tuple[Range, ...]:
-    """``ranges`` with small gaps closed, and larger ones until at most ``limit`` are left."""
-    gap = SMALL_GAP
+def shortened(ranges: Iterable[Range], limit: int = MAX_RANGES, gap: int = SMALL_GAP) -> tuple[Range, ...]:
+    """``ranges`` with gaps of at most ``gap`` bytes closed, and larger ones until at most ``limit`` are left."""
     joined = union(ranges, gap)
     while len(joined) > limit:
-        gap *= 2
+        gap = max(gap * 2, BLOCK)
         joined = union(joined, gap)
     return joined
 

@@ -1,4 +1,5 @@
-"""Part of `images`: a node's disk as ``bootd backup`` reads it, at first and after 1 % of its data has changed.
+"""Part of `images`: a node's disk as ``bootd backup`` reads it, at first, after 1 % of its data has changed, and
+after as much again with ``--quick``.
 
 The daemon and the agent of stage2 run as they are, in two network namespaces of this machine; the disk is the loop
 device. Seconds are those from the first byte that is read to the image's id, as the daemon saw them come in; CPU is
@@ -25,7 +26,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def captures(
     folder: Path, size: int, device: Callable[[], AbstractContextManager[str]], change: Callable[[], int]
 ) -> Iterator[dict[str, Any]]:
-    """Two rows. ``device``: the loop device of the disk, while it is held; ``change``: bytes that it changes."""
+    """Three rows. ``device``: the loop device of the disk, while it is held; ``change``: bytes that it changes."""
     folder.mkdir()
     with Room("server", "n1") as room:
         room.address("server", f"{ADDRESS}/24")
@@ -33,10 +34,10 @@ def captures(
         daemon = Daemon(room, folder)
         process = daemon.start()
         first: dict[str, Any] = {}
-        for what in ("node backup", "node backup again"):
+        for what, words in (("node backup", ()), ("node backup again", ()), ("node backup, quick", ("--quick",))):
             changed = change() if first else 0
             with device() as name:
-                found = _capture(room, daemon, process, name)
+                found = _capture(room, daemon, process, name, words)
             row = {"tool": "bootd", "what": what, "bytes": size, "mb_per_second": size / 1e6 / found["seconds"]}
             if first:
                 row |= {
@@ -48,8 +49,8 @@ def captures(
             yield {**row, **found}
 
 
-def _capture(room: Room, daemon: Daemon, process: Process, device: str) -> dict[str, Any]:
-    text = daemon.command("backup", MAC, "disk", "-m", "bench", "--no-wait", "--json", "--after", "stay")
+def _capture(room: Room, daemon: Daemon, process: Process, device: str, options: tuple[str, ...]) -> dict[str, Any]:
+    text = daemon.command("backup", MAC, "disk", "-m", "bench", "--no-wait", "--json", "--after", "stay", *options)
     id_ = str(json.JSONDecoder().raw_decode(text)[0]["id"])
     before = _cpu(process.pid)
     words = [sys.executable, "-m", "tests.netns.backup_node", MAC, "10.9.0.11", f"{ADDRESS}:{HTTP_PORT}", device]
@@ -66,7 +67,14 @@ def _capture(room: Room, daemon: Daemon, process: Process, device: str) -> dict[
             raise RuntimeError(f"backup: {shown}")
     finally:
         node.stop()
-    return {"seconds": seconds, "cpu": cpu, "rss": rss, "new_bytes": shown["sent"], "total": shown["total"]}
+    return {
+        "seconds": seconds,
+        "cpu": cpu,
+        "rss": rss,
+        "new_bytes": shown["sent"],
+        "total": shown["total"],
+        "skipped": shown["skipped"],
+    }
 
 
 def _cpu(pid: int) -> float:

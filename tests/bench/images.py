@@ -48,6 +48,7 @@ class Disk:
     def __init__(self, folder: Path, mebibytes: int) -> None:
         self.path, self.folder, self.size = folder / "disk.img", folder, mebibytes * MIB
         self.pieces = mebibytes * MIB // 2 // PIECE
+        self.changes = 0
         with self.path.open("wb") as file:
             file.truncate(self.size)
         run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", "-b", "4096", str(self.path))
@@ -74,11 +75,12 @@ class Disk:
             run("losetup", "--detach", name)
 
     def change(self, share: float) -> int:
-        """Overwrite so much of the data, in files of their own; how many bytes."""
+        """Overwrite so much of the data, in files of their own, with bytes that never were there; how many."""
         count = max(1, round(self.pieces * share))
+        self.changes += 1
         with self.mounted() as place:
             for number in range(count):
-                (place / f"{number * self.pieces // count}").write_bytes(piece(number + 1_000_000))
+                (place / f"{number * self.pieces // count}").write_bytes(piece(number + 1_000_000 * self.changes))
         return count * PIECE
 
 

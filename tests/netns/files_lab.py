@@ -65,27 +65,34 @@ class Lab:
         own = self.folder / f"{name}.run"
         own.mkdir(exist_ok=True)
         number = 10 + int(name[1:])
-        words = [
-            MACS[name],
-            f"10.9.0.{number}",
-            f"{ADDRESS}:{HTTP_PORT}",
-            self.disks[name].device,
-            f"SERIAL-{name}",
-        ]
+        shown = self.folder / f"{name}.disks"
+        if not shown.exists():
+            self.show(name, (self.disks[name], f"SERIAL-{name}"))
+        words = [MACS[name], f"10.9.0.{number}", f"{ADDRESS}:{HTTP_PORT}", f"@{shown}"]
         self.nodes[name] = self.room.start(name, [sys.executable, "-m", "tests.netns.files_node", str(own), *words])
         return self.nodes[name]
+
+    def show(self, name: str, *disks: tuple[LoopDisk, str]) -> None:
+        """The node has these disks, with these serials, whenever it looks from now on."""
+        own = self.folder / f"{name}.disks"
+        own.with_suffix(".new").write_text("".join(f"{disk.device} {serial}\n" for disk, serial in disks))
+        own.with_suffix(".new").rename(own)
 
     def output(self) -> str:
         return "\n".join(f"--- {name}\n{process.output[-3000:]}" for name, process in self.nodes.items())
 
     def check(self, name: str, *, root: int = 2, home: int = 3, exclude: tuple[str, ...] = ()) -> None:
         """Fsck finds nothing, and the tree on the disk is the source, by rsync."""
-        disk = self.disks[name]
-        add_partitions(disk.device)
-        for number in (root, home):
-            volumes.run("e2fsck", "-f", "-n", f"{disk.device}p{number}")
-        with volumes.mounted("ext4", f"{disk.device}p{root}", self.folder / "mount") as mounted:
-            volumes.run("mount", "-o", "ro", f"{disk.device}p{home}", str(mounted / "home"))
+        device = self.disks[name].device
+        add_partitions(device)
+        self.check_on(name, f"{device}p{root}", f"{device}p{home}", exclude)
+
+    def check_on(self, name: str, root: str, home: str, exclude: tuple[str, ...] = ()) -> None:
+        """The same of two partitions."""
+        for partition in (root, home):
+            volumes.run("e2fsck", "-f", "-n", partition)
+        with volumes.mounted("ext4", root, self.folder / "mount") as mounted:
+            volumes.run("mount", "-o", "ro", home, str(mounted / "home"))
             try:
                 changed = ("/proc/*", "/run/*", "/sys/*", "/home/lost+found", *CHANGED, *exclude)
                 lines = trees.differences(self.source, mounted, *changed)

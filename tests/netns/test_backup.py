@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -295,3 +296,135 @@ def test_a_source_that_is_written_to_meanwhile_is_no_image(bench: Bench) -> None
     assert done["state"] == "failed", done
     assert "written to while it was read" in done["reason"]
     assert not ImageStore(bench.folder / "state" / "images").images()
+
+
+def left(device: str) -> None:
+    """Wait until nobody has the volume mounted: a mount namespace of somebody else may hold it a while longer."""
+
+    def is_free() -> bool:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError:
+            return False
+        return True
+
+    until(is_free, 60, "the volume is left")
+    volumes.run("blockdev", "--flushbufs", device)
+
+
+def age(device: str, bench: Bench) -> None:
+    """All files of a volume as if they had been there for years."""
+    with volumes.mounted("ext4", device, bench.folder / "mount") as place:
+        numbers = [item.stat().st_ino for item in place.iterdir() if item.is_file()]
+    left(device)
+    words = [f"set_inode_field <{number}> {time} 20200101\n" for number in numbers for time in ("ctime", "mtime")]
+    subprocess.run(
+        ["debugfs", "-w", "-f", "-", device], input="".join(words).encode(), check=True, capture_output=True
+    )
+    volumes.run("blockdev", "--flushbufs", device)
+
+
+def marks_of(bench: Bench) -> list[Path]:
+    folder = bench.folder / "state" / "images" / "marks"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def manifest_of(bench: Bench, done: dict[str, Any]) -> tuple[str, ...]:
+    assert done["state"] == "done", str(done)
+    return ImageStore(bench.folder / "state" / "images").open(done["image_id"]).chunks
+
+
+def test_quick_reads_what_has_changed_and_makes_the_same_image(bench: Bench) -> None:
+    part = f"{bench.device}p7"
+    with volumes.mounted("ext4", part, bench.folder / "mount") as place:
+        for number in range(8):
+            (place / f"large{number}").write_bytes(random.Random(number).randbytes(8 * MIB))
+    age(part, bench)
+    bench.start_node()
+
+    def backup(*words: str) -> dict[str, Any]:
+        return bench.end_of(bench.order("golden", "--after", "stay", *words))
+
+    first = backup()
+    assert (first["quick"], first["skipped"]) == (False, 0)
+    assert len(marks_of(bench)) == 1
+
+    with volumes.mounted("ext4", part, bench.folder / "mount") as place:
+        (place / "large3").write_bytes(random.Random(99).randbytes(8 * MIB))
+        (place / "new").write_bytes(b"new" * 1000)
+    left(part)
+    second = backup("--quick")
+    assert second["quick"]
+    assert second["skipped"] > 24 * MIB, second
+    assert 8 * MIB <= second["sent"] < 24 * MIB
+    assert any("ntfs" in note and "read whole" in note for note in second["notes"])
+    full = backup()
+    assert manifest_of(bench, second) == manifest_of(bench, full) != manifest_of(bench, first)
+    assert full["sent"] == 0
+
+    marks = marks_of(bench)[0]
+    damaged = bytearray(marks.read_bytes())
+    damaged[-100] ^= 1
+    marks.write_bytes(damaged)
+    third = backup("--quick")
+    assert third["skipped"] == 0, "damaged marks: everything is read"
+    fourth = backup("--quick")
+    assert fourth["skipped"] > 32 * MIB
+    assert manifest_of(bench, full) == manifest_of(bench, third) == manifest_of(bench, fourth)
+
+    for index, name in enumerate(manifest_of(bench, fourth)):
+        if name and 160 < index < 300:  # chunks that were skipped, gone from the store
+            (bench.folder / "state" / "images" / "chunks" / name[:2] / name[2:]).unlink(missing_ok=True)
+    fifth = backup("--quick")
+    assert manifest_of(bench, fifth) == manifest_of(bench, fourth)
+    assert bench.restore("golden").stat().st_size == 400 * MIB, "every chunk of it is there again"
+
+    bench.daemon.command("image", "rm", fifth["image_id"], "--yes")
+    assert not marks_of(bench), "they go with their image"
+
+
+def test_quick_reads_everything_when_its_sample_differs(bench: Bench) -> None:
+    """Files that were changed behind the file system's back, all of them, so that the sample must see it."""
+    part = f"{bench.device}p7"
+    with volumes.mounted("ext4", part, bench.folder / "mount") as place:
+        (place / "large").write_bytes(random.Random(1).randbytes(48 * MIB))
+    age(part, bench)
+    bench.start_node()
+    first = bench.end_of(bench.order("golden", "--after", "stay"))
+    with Path(part).open("r+b") as stream:
+        for mebibyte in range(200):
+            stream.seek(mebibyte * MIB)
+            data = stream.read(MIB)
+            if len(set(data[:64])) > 40:  # of the large file: noise
+                stream.seek(mebibyte * MIB + MIB // 2)
+                stream.write(b"~" * 4096)
+    volumes.run("blockdev", "--flushbufs", part)
+    done = bench.end_of(bench.order("golden", "--after", "stay", "--quick"))
+    assert done["skipped"] == 0, done
+    assert any("everything is read" in note for note in done["notes"]), done
+    full = bench.end_of(bench.order("golden", "--after", "stay"))
+    assert manifest_of(bench, done) == manifest_of(bench, full) != manifest_of(bench, first)
+
+
+def test_quick_goes_on_after_the_death_of_the_daemon(bench: Bench) -> None:
+    part = f"{bench.device}p7"
+    with volumes.mounted("ext4", part, bench.folder / "mount") as place:
+        for number in range(8):
+            (place / f"large{number}").write_bytes(random.Random(number).randbytes(8 * MIB))
+    age(part, bench)
+    bench.start_node()
+    bench.end_of(bench.order("golden", "--after", "stay"))
+    with volumes.mounted("ext4", part, bench.folder / "mount") as place:
+        for number in range(5):
+            (place / f"large{number}").write_bytes(random.Random(number + 50).randbytes(8 * MIB))
+    left(part)
+    bench.room.limit("server", 80)
+    id_ = bench.order("golden", "--after", "stay", "--quick")
+    until(lambda: bench.show(id_)["sent"] > 10 * MIB, 60, "something is sent")
+    killed_daemon(bench)
+    done = bench.end_of(id_, 120)
+    assert done["skipped"] > 8 * MIB, done
+    bench.room.limit("server", 8000)
+    full = bench.end_of(bench.order("golden", "--after", "stay"))
+    assert manifest_of(bench, done) == manifest_of(bench, full)
+    assert full["sent"] == 0

@@ -18,15 +18,17 @@ import pytest
 from bootd.config import Settings
 from bootd.drivers.captures import CaptureStore
 from bootd.drivers.http.node import NodeInterface
+from bootd.drivers.images.removal import remove
 from bootd.drivers.images.store import ImageStore
 from bootd.drivers.sync.keeper import Folders, SyncKeeper
 from bootd.drivers.sync.store import SyncStore
 from bootd.drivers.tree import VirtualTree
 from bootd.errors import Exit
-from bootd.wire import captured
+from bootd.wire import captured, marks
 from bootd.wire.captured import CHUNK, Description, Volume
 from bootd.wire.control import RUNNING, CaptureReport, CaptureState, encode
 from bootd.wire.digest import Compressor, digest
+from bootd.wire.marks import MARK_SIZE, NONE, Clock, Question
 from bootd.wire.stored import pack
 from bootd.wire.tree import Mount, Tree, encode_tree
 from tests.unit.operators import Operators
@@ -253,6 +255,123 @@ def test_a_full_disk_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
             server.close()
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+MARKS = [bytes([number]) * MARK_SIZE for number in range(1, 6)]
+
+
+def tell(
+    server: Server,
+    task: str,
+    told: list[bytes],
+    first: int = 0,
+    *,
+    source: str = "S1",
+    clock: Clock = Clock(100, 200),  # noqa: B008 - a constant
+) -> tuple[int, list[bytes | None]]:
+    body = marks.encode(Question(first, source, {"ab": clock}, tuple(told)))
+    status, answer = server.send("POST", task, "marks", body)
+    return status, marks.decode_answer(answer, len(told)) if status == 200 else []
+
+
+def backed_up(server: Server, *, quick: bool = False, told: list[bytes] | None = None, source: str = "S1") -> str:
+    """One backup, all of it; its image."""
+    task = server.order(quick=quick)
+    assert server.describe(task) == 204
+    if told:
+        assert tell(server, task, told, source=source)[0] == 200
+    for index in server.ask(task, 0, NAMES)[1]:
+        assert server.put(task, CHUNKS[index]) == 204
+    status, image = server.commit(task)
+    assert status == 200, image
+    return image
+
+
+def looked_up(server: Server, told: list[bytes], **more: Any) -> list[bytes | None]:
+    """What the next quick backup, which is given up then, hears."""
+    task = server.order(quick=True)
+    assert server.describe(task) == 204
+    status, known = tell(server, task, told, **more)
+    assert status == 200
+    server.request("DELETE", f"/backups/{task}")
+    return known
+
+
+def test_marks_of_the_last_backup_are_known(server: Server) -> None:
+    assert looked_up(server, MARKS) == [None] * 5, "there was none"
+    backed_up(server, told=MARKS)
+    assert looked_up(server, MARKS) == NAMES, "zeros, too"
+    other = [MARKS[0], NONE, MARKS[1], MARKS[3], b"x" * MARK_SIZE]
+    assert looked_up(server, other) == [NAMES[0], None, None, NAMES[3], None], "each in its own place"
+    assert looked_up(server, MARKS, source="S2") == [None] * 5, "another disk"
+    task = server.order()
+    assert server.describe(task) == 204
+    assert tell(server, task, MARKS) == (200, [None] * 5), "one that is not quick reads everything"
+
+
+def test_chunks_that_are_gone_are_not_known(server: Server) -> None:
+    backed_up(server, told=MARKS)
+    server.store.flush()
+    ImageStore(server.images).chunk_path(NAMES[1].hex()).unlink()
+    assert looked_up(server, MARKS) == [NAMES[0], None, *NAMES[2:]]
+
+
+def test_a_clock_that_has_gone_back_is_not_trusted(server: Server) -> None:
+    backed_up(server, told=MARKS)
+    assert looked_up(server, MARKS, clock=Clock(100, 200)) == NAMES, "not mounted since"
+    assert looked_up(server, MARKS, clock=Clock(200, 300)) == NAMES
+    assert looked_up(server, MARKS, clock=Clock(150, 300)) == [None] * 5
+
+
+def test_a_backup_without_marks_ends_those_of_the_one_before(server: Server) -> None:
+    """An older stage2 tells none: what it has read may be another thing."""
+    backed_up(server, told=MARKS)
+    backed_up(server)
+    assert looked_up(server, MARKS) == [None] * 5
+    backed_up(server, told=MARKS)
+    backed_up(server, told=MARKS[:4])
+    assert looked_up(server, MARKS) == [None] * 5, "not all were told"
+
+
+def test_marks_go_with_their_image(server: Server) -> None:
+    image = backed_up(server, told=MARKS)
+    folder = server.images / "marks"
+    assert len(list(folder.iterdir())) == 1
+    with ImageStore(server.images) as store:
+        remove(store, image)
+    assert not list(folder.iterdir())
+    assert looked_up(server, MARKS) == [None] * 5
+
+
+@pytest.mark.parametrize("place", range(0, 400, 13))
+def test_damaged_marks_are_none(server: Server, place: int) -> None:
+    backed_up(server, told=MARKS)
+    (path,) = (server.images / "marks").iterdir()
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 0x15
+    path.write_bytes(data)
+    assert looked_up(server, MARKS) == [None] * 5
+    path.write_bytes(data[:place])
+    assert looked_up(server, MARKS) == [None] * 5
+
+
+def test_marks_that_make_no_sense(server: Server) -> None:
+    task = server.order(quick=True)
+    assert tell(server, task, MARKS)[0] == 409, "nothing is known of the source"
+    assert server.describe(task) == 204
+    assert tell(server, task, MARKS, 1)[0] == 400, "not from the first on"
+    assert tell(server, task, MARKS[:2]) == (200, [None] * 2)
+    assert tell(server, task, MARKS[:2]) == (200, [None] * 2), "the same again"
+    assert tell(server, task, [MARKS[1], MARKS[0]])[0] == 400, "another thing again"
+    assert tell(server, task, MARKS, 2)[0] == 400, "more than there are"
+    assert tell(server, task, MARKS[2:], 2, source="S2")[0] == 400
+    for body in (
+        b"",
+        b"{}\n",
+        b'{"version":1,"first":0,"source":"S1","clocks":{}}\n',
+        b'{"version":1}\n' + bytes(16),
+    ):
+        assert server.send("POST", task, "marks", body)[0] == 400
 
 
 def document(text: str) -> dict[str, Any]:

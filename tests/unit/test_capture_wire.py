@@ -1,16 +1,18 @@
 """What is in use, and how a node describes it: ranges, partclone's log, the description, hostile forms of all."""
 
 import itertools
+import json
 import random
 import struct
 from dataclasses import replace
 
 import pytest
 
-from bootd.wire import btrfs, captured, used, volumes, xfs_log
+from bootd.wire import btrfs, captured, marks, used, volumes, xfs_log
 from bootd.wire.captured import Description, Volume
 from bootd.wire.control import Capture, CaptureReport, CaptureState, decode, encode
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.marks import MARK_SIZE, NONE, Clock, Question
 from tests.unit.session_room import disk, mac
 
 # Written by partclone.extfs 0.3.23 of Debian 12 for an ext4 of 64 MiB with blocks of 1 KiB.
@@ -177,8 +179,34 @@ def test_answers() -> None:
 def test_the_messages_of_a_capture() -> None:
     order = Capture("t1", disk(), 5, True, False, "stay")
     assert decode(encode(order)) == order
+    value = json.loads(encode(order))
+    del value["marks"], value["quick"]  # as a daemon says it that knows no marks
+    assert decode(json.dumps(value).encode()) == order
     report = CaptureReport(mac(1), "t1", CaptureState.READING, 7, 5, 3, 2, "", ("sda1: xfs, all of it",))
     assert decode(encode(report)) == report
+
+
+def test_marks_as_they_are_sent() -> None:
+    told = Question(3, "S1  400 0", {"ab" * 16: Clock(5, 7)}, (b"m" * MARK_SIZE, NONE))
+    assert marks.decode(marks.encode(told)) == told
+    known = [None, captured.ZEROS, b"d" * 32, None]
+    assert marks.decode_answer(marks.encode_answer(known), 4) == known
+    draw = random.Random(17)
+    for good, decoder in (
+        (marks.encode(told), marks.decode),
+        (marks.encode_answer(known), lambda data: marks.decode_answer(data, 4)),
+    ):
+        for _ in range(500):
+            data = bytearray(good[: draw.randrange(len(good) + 1)] if draw.random() < 0.3 else good)
+            for _ in range(draw.randrange(4)):
+                if data:
+                    data[draw.randrange(len(data))] = draw.randrange(256)
+            try:
+                decoder(bytes(data))
+            except PeerProtocolError:
+                continue
+    with pytest.raises(PeerProtocolError):
+        marks.decode_answer(b"\1" * 4, 4)
 
 
 def reader(data: bytes) -> volumes.Read:

@@ -56,7 +56,7 @@ def test_the_node_is_brought_up_told_and_the_image_is_made() -> None:
     assert room.coordinator.choice(mac(2)).label == "local"
     assert not told(room)
     room.join(1, (SDA,))
-    assert told(room) == [Capture(task.id, SDA, 0, False, False, "reboot")]
+    assert told(room) == [Capture(task.id, SDA, 0, False, False, "reboot", marks=True)]
     report(room, task, total=100, done=10)
     assert task.state is TaskState.READING
     room.now += 2
@@ -290,3 +290,24 @@ def test_a_backup_of_a_running_system_is_cancelled_where_it_is_at_work() -> None
     assert task.reason.startswith("the agent is silent")
     assert sends(room.coordinator.captures.cancel(task.id, "eva", room.now)) == [(Cancel, True)]
     assert sends(report(room, task)) == [(Cancel, True)], "and told again when it goes on"
+
+
+def test_quick_is_told_kept_and_said_when_the_stage_is_too_old_for_it() -> None:
+    room = Room(default="local")
+    room.join(1, (SDA,))
+    task = order(room, quick=True)
+    assert told(room) == [Capture(task.id, SDA, 0, False, False, "reboot", marks=True, quick=True)]
+    assert task.record().quick
+    report(room, task, total=100, done=60, skipped=50)
+    shown = view(task, str, room.now)
+    assert (shown["quick"], shown["skipped"]) == (True, 50)
+    assert not view(order(room), str, room.now)["quick"]
+    assert not [event for event in room.events("backup") if "older than --quick" in event.text]
+
+    old = Room(default="local")
+    old.join(1, (SDA,))
+    node = old.coordinator.nodes.add(mac(1))
+    assert node.join is not None
+    node.join = replace(node.join, abilities=("partitions", "layout", "grow"))
+    order(old, quick=True)
+    assert [event for event in old.events("backup") if "older than --quick" in event.text]

@@ -510,7 +510,7 @@ def test_retry_keeps_every_option() -> None:
     assert plan.selector.text == record.selector
     default = SessionPlan("", "", "", 0, None, plan.selector, "", "", "", "")
     unset = {name for name in kept - {"name"} if getattr(plan, name) == getattr(default, name)}
-    assert unset <= {"selector", "files"}, "this test gives every option a value of its own"
+    assert unset <= {"selector", "files", "further"}, "this test gives every option a value of its own"
 
 
 def test_retry_of_files_is_of_files() -> None:

@@ -322,3 +322,22 @@ def test_one_refusal_lets_go_of_all(loops: Callable[[], Loop]) -> None:
     os.close(os.open(first.device, os.O_RDWR | os.O_EXCL))
     assert first.untouched()
     assert second.untouched()
+
+
+@needs_root
+def test_a_disk_that_was_empty_has_to_be_empty_whatever_holds_of_the_other(loops: Callable[[], Loop]) -> None:
+    """One of two may be erased, so the plan does not ask for empty disks; the other one was planned as empty."""
+    first, second = loops(), loops()
+    one, two = first.disk(), second.disk()
+    full = replace(one, filesystem="xfs")
+    plan = replace(plan_for(full), eligible=2, further=(two,), empty=False)
+    for target in open_targets(plan, lambda: [full, two]):
+        target.close()
+    with pytest.raises(RefusedError, match="not empty"):
+        open_targets(plan, lambda: [full, replace(two, filesystem="xfs")])
+    with pytest.raises(RefusedError, match="together, the image needs"):
+        open_targets(replace(plan, image_size=one.size + two.size + 1), lambda: [full, two])
+    for target in open_targets(replace(plan, image_size=one.size + two.size), lambda: [full, two]):
+        target.close()
+    assert first.untouched()
+    assert second.untouched()

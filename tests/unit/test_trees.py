@@ -38,7 +38,9 @@ def order(layout: str = DESC, **more: object) -> FilesOrder:
 
 
 def choose(files: FilesOrder, seen: Join, **more: Disk) -> Disk | Refusal:
-    return trees.choose_disk(seen, selector.parse("only"), files, (), size=MIB, **more)
+    written = [more["written"]] if "written" in more else []
+    found = trees.choose_disks(seen, [selector.parse("only")], files, (), size=MIB, written=written)
+    return found if isinstance(found, Refusal) else found[0]
 
 
 def test_a_desc_gets_file_systems_and_places_of_the_source_by_number() -> None:

@@ -171,6 +171,8 @@ class Machine:
                 pytest.skip(f"no loop device: {done.stderr.decode().strip()}")
             self.loops.append(done.stdout.decode().strip())
             # Added by hand: a kernel may be without a parser of DOS tables, as its partitions are not its parser's.
+            # First what somebody left on a loop device of this number.
+            subprocess.run(["partx", "--delete", self.loops[-1]], check=False, capture_output=True)
             subprocess.run(["partx", "--add", self.loops[-1]], check=False, capture_output=True)
         run("mke2fs", "-q", "-F", "-t", "ext2", f"{self.loops[0]}p5")
         self.before = self.digests()

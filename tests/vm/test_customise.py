@@ -7,6 +7,7 @@ import pytest
 from bootd.build.cache import DEFAULT
 from stage2.customise import Facts, customise
 from tests.lab import debian_tree
+from tests.lab.login import asked, log_in
 from tests.lab.machine import Firmware, Machine, Specification
 from tests.netns.customise_disks import prepared
 
@@ -29,13 +30,7 @@ def test_boots_to_a_login_as_itself(firmware: Firmware, table: str, tmp_path: Pa
     machine = Machine(Specification("node7", firmware, MAC, disk, "LAB-DISK-7"), tmp_path)
     machine.power_on()
     try:
-        machine.wait_for(r"node7 login:", 300, "login")
-        machine.type(f"{debian_tree.USER}\n")
-        machine.wait_for("Password:", 60, "password")
-        machine.type(f"{debian_tree.PASSWORD}\n")
-        machine.wait_for(r"root@node7:~# \Z", 60, "shell")
-        machine.type("exec sh\n")  # bash puts control sequences around what is typed
-        machine.wait_for(r"[\r\n]# \Z", 60, "plain shell")
+        log_in(machine, "node7", 300)
         said = asked(machine, "findmnt -no UUID /; cat /etc/machine-id; ls /sys/firmware").split()
         assert root in said
         assert ("efi" in said) is (firmware is Firmware.UEFI)
@@ -49,10 +44,3 @@ def test_boots_to_a_login_as_itself(firmware: Firmware, table: str, tmp_path: Pa
         assert "active" in asked(machine, "systemctl is-active ssh").split()
     finally:
         machine.kill()
-
-
-def asked(machine: Machine, command: str) -> str:
-    """What a command says; the next prompt is awaited, so that nothing is typed before it."""
-    said = machine.run(command, 60, command)
-    machine.wait_for(r"# \Z", 60, "prompt")
-    return said

@@ -39,8 +39,14 @@ class Hop(Struct, rename={"from_": "from"}):
     growth: float
 
 
+class FurtherDisk(Struct):
+    name: str
+    serial: str
+
+
 class Member(Struct):
-    """A node in a session; ``written``, ``durable`` and ``verified`` bytes of ``total``."""
+    """A node in a session; ``written``, ``durable`` and ``verified`` bytes of ``total``; ``further``: disks that
+    are written beside ``disk``."""
 
     node: str
     name: str
@@ -49,6 +55,7 @@ class Member(Struct):
     trouble: str
     disk: str | None
     serial: str | None
+    further: list[FurtherDisk]
     total: int | None
     written: int
     durable: int
@@ -244,7 +251,8 @@ class Node(Struct):
 
 class Backup(Struct):
     """A disk or a partition that is read into an image: ``done`` of ``total`` bytes in use, of which the store had
-    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``image_id`` null until there is an image."""
+    not ``sent`` bytes; these went over the network as ``wire`` bytes. ``skipped``: taken over from the last backup
+    without being read, of one that is ``quick``. ``image_id`` null until there is an image."""
 
     id: str
     node: str
@@ -261,6 +269,8 @@ class Backup(Struct):
     done: int
     sent: int
     wire: int
+    quick: bool
+    skipped: int
     rate: int
     remaining_seconds: float | None
     seconds: float | None
@@ -549,11 +559,12 @@ class Making(Struct):
 
 class PlannedNode(Struct):
     """``disk`` is what would be overwritten with ``write`` bytes; ``refusal`` is "" or why nothing would be;
-    ``makes``: partitions and file systems of a layout for files."""
+    ``makes``: partitions and file systems of a layout for files; ``further``: its other disks, overwritten too."""
 
     node: str
     name: str
     disk: PlannedDisk | None
+    further: list[PlannedDisk]
     parts: list[PlannedPart]
     layout: str | None
     makes: list[Making]

@@ -31,6 +31,7 @@ class BackupOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     part: str = ""
     dirty: bool = False
     raw: bool = False
+    quick: bool = False
     after: Literal["reboot", "stay"] = "reboot"
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
     files: bool = False
@@ -64,6 +65,7 @@ class Backups:
             part=order.part,
             dirty=order.dirty,
             raw=order.raw,
+            quick=order.quick,
             after=order.after,
             tags=order.tags,
             files=order.files,

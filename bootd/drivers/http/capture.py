@@ -16,7 +16,7 @@ from bootd.drivers.engine import Engine
 from bootd.drivers.http.server import Handler, read_body, text_error
 from bootd.errors import OperatorError
 from bootd.session.captures import Task
-from bootd.wire import captured, control
+from bootd.wire import captured, control, marks
 from bootd.wire.control import CaptureReport
 from bootd.wire.digest import DIGEST_SIZE
 from bootd.wire.errors import PeerProtocolError
@@ -38,6 +38,7 @@ class CaptureRequests:
             web.post(f"{_FOLDER}/report", self._report),
             web.put(f"{_FOLDER}/source", self._of_open_task(self._source)),
             web.post(f"{_FOLDER}/chunks", self._of_open_task(self._chunks)),
+            web.post(f"{_FOLDER}/marks", self._of_open_task(self._marks)),
             web.put(f"{_FOLDER}/chunk/{{digest}}", self._of_open_task(self._chunk)),
             web.post(f"{_FOLDER}/commit", self._of_open_task(self._commit)),
         ]
@@ -64,6 +65,11 @@ class CaptureRequests:
         digests = await read_body(request, captured.ASKED * DIGEST_SIZE)
         missing = await self._store.ask(task, _number(request, "first"), digests)
         return web.Response(body=captured.encode_answer(missing), content_type="application/json")
+
+    async def _marks(self, request: web.Request, task: Task) -> web.Response:
+        question = marks.decode(await read_body(request, marks.MAX_QUESTION))
+        known = await self._store.ask_marks(task, question)
+        return web.Response(body=marks.encode_answer(known), content_type="application/octet-stream")
 
     async def _chunk(self, request: web.Request, task: Task) -> web.Response:
         try:

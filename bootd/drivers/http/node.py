@@ -149,8 +149,9 @@ class NodeInterface:
         self._check(request, node)
         table = saved.decode(await read_body(request, saved.MAX_SAVED))
         coordinator = self._engine.coordinator
-        disk = coordinator.planned_disk(node, table.session)
-        if disk is None or not is_of(table, disk):
+        disks = coordinator.planned_disks(node, table.session)
+        place = next((number for number, disk in enumerate(disks) if is_of(table, disk)), None)
+        if place is None:
             return text_error(409, "these are not the ends of a disk that this node was told to write")
         if self._engine.tables is None:
             return text_error(503, "partition tables are not kept here")
@@ -159,9 +160,9 @@ class NodeInterface:
         except OperatorError as error:
             log.error("partition table not kept", node=node, error=error.message, hint=error.hint)  # noqa: TRY400
             return text_error(507, error.message)
-        if coordinator.planned_disk(node, table.session) != disk:  # it took a while: the node may have a new plan
+        if coordinator.planned_disks(node, table.session) != disks:  # it took a while: the node may have a new plan
             return text_error(409, "meanwhile this node was told something else")
-        self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},"))
+        self._engine.run(coordinator.table_saved(node, table.session, f"{table.name}, {name},", place))
         return web.Response(status=204)
 
     async def _log(self, request: web.Request) -> web.Response:

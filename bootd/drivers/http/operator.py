@@ -62,6 +62,7 @@ class Deploy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     nodes: str
     disk: str  # selector; "" = the one that ``parts`` names
+    further: list[Annotated[str, msgspec.Meta(max_length=1024)]] = []  # selectors of a layout's other disks
     expect: int = 0
     start_now: bool = False
     label: str = "kamethod"
@@ -242,7 +243,8 @@ class Operators:
             raise OperatorError(
                 f"label {wanted.label!r} is not defined", f"known labels: {', '.join(self._labels)}", Exit.USAGE
             )
-        chosen = selector.parse(found.disk)
+        chosen = selector.parse(found.disk, several=found.files is not None)
+        further = [selector.parse(text) for text in wanted.further]
         is_any = coordinator.nodes.host_set(wanted.nodes).macs is None
         nodes = []
         for mac in coordinator.nodes.select(wanted.nodes):
@@ -263,6 +265,7 @@ class Operators:
                 files=found.files,
                 inherited=[one for _, one in coordinator.admission.inherited_locks(mac, self._engine.now())],
                 veto=coordinator.admission.veto(mac, is_any=is_any),
+                further=further,
             )
             nodes.append(card)
         return web.json_response(
@@ -270,7 +273,7 @@ class Operators:
                 "source": found.source,
                 "size": found.size,
                 "sector": found.sector,
-                "disk": found.disk,
+                "disk": " and ".join([found.disk, *wanted.further]),
                 "any": is_any,
                 "nodes": nodes,
             }
@@ -292,6 +295,7 @@ class Operators:
             grow=wanted.grow,
             layout=found.layout,
             files=found.files,
+            further=tuple(wanted.further),
             expect=wanted.expect,
             start_now=wanted.start_now,
             label=wanted.label,
@@ -321,7 +325,10 @@ class Operators:
                 wanted.disk,
                 _files_wish(wanted),
                 Sources(self._engine.image_store),
+                further=len(wanted.further),
             )
+        if wanted.further:
+            raise OperatorError("several disks are for images of files", "say one --disk", Exit.USAGE)
         return await asyncio.to_thread(
             order_sources.measure,
             wanted.source,

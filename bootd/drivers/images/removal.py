@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from bootd.drivers.images import marks
 from bootd.drivers.images.reading import alone
 from bootd.drivers.images.store import ImageStore, StoredImage, sync_folder, write_file
 from bootd.drivers.jobs.tell import Result, Tell
@@ -44,6 +45,7 @@ def _remove(store: ImageStore, reference: str) -> StoredImage:
                 _drop(store, name)
             store.manifest_path(id_).unlink()
             sync_folder(store.directory / "manifests")
+            marks.drop_of_image(store, id_)
         left = [other for other in images.values() if other.header.name == image.header.name and other.id != id_]
         if left and f"{image.header.name}:{LATEST}" in image.tags:
             folder = store.directory / "refs" / image.header.name
@@ -180,7 +182,11 @@ def _forget_damaged(store: ImageStore, needed: set[bytes]) -> None:
 
 def _forget_drafts(store: ImageStore, before: float) -> None:
     """What a writer that was killed had not given its name."""
-    for folder in [store.directory / "manifests", *(store.directory / "refs").iterdir()]:
+    for folder in [
+        store.directory / "manifests",
+        store.directory / marks.FOLDER,
+        *(store.directory / "refs").iterdir(),
+    ]:
         with suppress(FileNotFoundError):  # its last name was removed meanwhile
             for path in list(folder.glob(".*")):
                 with suppress(FileNotFoundError):
