@@ -2,9 +2,7 @@
 
 The thread that reads has a mount namespace of its own: whatever becomes of the program, its mounts end with it.
 Snapshots do not; they are removed when the system has been read, and looked for whenever the agent starts.
-
-A file system of which there can be no snapshot (/boot, the EFI system partition) is read as it is, and counts only
-when not one sector of it was written meanwhile. ``/`` is always written to, so it needs a snapshot.
+How each file system is read is decided in `stage2.views`.
 """
 
 import contextlib
@@ -12,73 +10,27 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from bootd.member import archive
 from bootd.wire.control import Cancel, CaptureRunning
 from bootd.wire.tree import SWAP, Mount, Tree
 from stage2 import snapshots
 from stage2.capture import FilesJob, FilesSource
-from stage2.golden import OPTIONS, Line, parse_fstab
+from stage2.golden import Line, parse_fstab
 from stage2.mounting import MOUNT_SECONDS, UNMOUNT_SECONDS
 from stage2.node import Node, firmware
-from stage2.places import unescaped
 from stage2.programs import ProgramError, run
 from stage2.used_blocks import RefusedError
+from stage2.views import NAMES, STAGE2, Mounted, View, choose, parse_mounts
 
 FOLDER = "/run/bootd-agent"
 OWN_KEY = "/etc/bootd-agent"  # a clone is not to come with the key of its source
 STILL_BYTES = 4 << 30  # of files: so much is read without a snapshot, where nobody writes
 LEFT_SECONDS = 60.0
 CLOSE_SECONDS = 60.0  # less than systemd gives a service that is to stop
-_STAGE2 = "boot it into stage2 (bootd backup --files, without --running)"
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _MS_REC, _MS_SLAVE = 0x4000, 1 << 19  # linux/mount.h
 _WRITTEN = 6  # word of /sys/block/*/stat: sectors written, Documentation/block/stat.rst
-_NAMES = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")
-
-
-@dataclass(frozen=True)
-class Mounted:
-    """A line of mountinfo (proc(5)). ``inner``: which folder of the file system it is."""
-
-    point: str
-    number: str  # MAJOR:MINOR
-    inner: str
-    kind: str
-    device: str
-
-
-@dataclass(frozen=True)
-class View:
-    """How one file system is to be read."""
-
-    mounted: Mounted
-    options: str  # as fstab has them
-    volume: snapshots.Volume | None = None
-    extents: int = 0
-
-    @property
-    def is_btrfs(self) -> bool:
-        return self.mounted.kind == "btrfs"
-
-    @property
-    def is_still(self) -> bool:
-        return self.volume is None and not self.is_btrfs
-
-    def told(self) -> str:
-        """For the report."""
-        how = "a snapshot of btrfs"
-        if self.volume is not None:
-            keeps = (
-                f", {self.extents * self.volume.extent / 1e9:.1f} GB may be written meanwhile"
-                if self.extents
-                else ""
-            )
-            how = f"a snapshot of LVM{keeps}"
-        elif self.is_still:
-            how = "as it is, as long as nobody writes to it"
-        return f"{self.mounted.point}: {self.mounted.kind} on {self.mounted.device}: {how}"
 
 
 class RunningJob(FilesJob):
@@ -134,71 +86,6 @@ class Backups:
             self._job.join(CLOSE_SECONDS)
 
 
-def parse_mounts(text: str) -> list[Mounted]:
-    """Of mountinfo; of two at one place, the one that is seen."""
-    found: dict[str, Mounted] = {}
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        words, rest = before.split(), after.split()
-        if len(words) >= 5 and len(rest) >= 2:
-            point = unescaped(words[4])
-            found.pop(point, None)
-            found[point] = Mounted(point, words[2], unescaped(words[3]), rest[0], unescaped(rest[1]))
-    return list(found.values())
-
-
-def choose(
-    mounts: Sequence[Mounted], lines: Sequence[Line], volumes: Sequence[snapshots.Volume]
-) -> tuple[list[View], list[str]]:
-    """How each file system of this system is read, ``/`` first, and notes on what is left out. `RefusedError`."""
-    by_point = {one.point: one for one in mounts}
-    by_number = {one.number: one for one in volumes}
-    options = {line.mount: line.options for line in lines if line.kind != SWAP and line.device.startswith(_NAMES)}
-    notes = [f"{point} is not mounted: left out" for point in options if point not in by_point and point != "/"]
-    views = []
-    for point in sorted({"/", *(point for point in options if point in by_point)}):
-        found = by_point.get(point)
-        if found is None or not found.device.startswith("/dev/"):
-            raise RefusedError(
-                f"{point} is on {found.device if found else 'nothing'}, no disk of this machine: {_STAGE2}"
-            )
-        if found.kind not in OPTIONS:
-            raise RefusedError(
-                f"{point}: files of {found.kind} cannot be read: unmount it, or take it out of fstab"
-            )
-        view = View(found, options.get(point, ""), None if found.kind == "btrfs" else by_number.get(found.number))
-        if view.is_still and point == "/":
-            raise RefusedError(
-                f"/ is {found.kind} on {found.device}, of which there can be no snapshot: {_STAGE2}, "
-                "or have / on LVM or btrfs"
-            )
-        if not view.is_btrfs and found.inner != "/":
-            raise RefusedError(f"{point} is the folder {found.inner} of {found.device}: {_STAGE2}")
-        views.append(view)
-    sources = {view.volume.path: view.volume for view in views if view.volume is not None}
-    for index, view in enumerate(views):
-        if view.volume is None:
-            continue
-        extents = snapshots.room(view.volume, sources.values())
-        if not extents and not view.volume.thin:
-            raise RefusedError(
-                f"volume group {view.volume.group} has {view.volume.free * view.volume.extent / 1e6:.0f} MB free, "
-                f"too little to keep what is written to {view.volume.path} meanwhile: free some, or {_STAGE2}"
-            )
-        views[index] = replace(view, extents=extents)
-    taken = {view.mounted.number for view in views}
-    for one in mounts:
-        if (
-            one.device.startswith("/dev/")
-            and one.kind in OPTIONS
-            and one.number not in taken
-            and one.point not in options
-        ):
-            notes.append(f"{one.point} ({one.kind} on {one.device}) is not in fstab: left out")
-            taken.add(one.number)
-    return views, notes
-
-
 @contextlib.contextmanager
 def live_tree(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSource]:
     """The running system at one moment, until this is left. For a thread of its own, which is of no other use
@@ -241,10 +128,10 @@ def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSo
             if view.is_still and amounts[view.mounted.point].used > STILL_BYTES:
                 raise RefusedError(
                     f"{view.mounted.point} ({view.mounted.kind} on {view.mounted.device}) has no snapshot, and "
-                    f"is too large to be read as it is: unmount it, put it on LVM or btrfs, or {_STAGE2}"
+                    f"is too large to be read as it is: unmount it, put it on LVM or btrfs, or {STAGE2}"
                 )
         found = [_described(view, amounts[view.mounted.point]) for view in views]
-        found += [_swap(line) for line in lines if line.kind == SWAP and line.device.startswith(_NAMES)]
+        found += [_swap(line) for line in lines if line.kind == SWAP and line.device.startswith(NAMES)]
         disk, table = _disk_below(views[0].mounted.device)
         for note in notes:
             say(note)
@@ -352,7 +239,7 @@ def _inner(views: Sequence[View], exclude: Sequence[str]) -> list[str]:
                 continue
             raise RefusedError(
                 f"{place} is a subvolume of its own, which fstab does not mount: say -x {place} to leave out "
-                f"what is in it, or {_STAGE2}"
+                f"what is in it, or {STAGE2}"
             )
     return found
 

@@ -6,9 +6,9 @@ import pytest
 
 from stage2 import snapshots
 from stage2.golden import parse_fstab
-from stage2.live import choose, parse_mounts
 from stage2.snapshots import Volume
 from stage2.used_blocks import RefusedError
+from stage2.views import choose, parse_mounts
 
 GIB = 1 << 30
 EXTENT = 4 << 20
