@@ -1,7 +1,7 @@
 """How each file system of a running system can be read as of one moment: decided from what is mounted, pure.
 
-A file system on a logical volume or btrfs has a snapshot. Another one (/boot, the EFI system partition) is read as it
-is, and counts only when nobody writes to it meanwhile. ``/`` is always written to, so it needs a snapshot.
+A file system on a logical volume or btrfs has a snapshot. Another one (/boot, the EFI system partition) is read as
+it is, and counts only when nobody writes to it meanwhile. ``/`` is always written to, so it needs a snapshot.
 """
 
 from collections.abc import Sequence

@@ -64,7 +64,9 @@ def volumes() -> dict[str, str]:
 
 
 def snapshots() -> dict[str, str]:
-    return {name: origin for name, origin in volumes().items() if origin}
+    """By UUID: one that is made anew has the name of the one before."""
+    rows = json.loads(run("lvs", "--reportformat", "json", "-o", "lv_uuid,origin"))["report"][0]["lv"]
+    return {row["lv_uuid"]: row["origin"] for row in rows if row["origin"]}
 
 
 def make(package: str) -> None:
