@@ -342,10 +342,10 @@ def _size(device: str) -> int:
 
 def _disk_below(device: str) -> tuple[int, str]:
     """Bytes and kind of table of the disk that ``device`` is on; (0, "") for none or several."""
-    words = ["lsblk", "--bytes", "--inverse", "--noheadings", "--raw", "--output", "TYPE,SIZE,PTTYPE", device]
-    rows = [line.split(" ") for line in run(words).splitlines()]
-    disks = {tuple(row) for row in rows if row and row[0] == "disk"}
-    if len(disks) != 1:
+    words = ["lsblk", "--bytes", "--inverse", "--noheadings", "--raw", "--output", "TYPE,SIZE,PATH", device]
+    rows = {tuple(line.split(" ")) for line in run(words).splitlines() if line.startswith("disk ")}
+    if len(rows) != 1:
         return 0, ""
-    row = [*disks.pop(), ""]
-    return int(row[1]), row[2] if row[2] in ("dos", "gpt") else ""
+    _, size, path = rows.pop()
+    kind = _probe(path).get("PTTYPE", "")  # lsblk knows it only where udev has written it down
+    return int(size), kind if kind in ("dos", "gpt") else ""

@@ -54,7 +54,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > end:
             raise RuntimeError(f"not within {SECONDS} s: {what}")
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def volumes() -> dict[str, str]:
@@ -107,7 +107,7 @@ def make(package: str) -> None:
     (GOLDEN / "boot/efi/loader").write_bytes(os.urandom(10_000))
     (GOLDEN / "srv/thin").write_text("thin\n")
     (GOLDEN / "home/letter").write_text("Dear all\n")
-    (GOLDEN / "var/large").write_bytes(os.urandom(24 << 20))
+    (GOLDEN / "var/large").write_bytes(os.urandom(16 << 20))
     unpacked = Path("/tmp/package")
     unpacked.mkdir()
     run("tar", "-xzf", package, "-C", str(unpacked))

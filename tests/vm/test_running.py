@@ -65,7 +65,17 @@ def initramfs(tree: Path, folder: Path, package: Path) -> bytes:
 
 
 def command(tree: Path, image: Path, folder: Path) -> list[str]:
-    words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "1024", "-nographic", "-no-reboot"]
+    words = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35,accel=tcg",
+        "-m",
+        "1024",
+        "-smp",
+        "2",
+        "-nographic",
+        "-no-reboot",
+    ]
     words += ["-kernel", str(modules.kernel_image(tree)), "-initrd", str(folder / "initrd")]
     words += ["-append", "console=ttyS0 panic=-1 quiet net.ifnames=0", "-monitor", "none", "-serial", "stdio"]
     words += ["-nic", "user,model=virtio-net-pci"]
