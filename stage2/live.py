@@ -119,11 +119,17 @@ def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSo
     with contextlib.ExitStack() as stack:
         mounter = _Mounter(order.task, root, stack, say)
         mounter.take(views)
-        for view in views:
-            mounter.mount(view)
-        for place in inner:
-            mounter.bind(place, place)
-        amounts = archive.measure(root, [view.mounted.point for view in views], exclude)
+        try:
+            for view in views:
+                mounter.mount(view)
+            for place in inner:
+                mounter.bind(place, place)
+            amounts = archive.measure(root, [view.mounted.point for view in views], exclude)
+        except (ProgramError, OSError):
+            why = mounter.changed()  # a snapshot that is full cannot even be mounted
+            if why:
+                raise RefusedError(why) from None
+            raise
         for view in views:
             if view.is_still and amounts[view.mounted.point].used > STILL_BYTES:
                 raise RefusedError(
