@@ -125,7 +125,7 @@ def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSo
             for place in inner:
                 mounter.bind(place, place)
             amounts = archive.measure(root, [view.mounted.point for view in views], exclude)
-        except (ProgramError, OSError):
+        except (ProgramError, OSError, RefusedError):
             why = mounter.changed()  # a snapshot that is full cannot even be mounted
             if why:
                 raise RefusedError(why) from None
