@@ -24,7 +24,6 @@ from stage2.used_blocks import RefusedError
 from stage2.views import NAMES, STAGE2, Mounted, View, choose, parse_mounts
 
 FOLDER = "/run/bootd-agent"
-OWN_KEY = "/etc/bootd-agent"  # a clone is not to come with the key of its source
 STILL_BYTES = 4 << 30  # of files: so much is read without a snapshot, where nobody writes
 LEFT_SECONDS = 60.0
 CLOSE_SECONDS = 60.0  # less than systemd gives a service that is to stop
@@ -114,7 +113,7 @@ def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSo
     notes = [*(view.told() for view in views), *notes]
     root = f"{FOLDER}/root"
     os.mkdir(root)
-    exclude = tuple(dict.fromkeys((*order.exclude, OWN_KEY)))
+    exclude = order.exclude
     inner = _inner(views, exclude)
     with contextlib.ExitStack() as stack:
         mounter = _Mounter(order.task, root, stack, say)

@@ -13,7 +13,8 @@ from bootd.member.child import Child
 
 PIECE = 1 << 20  # bytes that are read at once
 # What a kernel or a running system puts there; the folders themselves are kept.
-ALWAYS_EMPTY = ("/proc", "/sys", "/run")
+# Also the key of a running system's agent: a clone is not to come with that of its source.
+ALWAYS_EMPTY = ("/proc", "/sys", "/run", "/etc/bootd-agent")
 # ACLs travel as the kernel's own attributes, with numbers: tar's text form has names of this machine's users in it,
 # and the machine that unpacks knows others.
 _ATTRIBUTES = ("--numeric-owner", "--no-acls", "--xattrs", "--xattrs-include=*")
