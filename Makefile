@@ -44,7 +44,7 @@ test: lint ## every tier: unit and property, network namespaces, the package in 
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-lane test-vm-short
 
 test-lane: setup
-	@$(MAKE) --no-print-directory test-netns
+	$(ROOT) $(VENV)/bin/pytest -q --durations=30 -m 'not long' tests/netns
 	@$(MAKE) --no-print-directory test-nspawn
 
 test-unit: setup ## unit and property tests: no root, a few minutes
@@ -54,8 +54,8 @@ fuzz: setup ## a million hostile inputs for the wire, and for each parser of the
 	$(RUN) -m tests.property.wire_fuzz $(FUZZ)
 	$(RUN) -m tests.property.netboot_fuzz $(FUZZ)
 
-test-netns: setup ## real clients and servers in network namespaces (root)
-	$(ROOT) $(VENV)/bin/pytest -q tests/netns
+test-netns: setup ## real clients and servers in network namespaces (root): every case
+	$(ROOT) $(VENV)/bin/pytest -q --durations=30 tests/netns
 
 test-vm: setup ## real firmware in QEMU, software emulation (root): every case, an hour on a slow machine
 	$(ROOT) $(VENV)/bin/pytest -q --durations=30 tests/vm

@@ -73,7 +73,7 @@ def whole(store: Path, name: str) -> tuple[bytes, ImageManifest]:
     return b"".join(bytes(images.read_chunk(manifest, index)) for index in range(len(manifest.chunks))), manifest
 
 
-@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("kind", [pytest.param("gpt", marks=pytest.mark.long), "dos"])
 def test_there_and_back(kind: str, tmp_path: Path) -> None:
     disk, kept = build(kind, tmp_path)
     root, store = tmp_path / "partimag", tmp_path / "store"

@@ -19,6 +19,7 @@ from tests.lab import debian_tree
 from tests.netns.customise_disks import knows_vfat, prepared
 from tests.netns.volumes import disk, run
 
+pytestmark = pytest.mark.long  # a whole Debian; `tests/vm/test_customise.py` boots one in every run
 MAC = "52:54:00:00:00:07"
 # Of no hardware: MODULES=most does not take it.
 MODULE = "dummy"

@@ -236,6 +236,7 @@ def test_cancelled_while_it_unpacks_and_begun_anew(lab: Lab) -> None:
     lab.check("n1", exclude=("/tmp/*",))
 
 
+@pytest.mark.long
 def test_a_real_debian_with_its_boot_loader(lab: Lab) -> None:
     """Kernel, initramfs and GRUB of the tree itself; the rest is as it was, but for what customise names."""
     debian = debian_tree.build(Path(__file__).parents[2] / DEFAULT)
