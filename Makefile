@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
+# Mounts of its own, whose end is seen by all that it starts: `ip netns exec` copies the mounts that it finds.
+APART := unshare --mount --propagation shared
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 FIRMWARE ?= both
@@ -44,7 +46,7 @@ test: lint ## every tier: unit and property, network namespaces, the package in 
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-lane test-vm-short
 
 test-lane: setup
-	$(ROOT) $(VENV)/bin/pytest -q --durations=30 -m 'not long' tests/netns
+	$(ROOT) $(APART) $(VENV)/bin/pytest -q -n 2 --dist loadfile --durations=30 -m 'not long' tests/netns
 	@$(MAKE) --no-print-directory test-nspawn
 
 test-unit: setup ## unit and property tests: no root, a few minutes
@@ -61,7 +63,7 @@ test-vm: setup ## real firmware in QEMU, software emulation (root): every case, 
 	$(ROOT) $(VENV)/bin/pytest -q --durations=30 tests/vm
 
 test-vm-short: setup
-	$(ROOT) $(VENV)/bin/pytest -q --durations=30 -m 'not long' tests/vm
+	$(ROOT) $(APART) $(VENV)/bin/pytest -q --durations=30 -m 'not long' tests/vm
 
 demo: setup ## the main job: netboot virtual nodes and clone them. FIRMWARE=bios|uefi|both NODES=n IMAGE=path
 	$(ROOT) $(RUN) -m tests.lab.demo --firmware $(FIRMWARE) --nodes $(NODES) \

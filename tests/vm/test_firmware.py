@@ -63,7 +63,9 @@ def test_other_cards_reach_stage1(boot: Path, tmp_path: Path, firmware: Firmware
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("dhcp", [Dhcp.NEXT_SERVER, Dhcp.OURS], ids=["next server", "our DHCP"])
+@pytest.mark.parametrize(
+    "dhcp", [pytest.param(Dhcp.NEXT_SERVER, marks=pytest.mark.long), Dhcp.OURS], ids=["next server", "our DHCP"]
+)
 def test_secure_boot_from_shim_to_stage1(boot: Path, tmp_path: Path, dhcp: Dhcp) -> None:
     """Microsoft's keys in the firmware, Debian's signatures on shim, GRUB and kernel."""
     specification = node(tmp_path, Firmware.SECURE)
@@ -73,6 +75,7 @@ def test_secure_boot_from_shim_to_stage1(boot: Path, tmp_path: Path, dhcp: Dhcp)
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_secure_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -> None:
     """From the network's signed GRUB to the disk's own shim and GRUB: nothing unsigned is on the way."""
     specification = node(tmp_path, Firmware.SECURE)
@@ -85,6 +88,7 @@ def test_secure_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_signed_grub_asks_the_server_that_gave_the_address(boot: Path, tmp_path: Path) -> None:
     """What docs/booting.md says cannot be helped in proxy mode. If this fails, Debian's GRUB reads proxy offers."""
     empty = tmp_path / "empty"
@@ -108,7 +112,9 @@ def test_secure_boot_refuses_what_nobody_signed(boot: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("dhcp", [Dhcp.FOREIGN, Dhcp.OURS], ids=["another DHCP", "our DHCP"])
+@pytest.mark.parametrize(
+    "dhcp", [pytest.param(Dhcp.FOREIGN, marks=pytest.mark.long), Dhcp.OURS], ids=["another DHCP", "our DHCP"]
+)
 def test_http_boot_of_the_kernel_image(boot: Path, tmp_path: Path, dhcp: Dhcp) -> None:
     specification = node(tmp_path, Firmware.HTTP, memory=1024)
     with powered_on(tmp_path, specification, boot, label=STAGE_LABEL, dhcp=dhcp) as machine:
@@ -117,6 +123,7 @@ def test_http_boot_of_the_kernel_image(boot: Path, tmp_path: Path, dhcp: Dhcp) -
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_secure_boot_over_http_with_an_operators_own_key(boot: Path, tmp_path: Path) -> None:
     """Beside any DHCP server: the kernel image signed with a key that the firmware has (Debian's test key)."""
     signed = tmp_path / "boot"
@@ -134,6 +141,7 @@ def test_secure_boot_over_http_with_an_operators_own_key(boot: Path, tmp_path: P
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_http_boot_of_a_node_that_boots_its_disk(boot: Path, tmp_path: Path) -> None:
     """Not the kernel image: the starter of the disk, by HTTP."""
     specification = node(tmp_path, Firmware.HTTP)
@@ -156,6 +164,7 @@ def test_arm64_reaches_its_loader(boot: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_ia32_firmware_reaches_stage1(boot: Path, tmp_path: Path) -> None:
     """32-bit firmware on a 64-bit processor, as in many small tablets and boxes: GRUB starts the same kernel."""
     specification = node(tmp_path, Firmware.IA32)

@@ -57,6 +57,7 @@ def test_ten_partitions_through_backup_registry_and_restore(tmp_path: Path) -> N
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_an_image_of_clonezilla_boots(tmp_path: Path) -> None:
     """Saved by Clonezilla from a disk with GPT, imported, restored onto a UEFI machine: it comes to its login."""
     boot, original = tmp_path / "boot", tmp_path / "golden.raw"

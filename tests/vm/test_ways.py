@@ -114,6 +114,7 @@ def test_a_folder_is_the_root_of_a_machine(boot: Path, tmp_path: Path, tree: Pat
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_from_a_real_nfs_export(boot: Path, tmp_path: Path, tree: Path) -> None:
     """Mounted by the kernel of stage1 from NFS-Ganesha; then the same export with a byte changed is refused."""
     with serving(tmp_path, boot) as (room, server):
