@@ -1,5 +1,6 @@
 """``bootd logs``: what a node said on its console in stage1 and stage2, also in earlier boots."""
 
+import contextlib
 import time
 from typing import Any
 from urllib.parse import urlencode
@@ -40,14 +41,17 @@ def logs(
         return
     boot = _print(found, "", as_json)
     number = found[-1]["number"] if found else 0
-    while follow:
+    if follow:
+        with contextlib.suppress(KeyboardInterrupt):  # wherever it comes: that is how it is ended
+            _follow(context, node, session, number, boot, as_json=as_json)
+
+
+def _follow(context: Context, node: str, session: str, number: int, boot: str, *, as_json: bool) -> None:
+    """Print what comes after line ``number``, without end."""
+    while True:
+        time.sleep(_POLL_SECONDS)
         try:
-            time.sleep(_POLL_SECONDS)
-            found = (
-                _fetch(context, node, session, number, 5000) if number else _fetch(context, node, session, 0, 5000)
-            )
-        except KeyboardInterrupt:
-            return
+            found = _fetch(context, node, session, number, 5000)
         except OperatorError as error:
             if error.code is not Exit.UNREACHABLE:
                 raise

@@ -1,5 +1,6 @@
 """``bootd state`` and ``bootd watch``: sessions and nodes, once or live."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bootd.cli.client import Client
 from bootd.cli.context import Context, console, json_option, pass_context, print_json
 from bootd.cli.format import duration, megabytes, remaining, size
 from bootd.cli.node import remark
@@ -50,12 +52,21 @@ def watch(context: Context, name: str | None, as_json: bool) -> None:
 
     With --json the events as they come, one JSON object in a line: {"event": "state" or "line", "value": …}.
     """
-    if as_json:
-        for kind, value in context.client.events():
-            click.echo(json.dumps({"event": kind, "value": value}, ensure_ascii=False))
-            if name and kind == "state" and _has_ended(value, name):
-                return
-        return
+    with contextlib.suppress(KeyboardInterrupt):  # wherever it comes: that is how watching is ended
+        if as_json:
+            _watch_events(context.client, name)
+        else:
+            _watch_live(context.client, name)
+
+
+def _watch_events(client: Client, name: str | None) -> None:
+    for kind, value in client.events():
+        click.echo(json.dumps({"event": kind, "value": value}, ensure_ascii=False))
+        if name and kind == "state" and _has_ended(value, name):
+            return
+
+
+def _watch_live(client: Client, name: str | None) -> None:
     output = Console()
     lines: list[str] = []
     trouble = ""
@@ -63,7 +74,7 @@ def watch(context: Context, name: str | None, as_json: bool) -> None:
     with Live(console=output, refresh_per_second=4, transient=False) as live:
         while True:
             try:
-                for kind, value in context.client.events():
+                for kind, value in client.events():
                     trouble = ""
                     if kind == "line":
                         lines = [*lines[-7:], _line(value)]
@@ -72,8 +83,6 @@ def watch(context: Context, name: str | None, as_json: bool) -> None:
                     live.update(Group(overview(shown, name), Text("\n".join(lines), style="dim")))
                     if name and _has_ended(shown, name):
                         return
-            except KeyboardInterrupt:
-                return
             except OperatorError as error:
                 if error.code is not Exit.UNREACHABLE or not (shown or trouble):
                     raise

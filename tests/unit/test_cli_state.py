@@ -2,10 +2,15 @@
 
 import io
 import itertools
+from types import ModuleType
 
+import pytest
 from rich.console import Console
 
+from bootd.cli import logs, state
+from bootd.cli.client import Client
 from bootd.cli.format import duration, megabytes, remaining, size
+from bootd.cli.main import cli
 from bootd.cli.state import overview
 from bootd.session.coordinator import Coordinator
 from bootd.session.member import Image
@@ -76,3 +81,24 @@ def test_numbers() -> None:
     assert remaining({"total": 100, "written": 50, "rate": 10}) == 5
     assert remaining({"total": 100, "written": 100, "rate": 10}) is None
     assert remaining({"total": None, "written": 0, "rate": 0}) is None
+
+
+@pytest.mark.parametrize(("module", "words"), [(logs, ["logs", "lab1", "--follow"]), (state, ["watch", "--json"])])
+def test_ctrl_c_while_lines_are_printed_is_an_end(
+    module: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only while it waits for the next ones."""
+    line = {"number": 1, "boot": "b", "time": 1.0, "up": 1, "stage": "stage2", "session": "", "text": "found"}
+    monkeypatch.setattr(Client, "request", lambda *_, **__: [line])
+    monkeypatch.setattr(Client, "events", lambda _: iter([("line", line)] * 3))
+    monkeypatch.setattr(logs, "_POLL_SECONDS", 0)
+    said: list[str] = []
+
+    def echo(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.click, "echo", echo)
+    assert cli.main(words, standalone_mode=False) is None
+    assert len(said) == 3
