@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from bootd.member import archive
 from bootd.wire import volumes
 from bootd.wire.control import Capture, Disk
+from bootd.wire.mounts import Entry, parse_fstab
 from bootd.wire.tree import SWAP, Mount, Tree
 from stage2.mounting import MOUNT_SECONDS, UNMOUNT_SECONDS
 from stage2.node import firmware
@@ -31,7 +32,6 @@ OPTIONS = {
     "vfat": "ro",
 }
 _ROOTS = ("ext2", "ext3", "ext4", "xfs", "btrfs")
-_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\134", "\\"))
 
 
 @dataclass(frozen=True)
@@ -58,33 +58,6 @@ class Part:
         return bool(value) and known.get(key, "").lower() == value.lower()
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of fstab."""
-
-    device: str
-    mount: str
-    kind: str
-    options: str
-
-
-def parse_fstab(text: str) -> list[Line]:
-    """Those lines that mean something."""
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 3 and not words[0].startswith("#"):
-            options = words[3] if len(words) > 3 else "defaults"
-            found.append(Line(_plain(words[0]), os.path.normpath(_plain(words[1])), words[2], options))
-    return found
-
-
-def _plain(word: str) -> str:
-    for code, character in _ESCAPES:
-        word = word.replace(code, character)
-    return word
-
-
 @contextlib.contextmanager
 def golden_tree(
     order: Capture, take: Callable[[], Sequence[Disk]], say: Callable[[str], None], dev_root: str = "/dev"
@@ -100,16 +73,16 @@ def golden_tree(
         system = _mount_root(parts, root, mounted)
         lines = parse_fstab(_read(f"{root}/etc/fstab"))
         mounts = [_described(system, "/", _options(lines, "/"))]
-        for line in sorted(lines, key=lambda one: one.mount):
+        for line in sorted(lines, key=lambda one: one.point):
             part = next((one for one in parts if one.is_meant(line.device)), None)
             if line.kind == SWAP and part is not None:
                 mounts.append(replace(_described(part, "", line.options), kind=SWAP))
-            elif part is not None and line.mount.startswith("/") and line.mount != "/":
-                _mount(part, f"{root}{line.mount}", line.options, mounted)
-                mounts.append(_described(part, line.mount, line.options))
-                say(f"{line.mount}: {part.kind} on {part.device}")
+            elif part is not None and line.point.startswith("/") and line.point != "/":
+                _mount(part, f"{root}{line.point}", line.options, mounted)
+                mounts.append(_described(part, line.point, line.options))
+                say(f"{line.point}: {part.kind} on {part.device}")
             elif line.device.startswith(("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")):
-                say(f"{line.mount}: {line.device} is not on this disk: left out")
+                say(f"{line.point}: {line.device} is not on this disk: left out")
         places = [one.path for one in mounts if one.path]
         amounts = archive.measure(root, places, order.exclude)
         measured = [
@@ -206,8 +179,8 @@ def _described(part: Part, path: str, options: str) -> Mount:
     return Mount(path, part.kind, part.size, 0, 0, part.uuid, part.label, options, part.partuuid, part.device)
 
 
-def _options(lines: Sequence[Line], mount: str) -> str:
-    return next((one.options for one in lines if one.mount == mount), "")
+def _options(lines: Sequence[Entry], point: str) -> str:
+    return next((one.options for one in lines if one.point == point), "")
 
 
 def _read(path: str) -> str:

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bootd.member import archive
 from bootd.wire.control import Cancel, CaptureRunning
+from bootd.wire.mounts import Entry, parse_fstab
 from bootd.wire.tree import SWAP, Mount, Tree
 from stage2 import snapshots
 from stage2.capture import FilesJob, FilesSource
-from stage2.golden import Line, parse_fstab
-from stage2.mounting import MOUNT_SECONDS, UNMOUNT_SECONDS
+from stage2.mounting import MOUNT_SECONDS, UNMOUNT_SECONDS, mounted_here
 from stage2.node import Node, firmware
 from stage2.programs import ProgramError, run
 from stage2.used_blocks import RefusedError
-from stage2.views import NAMES, STAGE2, Mounted, View, choose, parse_mounts
+from stage2.views import NAMES, STAGE2, View, choose
 
 FOLDER = "/run/bootd-agent"
 STILL_BYTES = 4 << 30  # of files: so much is read without a snapshot, where nobody writes
@@ -107,7 +107,7 @@ def remove_left(say: Callable[[str], None]) -> None:
 
 def _read(order: CaptureRunning, say: Callable[[str], None]) -> Iterator[FilesSource]:
     _remove_left(say)
-    mounts = _mounts()
+    mounts = mounted_here()
     lines = parse_fstab(_text("/etc/fstab"))
     views, notes = choose(mounts, lines, snapshots.volumes())
     notes = [*(view.told() for view in views), *notes]
@@ -274,13 +274,9 @@ def _remove_left(say: Callable[[str], None]) -> None:
     place = f"{FOLDER}/left"
     os.mkdir(place)
     devices = dict.fromkeys(
-        one.device for one in _mounts() if one.kind == "btrfs" and one.device.startswith("/dev/")
+        one.device for one in mounted_here() if one.kind == "btrfs" and one.device.startswith("/dev/")
     )
     snapshots.remove_left([(device, place) for device in devices], say)
-
-
-def _mounts() -> list[Mounted]:
-    return parse_mounts(_text("/proc/thread-self/mountinfo"))
 
 
 def _text(path: str) -> str:
@@ -319,7 +315,7 @@ def _described(view: View, amount: archive.Amount) -> Mount:
     )
 
 
-def _swap(line: Line) -> Mount:
+def _swap(line: Entry) -> Mount:
     found = (
         run(["blkid", "-t", line.device, "-o", "device"], ok=(0, 2)).split()
         if "=" in line.device

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 
+from bootd.wire.mounts import Mounted, parse_mountinfo
 from stage2.made import Made
 from stage2.programs import ProgramError, run
 
@@ -48,7 +49,7 @@ def _place(root: str, mount: str) -> str:
 
 def unmount(made: Made, root: str) -> None:
     """Unmount whatever of ``made`` is mounted below ``root``, innermost first. `MountError` names what stays."""
-    mounted = mount_points()
+    mounted = {one.point for one in mounted_here()}
     top = os.path.realpath(root)
     trouble = []
     for one in reversed(made.mounted):
@@ -78,14 +79,7 @@ def _await_free(device: str) -> None:
             return
 
 
-def mount_points() -> set[str]:
-    """The paths at which something is mounted here. OSError."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-        return {_unescaped(line.split(" ")[4]) for line in stream}
-
-
-def _unescaped(path: str) -> str:
-    """The kernel writes space, tab, newline and backslash as three octal digits."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        path = path.replace(code, character)
-    return path
+def mounted_here() -> list[Mounted]:
+    """What is mounted, as this thread sees it. OSError."""
+    with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        return parse_mountinfo(stream.read())

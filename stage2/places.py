@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from bootd.wire import locks as lock_rule
 from bootd.wire.control import Disk, Partition, Sync
+from bootd.wire.mounts import Entry, Mounted, parse_fstab
 from bootd.wire.targets import exclusion, holding, partition_name
 from stage2.gate import RefusedError, describe
+from stage2.mounting import mounted_here
 
 FOLDER = "/run/bootd-sync"
 # Types that are mounted, and how each is looked over first.
@@ -47,35 +49,12 @@ class Place:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Mount:
-    """One line of fstab or of mountinfo."""
-
-    device: str
-    point: str
-    kind: str
-    number: str = ""  # MAJOR:MINOR
-
-
-def parse_fstab(text: str) -> list[Mount]:
-    """What fstab(5) would mount by itself, those above others first."""
-    found = []
-    for line in text.splitlines():
-        words = line.split("#")[0].split()
-        if len(words) >= 3 and words[1].startswith("/") and "noauto" not in (words[3:4] or [""])[0].split(","):
-            found.append(Mount(words[0], unescaped(words[1]).rstrip("/") or "/", words[2]))
-    return sorted(found, key=lambda mount: mount.point.count("/") if mount.point != "/" else 0)
-
-
-def parse_mountinfo(text: str) -> list[Mount]:
-    """proc(5), /proc/PID/mountinfo."""
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        words, rest = before.split(), after.split()
-        if len(words) >= 5 and len(rest) >= 2:
-            found.append(Mount(rest[1], unescaped(words[4]), rest[0], words[2]))
-    return found
+def mounted_at_boot(text: str) -> list[Entry]:
+    """What this fstab would have mounted, those above others first."""
+    found = [
+        one for one in parse_fstab(text) if one.point.startswith("/") and "noauto" not in one.options.split(",")
+    ]
+    return sorted(found, key=lambda one: one.point.count("/") if one.point != "/" else 0)
 
 
 def within(root: str, path: str) -> str:
@@ -121,7 +100,7 @@ def installed(order: Sync, take: Callable[[], Sequence[Disk]], dev: str = "/dev"
         stack.callback(_unmount, root)
         try:
             with open(f"{root}/etc/fstab", errors="replace") as stream:
-                mounts = parse_fstab(stream.read(1 << 20))
+                mounts = mounted_at_boot(stream.read(1 << 20))
         except OSError:
             mounts = []
         foreign = []
@@ -271,11 +250,6 @@ def _concerns(point: str, target: str) -> bool:
     return point.startswith(target) or target.startswith(point)
 
 
-def unescaped(text: str) -> str:
-    """fstab(5) and proc(5) write blanks as \\040."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
-
-
 # --- a running system --------------------------------------------------------------------------------------
 
 
@@ -289,8 +263,7 @@ def running(order: Sync, take: Callable[[], Sequence[Disk]]) -> Iterator[Place]:
     if order.target == "/" and order.staged:
         raise RefusedError("/ of a running system cannot be swapped: stage its folders, or sync it in stage2")
     folder = within("/", order.target)
-    with open("/proc/self/mountinfo", errors="replace") as stream:
-        mounts = parse_mountinfo(stream.read())
+    mounts = mounted_here()
     below = [mount for mount in mounts if mount.point != folder and _concerns(mount.point, folder)]
     own = [mount for mount in below if mount.point.startswith(f"{folder.rstrip('/')}/")]
     over = max((m for m in mounts if f"{folder.rstrip('/')}/".startswith(f"{m.point.rstrip('/')}/")),
@@ -304,7 +277,7 @@ def running(order: Sync, take: Callable[[], Sequence[Disk]]) -> Iterator[Place]:
     yield Place(folder, foreign)
 
 
-def _judge_devices(order: Sync, mounts: Sequence[Mount], disks: Sequence[Disk]) -> None:
+def _judge_devices(order: Sync, mounts: Sequence[Mounted], disks: Sequence[Disk]) -> None:
     """No file system that is written may be locked; what cannot be traced to a partition might be."""
     for mount in mounts:
         folder = os.path.realpath(f"/sys/dev/block/{mount.number}")

@@ -7,25 +7,14 @@ it is, and counts only when nobody writes to it meanwhile. ``/`` is always writt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bootd.wire.mounts import Entry, Mounted
 from bootd.wire.tree import SWAP
 from stage2 import snapshots
-from stage2.golden import OPTIONS, Line
-from stage2.places import unescaped
+from stage2.golden import OPTIONS
 from stage2.used_blocks import RefusedError
 
 STAGE2 = "boot it into stage2 (bootd backup --files, without --running)"
 NAMES = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")  # of devices, in fstab
-
-
-@dataclass(frozen=True)
-class Mounted:
-    """A line of mountinfo (proc(5)). ``inner``: which folder of the file system it is."""
-
-    point: str
-    number: str  # MAJOR:MINOR
-    inner: str
-    kind: str
-    device: str
 
 
 @dataclass(frozen=True)
@@ -60,26 +49,13 @@ class View:
         return f"{self.mounted.point}: {self.mounted.kind} on {self.mounted.device}: {how}"
 
 
-def parse_mounts(text: str) -> list[Mounted]:
-    """Of mountinfo; of two at one place, the one that is seen."""
-    found: dict[str, Mounted] = {}
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        words, rest = before.split(), after.split()
-        if len(words) >= 5 and len(rest) >= 2:
-            point = unescaped(words[4])
-            found.pop(point, None)
-            found[point] = Mounted(point, words[2], unescaped(words[3]), rest[0], unescaped(rest[1]))
-    return list(found.values())
-
-
 def choose(
-    mounts: Sequence[Mounted], lines: Sequence[Line], volumes: Sequence[snapshots.Volume]
+    mounts: Sequence[Mounted], lines: Sequence[Entry], volumes: Sequence[snapshots.Volume]
 ) -> tuple[list[View], list[str]]:
     """How each file system of this system is read, ``/`` first, and notes on what is left out. `RefusedError`."""
-    by_point = {one.point: one for one in mounts}
+    by_point = {one.point: one for one in mounts}  # of two at one point the later one is seen
     by_number = {one.number: one for one in volumes}
-    options = {line.mount: line.options for line in lines if line.kind != SWAP and line.device.startswith(NAMES)}
+    options = {line.point: line.options for line in lines if line.kind != SWAP and line.device.startswith(NAMES)}
     notes = [f"{point} is not mounted: left out" for point in options if point not in by_point and point != "/"]
     views = []
     for point in sorted({"/", *(point for point in options if point in by_point)}):
@@ -113,7 +89,7 @@ def choose(
             )
         views[index] = replace(view, extents=extents)
     taken = {view.mounted.number for view in views}
-    for one in mounts:
+    for one in by_point.values():
         if (
             one.device.startswith("/dev/")
             and one.kind in OPTIONS

@@ -9,9 +9,9 @@ from stage2.customise.running import Chroot
 from stage2.customise.tree import Tree, TreeError
 from stage2.customise.work import Work
 from stage2.made import Made
+from stage2.mounting import mounted_here
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
-MOUNTS = "/proc/self/mountinfo"
 BOOTLOADERS = ("grub", "none")
 _STEPS: dict[str, Callable[[Work], str]] = {
     "hostname": own.set_hostname,
@@ -49,8 +49,7 @@ def customise(root: str, made: Made, facts: Facts, tell: Callable[[str], None]) 
             links = {one.uuid: one.device for one in made.filesystems if one.uuid}
             short = facts.name.partition(".")[0]
             work = Work(tree, Chroot(tree, short, links, tell), made, facts, tell, warnings=warnings)
-            with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
-                disks.check_mounted(work, stream.read())
+            disks.check_mounted(work, mounted_here())
             if made.filesystems:
                 disks.check_disks(work)
             work.is_own = own.read_record(work)

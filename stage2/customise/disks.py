@@ -2,7 +2,9 @@
 
 import os
 import stat
+from collections.abc import Sequence
 
+from bootd.wire.mounts import Mounted
 from stage2.customise import boot_text, fstab
 from stage2.customise.facts import CustomiseError
 from stage2.customise.work import Work
@@ -10,19 +12,14 @@ from stage2.customise.work import Work
 _MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 _LVM = ("/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache", "/etc/lvm/devices")
 _CACHES = ("/etc/blkid.tab", "/etc/blkid.tab.old", "/etc/multipath/wwids", "/etc/multipath/bindings")
-_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
-def check_mounted(work: Work, table: str) -> None:
+def check_mounted(work: Work, mounts: Sequence[Mounted]) -> None:
     """`CustomiseError` unless each file system is mounted below the tree's top from the device that was made.
 
-    ``table`` is /proc/self/mountinfo: what follows writes boot sectors, so a mix-up must end here.
+    What follows writes boot sectors, so a mix-up must end here.
     """
-    mounted: dict[str, str] = {}
-    for line in table.splitlines():
-        left, _, right = line.partition(" - ")
-        if len(left.split()) > 4 and len(right.split()) > 1:
-            mounted[_unescape(left.split()[4])] = _unescape(right.split()[1])
+    mounted = {one.point: one.device for one in mounts}
     for one in work.made.mounted:
         place = os.path.normpath(f"{work.tree.root}/{one.mount}")
         source = mounted.get(place)
@@ -112,9 +109,3 @@ def forget_volumes(work: Work) -> str:
         work.remove(*(path for path in work.tree.names(folder, "*") if work.tree.is_file(path)))
     work.remove(*_CACHES)
     return f"{len(work.changed)} files about the source's disks removed"
-
-
-def _unescape(text: str) -> str:
-    for old, new in _ESCAPES.items():
-        text = text.replace(old, new)
-    return text

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bootd.wire.mounts import escape, normal, unescape
 from stage2.made import SWAP, Filesystem
 
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=", re.IGNORECASE)
@@ -67,7 +68,7 @@ def rewrite_fstab(text: str, made: Sequence[Filesystem]) -> Rewritten:
             else:
                 lines.append(line)
             continue
-        mount = _normal(unescape(fields[1]))
+        mount = normal(unescape(fields[1]))
         if fields[2] == SWAP:
             target = swaps.pop(0) if swaps else None
             missing = "this node has no such swap space"
@@ -85,7 +86,7 @@ def rewrite_fstab(text: str, made: Sequence[Filesystem]) -> Rewritten:
         if unquote(fields[0]) != fresh[0]:
             replaced.append((unquote(fields[0]), fresh[0]))
         lines.append(_replace_fields(line, fresh))
-    left = [one for one in made if one.mount and _normal(one.mount) not in placed] + swaps
+    left = [one for one in made if one.mount and normal(one.mount) not in placed] + swaps
     for one in sorted(left, key=lambda one: (one.kind == SWAP, one.mount)):
         lines.append("\t".join(_new_entry(one)))
         notes.append(f"{one.mount or 'swap'} is new")
@@ -106,15 +107,6 @@ def rewrite_crypttab(text: str) -> Rewritten:
     return Rewritten("".join(f"{line}\n" for line in lines), tuple(notes))
 
 
-def unescape(field: str) -> str:
-    r"""``\040`` and such, as getmntent(3) reads them."""
-    return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match[1], 8)), field)
-
-
-def escape(text: str) -> str:
-    return re.sub(r"[ \t\n\\#]", lambda match: f"\\{ord(match[0]):03o}", text)
-
-
 def unquote(spec: str) -> str:
     """``UUID="x"`` is ``UUID=x`` (libblkid takes both)."""
     return re.sub(r'=(["\'])(.*)\1\Z', r"=\2", unescape(spec))
@@ -129,10 +121,6 @@ def _is_device(spec: str) -> bool:
     if _TAG.match(spec):
         return True
     return spec.startswith("/dev/") and not _REMOVABLE.match(spec) and not _NO_DISK.match(spec)
-
-
-def _normal(mount: str) -> str:
-    return "/" + "/".join(part for part in mount.split("/") if part not in ("", "."))
 
 
 def _entry(fields: Sequence[str], target: Filesystem) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stage2.customise.fstab import MARK, escape, rewrite_crypttab, rewrite_fstab, unescape
+from stage2.customise.fstab import MARK, rewrite_crypttab, rewrite_fstab
 from stage2.made import SWAP, Filesystem
 
 ROOT = Filesystem("/dev/sda2", "ext4", "11111111-2222-4333-8444-555555555555", "", "/")
@@ -176,11 +176,6 @@ def test_one_mount_point_is_not_mounted_twice() -> None:
     fresh = rewrite_fstab("/dev/sda1 / ext4 defaults 0 1\nUUID=2 / ext4 ro 0 1\n", (ROOT,))
     assert fresh.text.splitlines()[1] == f"{MARK}there are two lines for one mount point: UUID=2 / ext4 ro 0 1"
     assert len(fresh.notes) == 1
-
-
-def test_escapes_go_both_ways() -> None:
-    assert unescape(r"/a\040b\134\011") == "/a b\\\t"
-    assert escape("/a b\\\t#") == r"/a\040b\134\011\043"
 
 
 def test_crypttab_forgets_devices_and_keeps_files() -> None:

@@ -334,7 +334,7 @@ def check_mounted(made: Made, root: Path) -> None:
             Path(place, "a file").write_text(one.mount)
     finally:
         mounting.unmount(made, str(root))
-    assert not [path for path in mounting.mount_points() if path.startswith(str(root))]
+    assert not [one for one in mounting.mounted_here() if one.point.startswith(str(root))]
     assert len(told) == len(made.mounted)
     mounting.unmount(made, str(root))  # nothing is mounted: nothing to do
 

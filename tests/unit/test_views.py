@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from bootd.wire.mounts import parse_fstab, parse_mountinfo
 from stage2 import snapshots
-from stage2.golden import parse_fstab
 from stage2.snapshots import Volume
 from stage2.used_blocks import RefusedError
-from stage2.views import choose, parse_mounts
+from stage2.views import choose
 
 GIB = 1 << 30
 EXTENT = 4 << 20
@@ -38,7 +38,7 @@ SWAP = replace(ROOT, name="swap_1", size=GIB, number="254:1")
 
 
 def test_a_debian_on_lvm_with_boot_and_efi() -> None:
-    views, notes = choose(parse_mounts(MOUNTS), parse_fstab(FSTAB), [ROOT, SWAP, HOME])
+    views, notes = choose(parse_mountinfo(MOUNTS), parse_fstab(FSTAB), [ROOT, SWAP, HOME])
     assert [(view.mounted.point, view.volume.name if view.volume else "", view.is_still) for view in views] == [
         ("/", "root", False),
         ("/boot", "", True),
@@ -71,14 +71,15 @@ def test_a_debian_on_lvm_with_boot_and_efi() -> None:
 )
 def test_what_cannot_be_read_at_one_moment_is_refused(mounts: str, volumes: list[Volume], why: str) -> None:
     with pytest.raises(RefusedError, match=why) as error:
-        choose(parse_mounts(mounts), parse_fstab(FSTAB), volumes)
+        choose(parse_mountinfo(mounts), parse_fstab(FSTAB), volumes)
     if "f2fs" not in why:
         assert "stage2" in str(error.value), "it says what to do"
 
 
 def test_a_thin_volume_needs_no_room_of_its_group() -> None:
     thin = replace(ROOT, thin=True, free=0)
-    views, _ = choose(parse_mounts(MOUNTS), parse_fstab("/dev/mapper/lab--vg-root / ext4 defaults 0 1\n"), [thin])
+    lines = parse_fstab("/dev/mapper/lab--vg-root / ext4 defaults 0 1\n")
+    views, _ = choose(parse_mountinfo(MOUNTS), lines, [thin])
     assert [(view.mounted.point, view.extents) for view in views] == [("/", 0)]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bootd.wire.control import Disk
 from bootd.wire.errors import PeerProtocolError
+from bootd.wire.mounts import DEFAULTS, Entry, normal, parse_fstab
 from bootd.wire.scheme.fitting import TYPES
 from bootd.wire.scheme.model import (
     BIOS,
@@ -61,16 +62,6 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One of an fstab."""
-
-    device: str
-    mount: str
-    filesystem: str
-    options: str
-
-
-@dataclass(frozen=True)
 class _Seen:
     """A partition as it is. ``member``: name of the array or group that it belongs to, with its kind before it."""
 
@@ -92,26 +83,12 @@ class _Stack:
     """Whom to ask, and arrays, groups and volumes as they show up below the partitions."""
 
     run: Run = lambda _: ""
-    fstab: Sequence[Line] = ()
+    fstab: Sequence[Entry] = ()
     arrays: dict[str, tuple[str, Content]] = field(default_factory=dict)  # level
     in_group: dict[str, str] = field(default_factory=dict)  # array -> group
     volumes: dict[tuple[str, str], tuple[int, Content]] = field(default_factory=dict)
     mounts: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-
-
-def parse_fstab(text: str) -> tuple[Line, ...]:
-    """The lines that say something; octal escapes are undone."""
-    found = []
-    for line in text.splitlines():
-        words = [_unescaped(word) for word in line.partition("#")[0].split()]
-        if len(words) >= 3:
-            found.append(Line(words[0], words[1], words[2], words[3] if len(words) > 3 else ""))
-    return tuple(found)
-
-
-def _unescaped(word: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8) & 0xFF), word)
 
 
 # --- from a live disk -----------------------------------------------------------------------------------------
@@ -213,20 +190,20 @@ def _content(asked: Mapping[str, Any], stack: _Stack) -> Content:
         label = ""
     line = next((one for one in stack.fstab if _names(one.device, asked)), None)
     mount, options = "", ""
-    if line is not None and line.mount.startswith("/") and "noauto" not in line.options.split(","):
-        mount, options = line.mount, "" if line.options == "defaults" else line.options
+    if line is not None and line.point.startswith("/") and "noauto" not in line.options.split(","):
+        mount, options = line.point, "" if line.options == DEFAULTS else line.options
     elif line is None:
         now = [str(one) for one in asked.get("mountpoints") or () if str(one).startswith("/")]
         mount = next((one for one in now if not one.startswith(_ELSEWHERE)), "")
     elif kind == SWAP:
-        options = "" if line.options in ("defaults", "sw") else line.options
+        options = "" if line.options in (DEFAULTS, "sw") else line.options
     if kind == "btrfs" and "subvol" in options:
         options = ",".join(one for one in options.split(",") if not one.startswith("subvol"))
         stack.notes.append(f"{name}: its subvolumes are not made; all of it is one tree at {mount}")
     if re.search(r"[^!-~]", mount):
         stack.notes.append(f"{name}: its mount point {mount!r} has characters that a layout cannot say")
         mount = ""
-    mount = mount.rstrip("/") or mount
+    mount = normal(mount)
     if mount and mount in stack.mounts:
         stack.notes.append(f"{name}: {mount} is on another one already")
         mount = ""
