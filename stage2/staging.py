@@ -9,6 +9,8 @@ import os
 import shutil
 from collections.abc import Iterable
 
+from bootd.member.durable import sync_folder
+
 STAGE = ".bootd-sync"  # at the root of a file system; beside a folder: the same with its name behind
 _NEW, _OLD, _EARLIER, _SWAPPING = "new", "old", "earlier", "swapping"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -58,13 +60,13 @@ class Stage:
                 mark.flush()
                 os.fsync(mark.fileno())
             os.rename(f"{self._mark}.tmp", self._mark)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             self._swap_entries()
         else:
             if os.stat(self.new).st_dev != os.stat(self.target).st_dev:
                 raise StagingError(f"{self.target} is not in the file system of the folder above it")
             _exchange(self.new, self.target)
-            _sync_folder(os.path.dirname(self.target))
+            sync_folder(os.path.dirname(self.target))
         _remove(self.folder)
 
     def _swap_entries(self) -> None:
@@ -99,14 +101,6 @@ def _exchange(one: str, other: str) -> None:
     if done != 0:
         number = ctypes.get_errno()
         raise StagingError(f"{other} cannot be swapped: {os.strerror(number)}")
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: str) -> None:

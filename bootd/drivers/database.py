@@ -5,7 +5,6 @@ and says where the last good copy is. Only where there is no file a new one is m
 first, so that an empty file is a damage and not a beginning.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from bootd.errors import Exit, OperatorError
+from bootd.member.durable import sync_file, sync_folder
 
 log = structlog.get_logger(__name__)
 
@@ -185,14 +185,6 @@ def _remove(path: Path) -> None:
 
 def _rename(new: Path, path: Path) -> None:
     """Both on the disk when this returns."""
-    _sync(new)
+    sync_file(new)
     new.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

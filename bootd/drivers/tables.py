@@ -6,7 +6,6 @@ one is not kept twice, so a node that is tried again and again pushes nothing ou
 """
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bootd.errors import Exit, OperatorError
+from bootd.member.durable import sync_folder, write_file
 from bootd.wire import saved
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.saved import SavedTable
@@ -53,7 +53,9 @@ class TableStore:
             if times and _same(folder / times[-1], table):
                 return times[-1]
             name = self._free_name(folder, times)
-            _write(folder, name, data)
+            write_file(folder / name, data)
+            for place in (folder.parent, folder.parent.parent):
+                sync_folder(place)
             for old in times[: max(0, len(times) + 1 - KEPT)]:
                 (folder / old).unlink(missing_ok=True)
         except OSError as error:
@@ -137,23 +139,3 @@ def _same(path: Path, table: SavedTable) -> bool:
         if line == _MAGIC + hashlib.sha256(data).hexdigest().encode():
             return saved.decode(data).digest == table.digest
     return False
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    """All of it, under its name, on the disk: or nothing that `_times` would see."""
-    partial = folder / f".{name}.{os.getpid()}"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial.rename(folder / name)
-    for place in (folder, folder.parent, folder.parent.parent):
-        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

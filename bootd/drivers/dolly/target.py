@@ -14,9 +14,10 @@ from typing import Protocol
 from bootd.dolly.config import Announced, Archive, Cooking, Packing
 from bootd.drivers.dolly.consumer import Piece
 from bootd.drivers.dolly.unpack import archive_words, check_program, decompress, feed
-from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder, sync_folder
+from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.child import Child
+from bootd.member.durable import sync_folder
 
 _SYNC_BYTES = 256 << 20  # written between two syncs: the last one then takes no longer than that
 _STANDARD_OUTPUT = ("-", "/dev/stdout")

@@ -18,7 +18,7 @@ from bootd.drivers.formats.scratch import Scratch
 from bootd.drivers.images.get import get_file
 from bootd.drivers.images.put import in_order
 from bootd.drivers.images.reading import reading
-from bootd.drivers.images.store import ImageStore, sync_file, sync_folder
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images.foreign import clonezilla_files, tables
@@ -26,6 +26,7 @@ from bootd.images.foreign.clonezilla_files import Part
 from bootd.images.foreign.errors import ForeignError
 from bootd.images.foreign.partclone import Writer
 from bootd.images.manifest import ImageManifest
+from bootd.member.durable import sync_file, sync_folder
 
 FORMATS = ("raw", "qcow2", "clonezilla", "partclone")
 DISK = "sda"  # as Clonezilla is to call it; it restores to any disk

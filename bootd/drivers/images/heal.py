@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from bootd.drivers.images.store import ImageStore, write_file
+from bootd.drivers.images.store import ImageStore
 from bootd.drivers.images.verify import MAX_NAMED
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
 from bootd.images.manifest import ImageError, ImageManifest
+from bootd.member.durable import write_file
 from bootd.wire.digest import Buffer, Decompressor
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.manifest import MAX_CHUNK_SIZE

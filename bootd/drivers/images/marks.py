@@ -14,9 +14,10 @@ from pathlib import Path
 
 import structlog
 
-from bootd.drivers.images.store import ImageStore, write_file
+from bootd.drivers.images.store import ImageStore
 from bootd.errors import OperatorError
 from bootd.images.manifest import ImageManifest
+from bootd.member.durable import write_file
 from bootd.wire import headed, marks
 from bootd.wire.captured import MAX_SIZE
 from bootd.wire.digest import digest

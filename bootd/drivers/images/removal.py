@@ -12,12 +12,13 @@ from pathlib import Path
 
 from bootd.drivers.images import marks
 from bootd.drivers.images.reading import alone
-from bootd.drivers.images.store import ImageStore, StoredImage, sync_folder, write_file
+from bootd.drivers.images.store import ImageStore, StoredImage
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import DIGEST, NoImageError
 from bootd.images.names import LATEST, parse_reference
 from bootd.images.retention import GRACE, Candidate, Rule, outdated
+from bootd.member.durable import sync_folder, write_file
 
 BATCH = 256  # chunks that are removed while everybody else waits
 CLOCK_LAG = 2.0  # seconds: the kernel stamps files by a clock that is a tick behind

@@ -25,6 +25,7 @@ from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
 from bootd.images.manifest import DIGEST, Header, ImageError, ImageManifest, NoImageError
 from bootd.images.names import LATEST, Reference, parse_reference
+from bootd.member.durable import sync_file, sync_folder, write_all, write_file
 from bootd.wire.digest import Buffer, Compressor, Decompressor, digest
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.stored import open_stored, pack, unpack
@@ -455,48 +456,6 @@ class ImageStore:
         return OperatorError(
             f"cannot keep images in {self.directory}: {error.strerror or error}", "check its owner and its disk"
         )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """All of it under its name and on the disk, or nothing; `OSError`."""
-    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        partial.rename(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_all(descriptor: int, data: Buffer) -> None:
-    """All of ``data``; `OSError`."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def sync_file(path: Path) -> None:
-    """The bytes of the file are on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in ``folder`` are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def place(path: Path, target: Path) -> None:

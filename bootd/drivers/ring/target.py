@@ -16,6 +16,7 @@ from typing import Protocol
 
 from bootd.errors import Exit, OperatorError
 from bootd.member.context import describe
+from bootd.member.durable import sync_folder
 from bootd.member.parts import PartStore
 from bootd.member.sinks import command_store, output_store, unpack_store
 from bootd.member.store import BlockStore, FileStore, Store, StoreError
@@ -254,15 +255,6 @@ def claim_output(spool: str) -> Target:
     return StreamTarget(
         "standard output", spool, lambda image, number, folder: output_store(image, number, folder, _STDOUT)
     )
-
-
-def sync_folder(path: Path) -> None:
-    """Names that were given in the directory ``path`` are on stable storage. `OSError`."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def check_spool(folder: str) -> str:
