@@ -7,13 +7,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bootd.cli.context import console, print_json
-from bootd.cli.ring import make_secret, read_secret
-from bootd.cli.ring_screen import verdicts
+from bootd.cli.ring import make_secret, read_secret, receive_onto
+from bootd.cli.ring_screen import conclude
 from bootd.dolly.config import Config, Transfer
 from bootd.drivers.dolly.by_ring import check, default_spool, ring_sources, ring_targets
 from bootd.drivers.ring.host import resolve
-from bootd.drivers.ring.receiver import RingReceiver
 from bootd.drivers.ring.sender import Course, RingSender, Timing
 from bootd.drivers.ring.source import open_sources
 from bootd.drivers.ring.target import TargetSet, check_spool
@@ -33,12 +31,7 @@ def send_by_ring(config: Config, secret: Secret, port: int, wait: float, *, as_j
     course = Course(fan_out=config.fanout, barrier=len(sources) > 1)
     sender = RingSender(sources, names, token, timing=Timing(wait=wait), show=_see, tell=_tell, course=course)
     view = sender.run()
-    if as_json:
-        print_json(view)
-    else:
-        console().print(verdicts(view))
-        console().print(f"{view['state']}: {view['reason']}", highlight=False)
-    return int(view["outcome"]["code"])
+    return conclude(view, as_json=as_json)
 
 
 def receive_by_ring(
@@ -49,7 +42,7 @@ def receive_by_ring(
     listen: tuple[str, int],
 ) -> int:
     """``listen``: address and port. What the same dolly.cfg (or --outfile) says that this host writes."""
-    token, (address, port) = read_secret(*secret), listen
+    token = read_secret(*secret)
     if token is None:
         raise OperatorError("no secret", "say --token-file FILE, as on the server", Exit.USAGE)
     files = config.files if config is not None else tuple(Transfer("", path) for path in outfiles)
@@ -58,16 +51,7 @@ def receive_by_ring(
         raise OperatorError("nothing to write", hint, Exit.USAGE)
     spool = check_spool(default_spool())
     claimed = TargetSet(ring_targets(files, outfiles, confirmed, spool))
-    try:
-        receiver = RingReceiver(claimed, address, port, token, _tell)
-    except OperatorError:
-        claimed.close()
-        raise
-    _tell(f"waiting on {address}:{receiver.port} for a sender to {claimed.label}")
-    try:
-        result = receiver.run()
-    except KeyboardInterrupt:
-        raise OperatorError("interrupted", "what has arrived is incomplete", Exit.ERROR) from None
+    result = receive_onto(claimed, listen, token, None)
     _tell(result.text)
     return int(result.code)
 

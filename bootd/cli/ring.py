@@ -10,10 +10,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from bootd.cli.context import console, json_option, print_json
-from bootd.cli.ring_screen import Screen, verdicts
+from bootd.cli.context import json_option
+from bootd.cli.ring_screen import Screen, conclude
 from bootd.drivers.ring.host import resolve
-from bootd.drivers.ring.receiver import RingReceiver
+from bootd.drivers.ring.receiver import Result, RingReceiver
 from bootd.drivers.ring.sender import Course, RingSender, Timing
 from bootd.drivers.ring.source import open_sources
 from bootd.drivers.ring.target import (
@@ -28,6 +28,7 @@ from bootd.drivers.ring.target import (
 )
 from bootd.drivers.ring.tls import load_tls
 from bootd.errors import Exit, OperatorError
+from bootd.member.tls import TlsSettings
 from bootd.session.arrangement import MAX_FAN_OUT
 
 DEFAULT_PORT = 7469
@@ -157,12 +158,7 @@ def send(
             opened, names, secret, timing=timing, show=screen.show, tell=tell, course=course, tls=settings
         )
         view = sender.run()
-    if as_json:
-        print_json(view)
-    else:
-        console().print(verdicts(view))
-        console().print(f"{view['state']}: {view['reason']}", highlight=False)
-    return int(view["outcome"]["code"])
+    return conclude(view, as_json=as_json)
 
 
 @ring.command()
@@ -204,20 +200,27 @@ def receive(
     if secret is None:
         raise OperatorError("no secret", "say --token-file FILE, as the sender does", Exit.USAGE)
     claimed = TargetSet(_claim_all(targets, folders, commands, spool, yes_overwrite))
+    result = receive_onto(claimed, (listen, port), secret, settings)
+    click.echo(result.text, err=_OUTPUT in targets)
+    return int(result.code)
+
+
+def receive_onto(claimed: TargetSet, listen: tuple[str, int], secret: str, tls: TlsSettings | None) -> Result:
+    """Wait at ``listen`` (address, port) for a sender, and receive; ``claimed`` is held until then."""
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
     try:
-        receiver = RingReceiver(
-            claimed, listen, port, secret, lambda text: click.echo(text, err=True), tls=settings
-        )
+        receiver = RingReceiver(claimed, *listen, secret, tell, tls=tls)
     except OperatorError:
         claimed.close()
         raise
-    click.echo(f"waiting on {listen}:{receiver.port} for a sender to {claimed.label}", err=True)
+    tell(f"waiting on {listen[0]}:{receiver.port} for a sender to {claimed.label}")
     try:
-        result = receiver.run()
+        return receiver.run()
     except KeyboardInterrupt:
         raise OperatorError("interrupted", "what has arrived is incomplete", Exit.ERROR) from None
-    click.echo(result.text, err=_OUTPUT in targets)
-    return int(result.code)
 
 
 def _split(words: Sequence[str], to: Sequence[str], commands: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from bootd.cli.context import console, print_json
 from bootd.cli.format import megabytes, size
 
 
@@ -37,6 +38,16 @@ class Screen:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=None)
         self._progress.update(self._tasks[name], description=f"{name} {state}", total=total or None, completed=done)
+
+
+def conclude(view: dict[str, Any], *, as_json: bool) -> int:
+    """Say what came of it; the exit code."""
+    if as_json:
+        print_json(view)
+    else:
+        console().print(verdicts(view))
+        console().print(f"{view['state']}: {view['reason']}", highlight=False)
+    return int(view["outcome"]["code"])
 
 
 def verdicts(view: dict[str, Any]) -> Table:
