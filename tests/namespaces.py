@@ -58,9 +58,9 @@ class Namespaces:
         self.ip(self.switch, f"link set dev {port} master switch up")
 
     def limit(self, port: str, megabits: float) -> None:
-        """What leaves the bridge at ``port`` at most, in megabits per second."""
+        """What leaves the bridge at ``port`` at most, in megabits per second, with the buffer of a small switch."""
         rate = f"{int(megabits * 1000)}kbit"
-        arguments = f"qdisc replace dev {port} root tbf rate {rate} burst 128k latency 100ms"
+        arguments = f"qdisc replace dev {port} root tbf rate {rate} burst 128k limit 512k"
         self.run([*inside(self.switch), "tc", *arguments.split()])
 
     def ip(self, full: str, arguments: str) -> None:

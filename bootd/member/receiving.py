@@ -71,7 +71,7 @@ class Receiver:
     def _next(self) -> Dial | None:
         with self._monitor as core:
             while core.is_going:
-                step = core.upstream.next(time.monotonic())
+                step = core.next_dial(time.monotonic())
                 if isinstance(step, Dial):
                     return step
                 self._monitor.wait(Wake.RECEIVE, step.until if isinstance(step, Rest) else None)

@@ -1,9 +1,14 @@
 """Blocking TCP sockets that carry frames: deadlines, stalls, and a way to be woken from another thread.
 
-A reader sleeps until there is something worth waking for: half a mebibyte, or the rest of the frame (SO_RCVLOWAT).
-Woken by every packet, a member at the rate of a wire spends most of its time on waking.
+A reader sleeps until there is something worth waking for: `_GULP`, or the rest of the frame (SO_RCVLOWAT). Woken by
+every packet, a member at the rate of a wire spends most of its time on waking. The receive window is a multiple of
+that: where both are the same, the sender stands still for a round trip whenever the reader wakes.
+
+CUBIC is asked for. BBR takes the queue that data of the predecessor makes before our acknowledgements for a slower
+wire, and every ten seconds it pauses to look at it: in a chain each hop loses what the one before it has lost.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -15,9 +20,11 @@ from collections.abc import Callable
 from bootd.wire.errors import PeerProtocolError
 from bootd.wire.frames import Decoder, Frame
 
-_GULP = 512 << 10  # bytes; the kernel raises its buffer to hold them
+_GULP = 128 << 10  # bytes
+_WINDOW = 1 << 20  # bytes that may be under way, from the beginning
 _TICK = 0.1  # seconds; how soon a dial notices that it is no longer wanted
 _ONE_SECOND = struct.pack("ll", 1, 0)
+_CONGESTION = b"cubic"
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -71,6 +78,11 @@ class FrameSocket:
         for option, value in _KEEPALIVE:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _ONE_SECOND)
+        # There is no other way to a large window that may still grow: a mark raises it, and a lower one leaves it.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._least)
+        with contextlib.suppress(OSError):  # not in this kernel, or not for this user: whatever it has
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION)
 
     def handshake(self, seconds: float) -> None:
         """What comes before the first frame: nothing, unless the connection is secured (see `bootd.member.tls`)."""

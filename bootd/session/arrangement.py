@@ -94,11 +94,12 @@ class Arrangement:
         and a member whose predecessor has not changed keeps the link that it has.
         """
         self.epoch += 1
-        places = [(head_node, Arrange(session, self.epoch, None, "", phase))]
+        places = [(head_node, Arrange(session, self.epoch, None, "", phase, len(self._followers[_HEAD])))]
         for member in self:
             source = self.source_of(member)
             node, address = (head_node, head) if source is None else (source.node.mac, source.address)
-            place = Arrange(session, self.epoch, address, node, phase)
+            followers = len(self._followers[member.node.mac])
+            place = Arrange(session, self.epoch, address, node, phase, followers)
             before = member.arranged
             if before is None or (before.predecessor, before.predecessor_node) != (address, node):
                 member.moved = now

@@ -295,6 +295,7 @@ class Arrange:
     predecessor: Address | None
     predecessor_node: str
     phase: int = 0  # the highest phase of the manifest that may be received
+    followers: int = 0  # how many members follow this one
 
 
 @dataclass(frozen=True)

@@ -188,10 +188,11 @@ def main() -> int:
 
         for shaped in options.shape:
             size = (options.shaped_size if shaped else options.size) * MIB
+            times = options.shaped_runs if shaped else options.runs
             make_source(folder / "source", size)
             for count in options.receivers:
                 for tool in tools:  # side by side, so that a busy machine is busy for all
-                    rows.append(measure(folder, tool, count, shaped, times=options.runs, size=size))
+                    rows.append(measure(folder, tool, count, shaped, times=times, size=size))
                     record(rows[-1])
         if options.repair:
             stall = stalled(folder)
@@ -210,10 +211,11 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ring", description="The ring against its peers.")
     parser.add_argument("--receivers", type=int, nargs="+", default=[1, 3, 7])
-    parser.add_argument("--shape", type=int, nargs="+", default=[0, 300], help="Mbit/s per port; 0 is none")
+    parser.add_argument("--shape", type=int, nargs="+", default=[0, 100], help="Mbit/s per port; 0 is none")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", type=int, default=512, help="MiB, unshaped")
-    parser.add_argument("--shaped-size", type=int, default=512, help="MiB")
+    parser.add_argument("--shaped-size", type=int, default=1024, help="MiB")
+    parser.add_argument("--shaped-runs", type=int, default=1, help="long ones, which differ little")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument(
         "--repair", action=argparse.BooleanOptionalAction, default=True, help="measure a repair too"

@@ -64,7 +64,7 @@ class _Victim:
         self.core.arrange(Arrange(SESSION, EPOCH, Address("10.0.0.8", 4711), "head"))
         self.decoder = Decoder(max_chunk=CHUNK, allocate=self._allocate)
         self.is_reserved = False
-        step = self.core.upstream.next(0.0)
+        step = self.core.next_dial(0.0)
         if isinstance(step, Dial):
             self.place = step.place
             self.core.upstream.connect(step.place, NONCES[1])

@@ -167,7 +167,7 @@ class SimMember:
             return
         if self._is_dialling:
             return
-        step = core.upstream.next(self.world.now)
+        step = core.next_dial(self.world.now)
         if isinstance(step, Rest):
             if step.until is not None:
                 self.host.after(step.until - self.world.now, self._again, Wake.RECEIVE)

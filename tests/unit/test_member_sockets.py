@@ -62,6 +62,21 @@ def test_a_short_frame_after_a_long_one_comes_at_once(pair: tuple[FrameSocket, s
     assert seconds < SOON
 
 
+def test_much_more_may_be_under_way_than_wakes_the_reader() -> None:
+    """Where both are the same, a sender far away stands still from each wake-up of the reader to the next one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        reader = FrameSocket(ours, Decoder(max_chunk=1 << 20))
+        theirs.sendall(bytes(1 << 10))
+        assert reader.take(memoryview(bytearray(1 << 10)), SILENCE) == 1 << 10
+        with pytest.raises(PeerSilentError):
+            reader.take(memoryview(bytearray(1 << 20)), 0.01)
+        wakes = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 8 * wakes
+
+
 @pytest.mark.parametrize("cut", [4, 40, len(CHUNK) - 1])
 def test_a_peer_that_goes_inside_a_frame_is_noticed_at_once(
     pair: tuple[FrameSocket, socket.socket], cut: int

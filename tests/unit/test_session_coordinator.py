@@ -44,8 +44,8 @@ def test_whole_course_of_a_session() -> None:
     room.ready(2)
     assert room.state == "running"
     head = f"head-{room.session}"
-    assert room.inbox[head][-1] == Arrange(room.session, 1, None, "")
-    assert room.place(1) == Arrange(room.session, 1, Address("10.0.0.254", 9000), head)
+    assert room.inbox[head][-1] == Arrange(room.session, 1, None, "", followers=1)
+    assert room.place(1) == Arrange(room.session, 1, Address("10.0.0.254", 9000), head, followers=1)
     assert room.place(2) == Arrange(room.session, 1, Address("10.0.0.1", 4001), mac(1))
     room.receiving(1, SIZE)
     room.verified(1)
@@ -258,10 +258,11 @@ def test_silent_member_is_lost_and_its_successor_moves_up() -> None:
     room.wait(10, 1, 3, 4)
     assert room.standing(2) == "lost"
     assert room.reason(2) == "silent for 8 s"
-    assert room.place(3) == Arrange(room.session, 2, Address("10.0.0.1", 4001), mac(1))
-    assert room.place(1) == Arrange(room.session, 2, Address("10.0.0.254", 9000), f"head-{room.session}")
+    head = f"head-{room.session}"
+    assert room.place(3) == Arrange(room.session, 2, Address("10.0.0.1", 4001), mac(1), followers=1)
+    assert room.place(1) == Arrange(room.session, 2, Address("10.0.0.254", 9000), head, followers=1)
     assert room.place(4).epoch == 2
-    assert room.inbox[f"head-{room.session}"][-1] == Arrange(room.session, 2, None, "")
+    assert room.inbox[head][-1] == Arrange(room.session, 2, None, "", followers=1)
     assert not [message for message in room.inbox[mac(2)] if isinstance(message, Arrange) and message.epoch > 1]
     room.verified(1, 3, 4)
     room.rebooting(1, 3, 4)
@@ -275,7 +276,8 @@ def test_member_that_gives_up_is_left_out_at_once(state: MemberState) -> None:
     room.report(1, state, reason="write error: EIO")
     assert room.standing(1) == state.value
     assert room.reason(1) == "write error: EIO"
-    assert room.place(2) == Arrange(room.session, 2, Address("10.0.0.254", 9000), f"head-{room.session}")
+    head = f"head-{room.session}"
+    assert room.place(2) == Arrange(room.session, 2, Address("10.0.0.254", 9000), head, followers=1)
 
 
 def test_two_adjacent_and_all_but_one() -> None:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from bootd.wire import manifest
+from bootd.wire import link, manifest
 from bootd.wire.control import Address, Arrange, MemberState
 from bootd.wire.digest import digest
 from bootd.wire.errors import LocalProtocolError
-from bootd.wire.frames import Chunk, ChunkHeader, ChunkRange, Encoding
+from bootd.wire.frames import Chunk, ChunkHeader, ChunkRange, Decoder, Encoding
 from bootd.wire.manifest import Manifest, Part
 from bootd.wire.ring.ledger import SYNC_SECONDS, Ledger, Level
-from bootd.wire.ring.member import Claim, Limits, RingMember, Wake
-from bootd.wire.ring.upstream import Dial, Rest
+from bootd.wire.ring.member import Admitted, Claim, Limits, RingMember, Wake
+from bootd.wire.ring.upstream import FOLLOWERS_PAUSE, Dial, Rest
 from bootd.wire.ring.window import Entry, Window
 
 SIZE = 4096
@@ -209,7 +209,7 @@ def test_chunk_that_does_not_read_back_comes_again_and_at_last_fails_the_member(
         if attempt < 2:
             assert state(core) is MemberState.RECEIVING
             assert core.ledger.lacking(9) == (ChunkRange(1, 1),)
-            assert isinstance(core.upstream.next(0.0), Dial)
+            assert isinstance(core.next_dial(0.0), Dial)
             receive(core, 1)
     assert state(core) is MemberState.FAILED
     assert core.standing.reason == (
@@ -234,11 +234,11 @@ def test_compared_target_wants_only_what_differs() -> None:
 def test_place_that_comes_while_the_target_is_compared_waits_for_the_end_of_that() -> None:
     core = member(real_image(Part("", 2 * SIZE)), compare=True)
     core.arrange(PLACE)
-    assert isinstance(core.upstream.next(0.0), Rest)
+    assert isinstance(core.next_dial(0.0), Rest)
     core.wakes.clear()
     assert read_back(core, wrong=frozenset({1})) == [0, 1]
     assert Wake.RECEIVE in core.wakes
-    assert isinstance(core.upstream.next(0.0), Dial)
+    assert isinstance(core.next_dial(0.0), Dial)
 
 
 def test_target_that_has_everything_is_verified_once_it_has_a_place() -> None:
@@ -247,7 +247,7 @@ def test_target_that_has_everything_is_verified_once_it_has_a_place() -> None:
     assert core.next_check() is None
     assert state(core) is MemberState.READY
     core.arrange(PLACE)
-    assert isinstance(core.upstream.next(0.0), Rest)
+    assert isinstance(core.next_dial(0.0), Rest)
     assert core.next_check() is None
     assert state(core) is MemberState.VERIFIED
 
@@ -261,7 +261,7 @@ def test_phase_is_wanted_only_when_it_is_open() -> None:
     sync(core, now=0.0)  # at once: nothing more of this phase is to be written
     assert read_back(core) == [0]
     assert (state(core), core.snapshot(0, 0.0).phases) == (MemberState.RECEIVING, 1)
-    assert isinstance(core.upstream.next(0.0), Rest)
+    assert isinstance(core.next_dial(0.0), Rest)
     core.arrange(Arrange("s", 2, PLACE.predecessor, "head", phase=1))
     assert core.ledger.lacking(9) == (ChunkRange(1, 2),)
     receive(core, 1)
@@ -309,10 +309,10 @@ def test_predecessor_that_brings_nothing_is_dialled_less_and_less_often() -> Non
     core.arrange(PLACE)
     now, pauses = 0.0, []
     for _ in range(8):
-        step = core.upstream.next(now)
+        step = core.next_dial(now)
         assert isinstance(step, Dial)
         core.break_off(step.place, "connection refused", now)
-        rest = core.upstream.next(now)
+        rest = core.next_dial(now)
         assert isinstance(rest, Rest)
         assert rest.until is not None
         pauses.append(round(rest.until - now, 3))
@@ -320,7 +320,37 @@ def test_predecessor_that_brings_nothing_is_dialled_less_and_less_often() -> Non
     assert pauses == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, 2.0]
     assert core.standing.trouble == "predecessor head: connection refused"
     core.arrange(Arrange("s", 2, Address("192.0.2.2", 1), "other"))
-    assert isinstance(core.upstream.next(now), Dial)  # a new predecessor is dialled at once
+    assert isinstance(core.next_dial(now), Dial)  # a new predecessor is dialled at once
+
+
+def test_beginner_lets_those_who_follow_dial_first_but_not_for_ever() -> None:
+    core = member(real_image(Part("", 2 * SIZE)))
+    core.arrange(Arrange("s", 1, Address("192.0.2.1", 1234), "head", followers=1))
+    rest = core.next_dial(5.0)
+    assert rest == Rest(5.0 + FOLLOWERS_PAUSE)
+    assert isinstance(core.next_dial(5.0 + FOLLOWERS_PAUSE), Dial)  # it may be dead
+
+    core = member(real_image(Part("", 2 * SIZE)))
+    core.arrange(Arrange("s", 1, Address("192.0.2.1", 1234), "head", followers=1))
+    assert isinstance(core.next_dial(5.0), Rest)
+    core.wakes.clear()
+    dialler = link.DialLink(
+        session="s", epoch=1, member="follower", token="t", nonce=bytes(32), manifest=core.manifest
+    )
+    machine = core.challenge(bytes(32))
+    (challenge,) = Decoder(max_chunk=0).feed(machine.challenge())
+    hello = dialler.receive(challenge)
+    assert isinstance(hello, link.Send)
+    (frame,) = Decoder(max_chunk=0).feed(hello.data)
+    assert isinstance(core.admit(machine, frame), Admitted)
+    assert Wake.RECEIVE in core.wakes
+    step = core.next_dial(5.0)
+    assert isinstance(step, Dial)
+
+    # At a repair nobody waits: what has come already flows on.
+    core.standing.enter(MemberState.RECEIVING)
+    core.arrange(Arrange("s", 2, Address("192.0.2.2", 1), "other", followers=2))
+    assert isinstance(core.next_dial(6.0), Dial)
 
 
 # --- manifest with parts -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from bootd.wire.ring.downstream import Downstream
 from bootd.wire.ring.ledger import Ledger, Level
 from bootd.wire.ring.rates import Rates
 from bootd.wire.ring.standing import Standing
-from bootd.wire.ring.upstream import Done, Place, Send, Take, Upstream
+from bootd.wire.ring.upstream import Dial, Done, Place, Rest, Send, Take, Upstream
 from bootd.wire.ring.window import Entry, Window
 
 MAX_ATTEMPTS = 3  # times that one chunk is fetched because the disk did not keep it
@@ -183,6 +183,10 @@ class RingMember:
         )
 
     # --- receiving: see also `upstream` ------------------------------------------------------------------
+
+    def next_dial(self, now: float) -> Dial | Rest:
+        """`Upstream.next`."""
+        return self.upstream.next(now, len(self._successors))
 
     def receive(self, frame: Frame) -> Send | Take | Done | None:
         """`Upstream.receive`, with the news that it may make."""
@@ -356,6 +360,7 @@ class RingMember:
             ping_interval=self.limits.ping_interval,
         )
         self._successors[event.member] = downstream
+        self._wake(Wake.RECEIVE)
         return Admitted(event.data, downstream, former)
 
     def leave(self, downstream: Downstream) -> None:

@@ -13,6 +13,7 @@ from bootd.wire.ring.standing import Standing
 MAX_BAD_COPIES = 3  # of one chunk over one link, before the link is given up and dialled anew
 FIRST_PAUSE = 0.1  # seconds before the same predecessor is dialled again
 LONGEST_PAUSE = 2.0
+FOLLOWERS_PAUSE = 0.25  # seconds that a beginner waits for those who follow it
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Place:
     epoch: int
     predecessor: Address | None
     predecessor_node: str
+    followers: int = 0
 
     def is_behind(self, other: "Place") -> bool:
         """Whether both follow the same predecessor, at the same address."""
@@ -77,25 +79,35 @@ class Upstream:
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
         self._bad_copies: dict[int, int] = {}
+        self._waits_until: float | None = None  # for followers
 
     def arrange(self, message: Arrange) -> bool:
         """Take a place of a higher epoch; False for one that is over or known."""
         if message.epoch <= self.place.epoch:
             return False
-        place = Place(message.epoch, message.predecessor, message.predecessor_node)
+        place = Place(message.epoch, message.predecessor, message.predecessor_node, message.followers)
         if not place.is_behind(self.place):
             self._pause, self._not_before = FIRST_PAUSE, 0.0
         self.place = place
         return True
 
-    def next(self, now: float) -> Dial | Rest:
-        """What to do while there is no link."""
+    def next(self, now: float, followers: int) -> Dial | Rest:
+        """What to do while there is no link. ``followers``: how many have proven themselves.
+
+        At the beginning those who follow dial first: once data comes, it fills the queue of this member's port, and
+        what they say to be let in waits behind it, or is dropped there.
+        """
         if self.place.predecessor is None or not self._ledger.is_lacking:
             return Rest()
         if self._standing.state is MemberState.PREPARING:
             return Rest()  # what is lacking is not known yet
         if now < self._not_before:
             return Rest(self._not_before)
+        if self._standing.state is MemberState.READY and followers < self.place.followers:
+            if self._waits_until is None:
+                self._waits_until = now + FOLLOWERS_PAUSE
+            if now < self._waits_until:
+                return Rest(self._waits_until)
         return Dial(self.place, self.place.predecessor)
 
     def is_wanted(self, place: Place) -> bool:
