@@ -160,9 +160,11 @@ KA_OPTIONS = (
     KaOption("-d", 1, "--delay SECONDS", "Tenths of a second become seconds.", ("--delay", "{}")),
     KaOption("-s", 1, "--name SESSION", "Also what kaopt= names.", ("--name", "{}")),
     KaOption("-X", 1, "--protect-disk ID", "With -p; one disk is chosen and written, no other is opened anyway."),
-    KaOption("-m", 1, "an image of the whole disk", "Its boot sector is part of the image."),
+    KaOption("-m", 1, "bootd layout convert --boot-code DISK", "With -p; an image of the whole disk has its own."),
     KaOption("-M", 2, "--boot-sector FILE", "With -p: an image of a disk has its own.", ("--boot-sector", "{}")),
-    KaOption("-D", 1, "an image of the whole disk", "Or bootd restore with --part for each partition."),
+    KaOption(
+        "-D", 1, "bootd restore --part N", "After the files: an image of the partition (bootd backup --part N)."
+    ),
     KaOption("-p", 2, "--layout FILE", "The image is one of files: bootd backup --files.", ("--layout", "{}")),
     KaOption("-r", 1, "--boot-loader grub --with MODULE", "With -p; else the boot loader of the disk is repaired."),
     KaOption("-x", 1, "--exclude DIR", "With -p: images of disks are of blocks, not of files."),

@@ -138,6 +138,38 @@ def test_kas_desc_and_the_layout_of_the_source(lab: Lab) -> None:
             assert [line for line in lines if not line.startswith(".d..t......")] == []
 
 
+def test_a_partition_of_another_system_beside_the_files(lab: Lab) -> None:
+    """KA's -D: the layout leaves room for it, it is backed up as bytes and restored after the files."""
+    lab.put("golden", "-x", "/tmp")
+    lab.layout.write_text("type7 24\nlinux fill\n")
+    other = os.urandom(20 * MIB)
+    for name in ("n1", "n3"):
+        lab.boot(name).wait_for("joined")
+    deploy(lab, "--wait", nodes="n1,n3")
+    for name in ("n1", "n3"):
+        assert lab.nodes[name].wait(30) == 0, lab.output()
+        add_partitions(lab.disks[name].device)
+    (lab.folder / "golden.partition").write_bytes(other)
+    volumes.run("dd", f"if={lab.folder / 'golden.partition'}", f"of={lab.disks['n1'].device}p1", "conv=fsync")
+    rest = part(lab.disks["n3"].device, 2)
+    lab.boot("n1").wait_for("joined")
+    lab.daemon.command("backup", "n1", "windows", "-m", "beside", "--part", "1", "--timeout", "60", seconds=90)
+    assert lab.nodes["n1"].wait(30) == 0, lab.output()
+    lab.boot("n3").wait_for("joined")
+    words = ["restore", "windows", "n3", "--part", "1", "--disk", "serial=SERIAL-n3", "--yes", "--wait"]
+    lab.daemon.command(*words, seconds=90)
+    assert lab.nodes["n3"].wait(30) == 0, lab.output()
+    device = lab.disks["n3"].device
+    add_partitions(device)
+    assert part(device, 1)[: len(other)] == other
+    assert part(device, 2) == rest, "the files are as they were"
+
+
+def part(device: str, number: int) -> bytes:
+    """What a partition holds."""
+    return Path(f"{device}p{number}").read_bytes()
+
+
 def test_a_golden_node_becomes_an_image_and_another_node(lab: Lab) -> None:
     """``backup --files`` of what one node got: nothing changes on it, the second time nothing is sent; it goes
     onto a larger disk with the layout of the source, and the tree is the same again."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,14 @@ import pytest
 from bootd.errors import Exit
 from tests.netns import file_trees as trees
 from tests.netns import volumes
-from tests.netns.daemon import ADDRESS, Daemon
+from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
+from tests.netns.disks import MIB, LoopDisk, add_partitions
+from tests.netns.files_lab import CHANGED
+from tests.netns.files_lab import LAYOUT as TARGET
 from tests.netns.room import Process, Room
 from tests.netns.test_serve import until
 
-MAC = "52:54:00:00:00:01"
+MAC, CLONE = "52:54:00:00:00:01", "52:54:00:00:00:02"
 LAYOUT = "label: gpt\nstart=1MiB, size=48MiB\nstart=50MiB, size=600MiB\n"
 SNAPSHOT = "bootd-backup-"
 # The system as its init would have mounted it. What it has of this machine is /usr, and what the kernel shows.
@@ -170,10 +174,46 @@ def system() -> Iterator[System]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         devices = stack.enter_context(contextlib.ExitStack())
-        room = stack.enter_context(Room("server", "n1"))
+        room = stack.enter_context(Room("server", "n1", "n2"))
         room.address("server", f"{ADDRESS}/24")
         room.address("n1", "10.9.0.11/24")
+        room.address("n2", "10.9.0.12/24")
+        room.mac("n2", CLONE)
         yield System(room, folder, devices)
+
+
+def test_the_image_of_a_running_system_becomes_another_node(system: System) -> None:
+    """From two subvolumes of btrfs and /boot onto a disk with / and /home on ext4."""
+    system.enrol()
+    system.start()
+    assert system.backup("-x", "/tmp")["state"] == "done"
+    layout, shown, own = (system.folder / name for name in ("layout.toml", "n2.disks", "n2.run"))
+    layout.write_text(TARGET)
+    own.mkdir()
+    disk = LoopDisk(system.folder / "n2.disk", 300 * MIB, 0)
+    try:
+        shown.write_text(f"{disk.device} SERIAL-n2\n")
+        system.daemon.command("label", "set", "kamethod", "--node", CLONE)
+        system.daemon.command("node", "name", CLONE, "clone")
+        words = [CLONE, "10.9.0.12", f"{ADDRESS}:{HTTP_PORT}", f"@{shown}"]
+        node = system.room.start("n2", [sys.executable, "-m", "tests.netns.files_node", str(own), *words])
+        node.wait_for("joined")
+        words = ["clone", "--disk", "only", "--layout", str(layout), "-r", "none", "--skip", "initramfs"]
+        system.daemon.command("deploy", "golden", *words, "--yes", "--wait", seconds=120)
+        assert node.wait(30) == 0, node.output[-3000:]
+        add_partitions(disk.device)
+        left_out = ("/proc/*", "/sys/*", "/run/*", "/dev/*", "/tmp/*", "/usr/*", "/etc/bootd-agent", *CHANGED)
+        with volumes.mounted("ext4", f"{disk.device}p2", system.folder / "mount") as root:
+            lines = trees.differences(system.root, root, "/home/*", "/boot/*", *left_out, "/etc/bootd-agent/*")
+            assert [line for line in lines if not line.startswith(".d..t")] == []
+            assert trees.differences(system.boot, root / "boot", "lost+found") == []
+            assert (root / "etc/hostname").read_text().strip() == "clone"
+            fstab = [line for line in (root / "etc/fstab").read_text().splitlines() if not line.startswith("#")]
+            assert not [line for line in fstab if "subvol" in line or "btrfs" in line], fstab
+        with volumes.mounted("ext4", f"{disk.device}p3", system.folder / "mount") as home:
+            assert trees.differences(system.home, home, "lost+found") == []
+    finally:
+        disk.close()
 
 
 def test_a_running_system_is_read_as_it_was_at_one_moment(system: System) -> None:
