@@ -26,9 +26,8 @@ from bootd.drivers.ring.target import (
     claim_folder,
     claim_output,
 )
-from bootd.drivers.ring.tls import load_tls
+from bootd.drivers.ring.tls import TlsSettings, load_tls
 from bootd.errors import Exit, OperatorError
-from bootd.member.tls import TlsSettings
 from bootd.session.arrangement import MAX_FAN_OUT
 
 DEFAULT_PORT = 7469

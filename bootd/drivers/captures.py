@@ -20,6 +20,7 @@ import structlog
 from bootd.drivers.images import marks as kept_marks
 from bootd.drivers.images.marks import Kept
 from bootd.drivers.images.store import ImageStore
+from bootd.drivers.images.times import timestamp
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
 from bootd.images.manifest import Filesystem, ImageManifest
@@ -221,7 +222,7 @@ class CaptureStore:
         return ImageManifest(
             name=request.image,
             user=request.user,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock())),
+            created=timestamp(self._clock()),
             comment=request.comment,
             origin=origin[: manifests.MAX_WORD],
             kind="disk" if about.kind == "disk" else "partition" if about.tree is None else "files",

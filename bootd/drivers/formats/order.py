@@ -1,6 +1,5 @@
 """One order to import, and how what was read of a source becomes an image of the store."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from bootd.drivers.formats.describe import Found, describe, places
 from bootd.drivers.formats.intake import Intake
 from bootd.drivers.images.store import ImageStore
+from bootd.drivers.images.times import timestamp
 from bootd.drivers.jobs.tell import Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images.foreign.clonesys import Description
@@ -17,7 +17,6 @@ from bootd.images.manifest import ImageManifest
 from bootd.images.names import parse_reference
 from bootd.wire.manifest import suitable_chunk_size
 
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_ORIGIN = 255  # characters
 
 
@@ -74,7 +73,7 @@ class Order:
         manifest = ImageManifest(
             name=name,
             user=told.user or self.user,
-            created=time.strftime(_TIME, time.gmtime(told.created)),
+            created=timestamp(told.created),
             comment=comment,
             origin=(self.origin or told.origin or source.origin)[:_MAX_ORIGIN],
             kind="disk" if kind == "disk" else "partition",

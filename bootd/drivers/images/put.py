@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from bootd.drivers.images.store import ImageStore
+from bootd.drivers.images.times import timestamp
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.drivers.source import measure
 from bootd.errors import Exit, OperatorError
@@ -74,7 +74,7 @@ def put_file(
         manifest = ImageManifest(
             name=name,
             user=user,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=timestamp(),
             comment=comment,
             origin=origin or path[:255],
             kind="partition" if kind == "partition" else "disk",

@@ -4,7 +4,6 @@ A removal crosses nothing: an image that is read is held (`reading.py`), and an 
 under the store's lock, having looked that all its chunks are there. A chunk that somebody asked for lately stays.
 """
 
-import calendar
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from bootd.drivers.images import marks
 from bootd.drivers.images.reading import alone
 from bootd.drivers.images.store import ImageStore, StoredImage
+from bootd.drivers.images.times import seconds_of
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images.manifest import DIGEST, NoImageError
@@ -117,7 +117,7 @@ def _retire(
         Candidate(
             image.id,
             image.header.name,
-            calendar.timegm(time.strptime(image.header.created, "%Y-%m-%dT%H:%M:%SZ")),
+            seconds_of(image.header.created),
             tuple(tag for tag in image.tags if tag != f"{image.header.name}:{LATEST}"),
             image.id in in_use,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from bootd.drivers.images.put import Keeper, in_order
 from bootd.drivers.images.store import ImageStore
+from bootd.drivers.images.times import timestamp
 from bootd.drivers.jobs.tell import Result, Tell
 from bootd.errors import Exit, OperatorError
 from bootd.images import manifest as manifests
@@ -158,7 +159,7 @@ class TreeWriter:
     def _manifest(self, names: tuple[str, ...], size: int, now: float = 0.0) -> ImageManifest:
         return ImageManifest(
             **self._about,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+            created=timestamp(now),
             kind="files",
             size=size,
             chunk_size=CHUNK,

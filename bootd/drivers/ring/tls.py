@@ -3,6 +3,8 @@
 from bootd.errors import Exit, OperatorError
 from bootd.member.tls import TlsError, TlsSettings, load
 
+__all__ = ["TlsSettings", "load_tls"]
+
 
 def load_tls(certificate: str | None, key: str | None, authority: str | None) -> TlsSettings | None:
     """From three PEM files; None when none is named. `OperatorError` when one is missing or cannot be used."""
