@@ -1,6 +1,7 @@
 """``bootd serve``: puts the daemon together, binds everything, says READY, serves until it is told to stop."""
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -234,6 +235,10 @@ class Daemon:
                 group.create_task(self._notifier.feed_watchdog(), name="watchdog")
                 group.create_task(_raise_stop(stop), name="signals")
                 status = f"serves {interface.name} ({interface.address})"
+                # What there is now stays: a full collection that went through all of it would hold up every offer.
+                gc.unfreeze()  # of a run before a reload
+                gc.collect()
+                gc.freeze()
                 self._notifier.ready(status)
                 log.info(
                     "ready",
