@@ -34,15 +34,16 @@ FILES = {
 }
 
 
-def build(cache: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """The folder in the cache; `OperatorError` says what is missing. Needs root."""
+def build(cache: Path, progress: Callable[[str], None] = lambda _: None, *, also: tuple[str, ...] = ()) -> Path:
+    """The folder in the cache; `OperatorError` says what is missing. Needs root. ``also``: more packages."""
     store = Cache(cache)
-    versions = [package.sha256 for package in resolve(PACKAGES, store)]
+    packages = (*PACKAGES, *also)
+    versions = [package.sha256 for package in resolve(packages, store)]
     key = digest_of(SUITE, *versions, Path(__file__))
 
     def make(path: Path) -> None:
         progress("mmdebstrap of a Debian with systemd")
-        include = f"--include={','.join(PACKAGES)}"
+        include = f"--include={','.join(packages)}"
         slim = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "locale", "doc", "info")]
         # Its owner is root whoever looks: mmdebstrap leaves the top folder closed to others.
         run(["mmdebstrap", "--quiet", "--variant=minbase", include, *slim, SUITE, str(path)], package="mmdebstrap")
@@ -52,7 +53,7 @@ def build(cache: Path, progress: Callable[[str], None] = lambda _: None) -> Path
             (path / name).write_text(text)
         run(["chroot", str(path), "chpasswd"], package="coreutils", data=f"{USER}:{PASSWORD}\n".encode())
 
-    return store.get("golden-debian", key, make, keep=2)
+    return store.get("-".join(("golden-debian", *also)), key, make, keep=2)
 
 
 def copy(tree: Path, target: Path) -> None:

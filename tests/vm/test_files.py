@@ -43,6 +43,39 @@ size = "fill"
 filesystem = "ext4"
 mount = "/home"
 """
+STACKED = """table = "auto"
+[[partition]]
+kind = "linux"
+size = "256M"
+filesystem = "ext4"
+mount = "/boot"
+[[partition]]
+kind = "raid"
+name = "half"
+size = "fill"
+[[partition]]
+kind = "raid"
+name = "half"
+size = "fill"
+[[array]]
+name = "all"
+level = "raid1"
+members = ["half"]
+[[group]]
+name = "system"
+members = ["all"]
+[[volume]]
+name = "swap"
+group = "system"
+size = "192M"
+filesystem = "swap"
+[[volume]]
+name = "root"
+group = "system"
+size = "fill"
+filesystem = "ext4"
+mount = "/"
+"""
 # What customise makes this machine's own, what is built for its hardware and its firmware, and what a boot writes.
 NAMED = (
     *("/etc/fstab", "/etc/hostname", "/etc/hosts", "/etc/mailname", "/etc/machine-id", "/etc/ssh/ssh_host_*"),
@@ -118,6 +151,36 @@ def test_a_golden_debian_becomes_a_machine_of_another_kind(tmp_path: Path) -> No
             assert next(word for word in said if len(word) == 32) != GOLDEN_ID
             assert "partition" in asked(machine, "swapon --noheadings --show=TYPE")
             assert "Dear all" in asked(machine, "cat /home/eva/letter")
+
+
+@pytest.mark.vm
+@pytest.mark.long
+def test_a_tree_onto_lvm_on_raid(tmp_path: Path) -> None:
+    """The array is one of two partitions, so that one disk does; the system starts both by itself."""
+    boot, layout = tmp_path / "boot", tmp_path / "layout.toml"
+    build_artefacts(boot, ROOT / DEFAULT, Log())
+    tree = debian_tree.build(ROOT / DEFAULT, also=("lvm2", "mdadm"))
+    layout.write_text(STACKED)
+    clone = Specification("clone", Firmware.UEFI, MACS[1], tmp_path / "clone.raw", "LAB-CLONE", 1024, bus="ahci")
+    with clone.disk.open("wb") as stream:
+        stream.truncate(5800 * MIB)
+    with Room(tmp_path / "room", 1) as room:
+        room.start_dhcp()
+        with Server(room, boot, {clone.name: clone.mac}) as server:
+            out = ("-x", "/var/cache", "-x", "/proc", "-x", "/sys", "-x", "/dev")
+            server.command("image", "put", "--tree", str(tree), "debian", "-m", "test", *out, seconds=300)
+            words = ("--disk", "only", "--layout", str(layout), "--label", STAGE_LABEL, "--yes")
+            server.command("deploy", "debian", "clone", *words)
+            machine = powered_on(room, clone, "clone")
+            stand(machine, 2700)
+            machine.resume()
+            log_in(machine, "clone", 600)
+            assert asked(machine, "findmnt -no SOURCE /").strip().endswith("/dev/mapper/system-root")
+            arrays = asked(machine, "cat /proc/mdstat")
+            assert "active raid1" in arrays
+            assert "[UU]" in arrays
+            assert "/boot" in asked(machine, "findmnt -lno TARGET --real").split()
+            assert "partition" in asked(machine, "swapon --noheadings --show=TYPE")
 
 
 def differences(golden: Path, clone: Path, folder: Path) -> list[str]:
