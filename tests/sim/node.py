@@ -109,20 +109,20 @@ class SimNode:
         session = prepare.plan.session
         self.own = Report(self.mac, session, MemberState.PREPARING)
 
-        def save(tries: int) -> None:
+        def save(number: int) -> None:
             def saved(is_heard: bool) -> None:
                 if not self.is_up or self.situation.prepare is not prepare or self.member is not None:
                     return
                 if is_heard:
                     self._become_member(prepare)
-                elif tries:
-                    self.host.after(way_back.PAUSE, save, tries - 1)
+                elif number + 1 < way_back.TRIES:
+                    self.host.after(way_back.PAUSE * (1 << number), save, number + 1)
                 else:
                     self._end_failed("the server does not keep the old partition table")
 
             self.run.up(lambda c, _: c.table_saved(self.mac, session, "vda"), self.host, saved)
 
-        save(way_back.TRIES - 1)
+        save(0)
 
     def _end_failed(self, reason: str) -> None:
         self.own = Report(self.mac, self.own.session, MemberState.FAILED, reason=reason)
