@@ -1,5 +1,6 @@
 """fstab(5), and /proc/PID/mountinfo of proc(5): text in, lines out. What a caller leaves out of them is its own."""
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def escape(text: str) -> str:
 
 
 def normal(point: str) -> str:
-    """An absolute path without empty parts and dots; ``none`` and ``swap`` stay as they are."""
+    """An absolute path without empty parts and dots, never above ``/``; ``none`` and ``swap`` stay as they are."""
     if not point.startswith("/"):
         return point
-    return "/" + "/".join(part for part in point.split("/") if part not in ("", "."))
+    return "/" + posixpath.normpath(point).lstrip("/")

@@ -42,3 +42,5 @@ def test_escapes_go_both_ways() -> None:
 
 def test_normal() -> None:
     assert [normal(point) for point in ("/", "//", "//a/./b/", "none")] == ["/", "/", "/a/b", "none"]
+    assert normal("/a/../b") == "/b"
+    assert normal("/../../run") == "/run", "an fstab never leads out of the tree that it is in"
