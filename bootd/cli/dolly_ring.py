@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 
 from bootd.cli.ring import make_secret, read_secret, receive_onto
-from bootd.cli.ring_screen import conclude
+from bootd.cli.ring_screen import conclude, tell
 from bootd.dolly.config import Config, Transfer
 from bootd.drivers.dolly.by_ring import check, default_spool, ring_sources, ring_targets
 from bootd.drivers.ring.host import resolve
@@ -23,13 +22,13 @@ Secret = tuple[str | None, Path | None]
 def send_by_ring(config: Config, secret: Secret, port: int, wait: float, *, as_json: bool) -> int:
     """The files of ``config`` to its clients; exit codes as of `bootd ring send`."""
     for warning in check(config):
-        _tell(f"WARNING: {warning}")
+        tell(f"WARNING: {warning}")
     names = resolve(config.clients, port)
     token = read_secret(*secret) or make_secret(secret[1], Console(stderr=True))
     words, commands = ring_sources(config)
     sources = open_sources(words, commands, check_spool(default_spool()), _hush, is_fresh=True)
     course = Course(fan_out=config.fanout, barrier=len(sources) > 1)
-    sender = RingSender(sources, names, token, timing=Timing(wait=wait), show=_see, tell=_tell, course=course)
+    sender = RingSender(sources, names, token, timing=Timing(wait=wait), show=_see, tell=tell, course=course)
     view = sender.run()
     return conclude(view, as_json=as_json)
 
@@ -52,12 +51,8 @@ def receive_by_ring(
     spool = check_spool(default_spool())
     claimed = TargetSet(ring_targets(files, outfiles, confirmed, spool))
     result = receive_onto(claimed, listen, token, None)
-    _tell(result.text)
+    tell(result.text)
     return int(result.code)
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _hush(name: str, done: int) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from bootd.cli.context import json_option
-from bootd.cli.ring_screen import Screen, conclude
+from bootd.cli.ring_screen import Screen, conclude, tell
 from bootd.drivers.ring.host import resolve
 from bootd.drivers.ring.receiver import Result, RingReceiver
 from bootd.drivers.ring.sender import Course, RingSender, Timing
@@ -151,10 +151,10 @@ def send(
     with Progress(*columns, console=output, disable=not output.is_terminal) as progress:
         screen = Screen(progress)
         opened = open_sources(sources, commands, check_spool(spool), screen.take, is_fresh=fresh)
-        tell = output.print if output.is_terminal else lambda text: click.echo(text, err=True)
+        say = output.print if output.is_terminal else tell
         timing = Timing(silence=silence, wait=wait)
         sender = RingSender(
-            opened, names, secret, timing=timing, show=screen.show, tell=tell, course=course, tls=settings
+            opened, names, secret, timing=timing, show=screen.show, tell=say, course=course, tls=settings
         )
         view = sender.run()
     return conclude(view, as_json=as_json)
@@ -206,10 +206,6 @@ def receive(
 
 def receive_onto(claimed: TargetSet, listen: tuple[str, int], secret: str, tls: TlsSettings | None) -> Result:
     """Wait at ``listen`` (address, port) for a sender, and receive; ``claimed`` is held until then."""
-
-    def tell(text: str) -> None:
-        click.echo(text, err=True)
-
     try:
         receiver = RingReceiver(claimed, *listen, secret, tell, tls=tls)
     except OperatorError:

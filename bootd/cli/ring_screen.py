@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+import click
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -38,6 +39,11 @@ class Screen:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=None)
         self._progress.update(self._tasks[name], description=f"{name} {state}", total=total or None, completed=done)
+
+
+def tell(text: str) -> None:
+    """A line for the operator, beside what goes to standard output."""
+    click.echo(text, err=True)
 
 
 def conclude(view: dict[str, Any], *, as_json: bool) -> int:

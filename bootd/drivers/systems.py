@@ -5,7 +5,6 @@ label of the same name, unless the settings have one. `bootd stage import` and `
 """
 
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ import structlog
 
 from bootd.build.cache import write
 from bootd.errors import Exit, OperatorError
+from bootd.member.durable import sync_file
 from bootd.netboot.labels import NAME, Label, LabelKind, problem
 
 log = structlog.get_logger(__name__)
@@ -124,8 +124,7 @@ def keep(boot_dir: Path, name: str, image: Path, system: System) -> None:
     """Put ``image`` in its place, then its record. Who fetches the one before goes on with that."""
     folder = boot_dir / FOLDER
     image.chmod(0o644)
-    with image.open("rb") as stream:
-        os.fsync(stream.fileno())
+    sync_file(image)
     image.rename(folder / system.image)
     write(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(system)) + b"\n")
     _forget_images(folder, name, system.image)

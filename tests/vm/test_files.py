@@ -21,6 +21,7 @@ from tests.netns import file_trees as trees
 from tests.netns.volumes import disk, mounted, run
 from tests.vm.test_clone import Log
 from tests.vm.test_images import powered_on, stand
+from tests.vm.test_layouts import LVM_ON_RAID
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -43,39 +44,15 @@ size = "fill"
 filesystem = "ext4"
 mount = "/home"
 """
-STACKED = """table = "auto"
-[[partition]]
-kind = "linux"
-size = "256M"
-filesystem = "ext4"
-mount = "/boot"
-[[partition]]
-kind = "raid"
-name = "half"
-size = "fill"
-[[partition]]
-kind = "raid"
-name = "half"
-size = "fill"
-[[array]]
-name = "all"
-level = "raid1"
-members = ["half"]
-[[group]]
-name = "system"
-members = ["all"]
-[[volume]]
+SWAP_VOLUME = """[[volume]]
 name = "swap"
 group = "system"
 size = "192M"
 filesystem = "swap"
-[[volume]]
-name = "root"
-group = "system"
-size = "fill"
-filesystem = "ext4"
-mount = "/"
 """
+# With room for kernels, and swap.
+STACKED = LVM_ON_RAID.replace('"100M"', '"256M"').replace("on-raid", "system")
+STACKED = STACKED.replace("[[volume]]", f"{SWAP_VOLUME}[[volume]]")
 # What customise makes this machine's own, what is built for its hardware and its firmware, and what a boot writes.
 NAMED = (
     *("/etc/fstab", "/etc/hostname", "/etc/hosts", "/etc/mailname", "/etc/machine-id", "/etc/ssh/ssh_host_*"),

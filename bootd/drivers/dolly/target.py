@@ -17,7 +17,7 @@ from bootd.drivers.dolly.unpack import archive_words, check_program, decompress,
 from bootd.drivers.ring.target import DeviceTarget, FileTarget, claim, claim_folder
 from bootd.errors import Exit, OperatorError
 from bootd.member.child import Child
-from bootd.member.durable import sync_folder
+from bootd.member.durable import sync_folder, write_all
 
 _SYNC_BYTES = 256 << 20  # written between two syncs: the last one then takes no longer than that
 _STANDARD_OUTPUT = ("-", "/dev/stdout")
@@ -139,9 +139,7 @@ class OutputTarget:
 
     def take(self, pieces: Iterator[Piece]) -> None:
         for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(_STDOUT, view) :]
+            write_all(_STDOUT, piece)
 
     def commit(self) -> None:
         """It has gone."""

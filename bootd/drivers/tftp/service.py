@@ -22,6 +22,7 @@ from bootd.drivers.dhcp.neighbours import neighbour
 from bootd.drivers.tftp.pool import Carriers
 from bootd.drivers.tftp.sockets import Datagram, open_ipv4, open_ipv6, receive
 from bootd.drivers.tree import File, Rendered, VirtualTree, open_file
+from bootd.member.durable import write_all
 from bootd.netboot.files import tftp
 from bootd.netboot.files.tftp import ErrorCode, Request, Result
 from bootd.netboot.files.tftp_caps import cap_for
@@ -286,9 +287,7 @@ class TftpServer:
 def _in_memory(data: bytes) -> int:
     """A file that is nowhere but in memory, for what was made for this request."""
     descriptor = os.memfd_create("bootd-tftp", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_all(descriptor, data)
     return descriptor
 
 
