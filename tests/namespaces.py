@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# Words before a program that is to have mounts of its own. What others unmount is unmounted there too: in a private
+# copy it would stay mounted until the program ends, and who mounts it again, otherwise than before, finds it busy.
+APART = ("unshare", "--mount", "--propagation", "slave")
 _SECONDS = 20.0  # for one `ip` or `tc`, and any other program that only sets something up
 Failure = Callable[[str], Exception]
 

@@ -1,8 +1,8 @@
 """Programs with a time limit whose every line goes to the log; and those of the tree, inside the tree.
 
 A program of the tree runs in its own mount, process, host name and IPC namespaces: what is mounted for it is gone
-when it ends, and so is every process that it left behind. Its /dev is a copy, its /sys read-only, its /run and /tmp
-are empty.
+when it ends, and so is every process that it left behind. What others unmount meanwhile is unmounted there too, so
+nothing of theirs is held busy. Its /dev is a copy, its /sys read-only, its /run and /tmp are empty.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ class Chroot:
         pairs = [word for target, source in (binds or {}).items() for word in (source, target)]
         pairs += [word for uuid, device in self._links.items() for word in (uuid, device)]
         enter = [
-            *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--uts"),
+            *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child=KILL", "--uts"),
             *("--ipc", "--", "/bin/sh", "-c", _ENTER, "sh", self._tree.root, self._hostname),
             *(str(len(binds or {})), str(len(self._links)), *pairs, *command),
         ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench.lab import SECONDS, Lab, Run
+from tests.namespaces import APART
 from tests.netns.room import Process, RoomError
 
 PORT = 7469
@@ -136,9 +137,9 @@ def _apart(lab: Lab, number: int, line: str) -> list[str]:
     own = lab.folder / f"own{number}"
     own.mkdir(exist_ok=True)
     shared = lab.folder / "dolly"
-    before = f"mount --make-rprivate / && mount --bind {own} {shared} && hostname {lab.address(number)} && "
+    before = f"mount --bind {own} {shared} && hostname {lab.address(number)} && "
     script = before + (f"exec {line}" if line else 'eval "$0"')
-    return ["unshare", "--mount", "--uts", "sh", "-c", script, line or ""]
+    return [*APART, "--uts", "sh", "-c", script, line or ""]
 
 
 def _named(lab: Lab, number: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from stage2 import files, unpacking
+from tests.namespaces import APART
 from tests.netns import loop_node
 
 
@@ -18,7 +19,7 @@ def main(folder: str, *words: str) -> int:
 
 if __name__ == "__main__":
     if os.environ.get("BOOTD_TEST_NAMESPACE") is None:
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.netns.files_node"]
+        command = [*APART, sys.executable, "-m", "tests.netns.files_node"]
         os.environ["BOOTD_TEST_NAMESPACE"] = "1"
         os.execvp("unshare", [*command, *sys.argv[1:]])  # noqa: S606 - this very process goes on as the node
     sys.exit(main(*sys.argv[1:]))

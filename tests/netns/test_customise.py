@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from bootd.build.debian import unpack
 from stage2.customise import STEPS, Facts, Result, customise, hooks
 from stage2.made import Made
 from tests.lab import debian_tree
+from tests.namespaces import APART
 from tests.netns.customise_disks import knows_vfat, prepared
-from tests.netns.volumes import disk, run
+from tests.netns.test_serve import until
+from tests.netns.volumes import disk, loop, mounted, run
 
 pytestmark = pytest.mark.long  # a whole Debian; `tests/vm/test_customise.py` boots one in every run
 MAC = "52:54:00:00:00:07"
@@ -70,7 +74,7 @@ class Clone:
             'mount --bind /dev "$0/dev"; mount --bind /proc "$0/proc"; mount --bind /sys "$0/sys"; '
             'mount -t tmpfs tmpfs "$0/run"; exec chroot "$0" sh -c "$1"'
         )
-        return run("unshare", "--mount", "sh", "-ec", script, self.root, command).decode()
+        return run(*APART, "sh", "-ec", script, self.root, command).decode()
 
     def again(self, *steps: str, **changes: object) -> Result:
         """Do some of the steps once more."""
@@ -255,6 +259,34 @@ def test_a_hook_that_fails_fails_the_node(clone: Clone, tmp_path: Path) -> None:
     script.chmod(0o755)
     result = clone.again("hooks", hooks=str(tmp_path))
     assert result.failure == "hooks: 50-wrong failed (3): no such licence"
+
+
+def test_what_others_unmount_meanwhile_is_free_at_once(bios: Clone, tmp_path: Path) -> None:
+    """As where systemd made every mount shared."""
+    hook, folder, begun = tmp_path / "hooks/50-waits", tmp_path / "others", bios.root / "srv/begun"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\ntouch /srv/begun\nfor i in $(seq 99); do [ -e /srv/go ] && exit; sleep 0.3; done\n")
+    hook.chmod(0o755)
+    file = tmp_path / "disk"
+    with file.open("wb") as stream:
+        stream.truncate(16 << 20)
+    run("mkfs.ext4", "-q", "-F", file)
+    with ExitStack() as stack:
+        device = stack.enter_context(loop(file))
+        stack.enter_context(mounted("tmpfs", "tmpfs", folder))
+        run("mount", "--make-shared", folder)
+        worker = stack.enter_context(ThreadPoolExecutor())
+        with mounted("ext4", device, folder / "mount"):
+            running = worker.submit(bios.again, "hooks", hooks=str(hook.parent))
+            until(begun.exists, 20, "the hook runs")
+        try:
+            run("mount", "-o", "ro,noload", device, folder / "mount")  # busy while anybody still has it
+            run("umount", folder / "mount")
+        finally:
+            (bios.root / "srv/go").touch()
+        assert running.result().is_done
+    begun.unlink()
+    (bios.root / "srv/go").unlink()
 
 
 def test_a_hook_that_hangs_is_ended_with_all_that_it_started(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootd.errors import Exit
+from tests.namespaces import APART
 from tests.netns.room import Process, Room
 from tests.unit.test_dolly_files import make_archive, make_tree, pack, tree_of
 from tests.unit.test_dolly_grammar import DISK, PLUS, STAGE2
@@ -88,7 +89,7 @@ class Hosts:
             f"exec chroot {root} sh -c {shlex.quote(f'cd {cwd} && exec {shlex.join([*BOOTD, *words])}')}",
         ]
         environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        return self._room.start(space, ["unshare", "--mount", "--uts", "sh", "-ec", "\n".join(lines)], environment)
+        return self._room.start(space, [*APART, "--uts", "sh", "-ec", "\n".join(lines)], environment)
 
 
 def test_stage2_img_to_dev_ram3(tmp_path: Path, loops: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bootd.errors import Exit
+from tests.namespaces import APART
 from tests.netns import file_trees as trees
 from tests.netns import volumes
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
@@ -121,7 +122,7 @@ class System:
     def start(self) -> Process:
         place = self.folder / "system"
         place.mkdir(exist_ok=True)
-        words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sh"]
+        words = [*APART, "sh", "-c", START, "sh"]
         words += [f"{self.device}p2", f"{self.device}p1", str(place)]
         agent = self.room.start("n1", words, {"PYTHONUNBUFFERED": "1"})
         until(self.is_up, 30, "the agent is there")
