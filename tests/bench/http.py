@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.rivals import PEERS, ROOT, fetch, processor_seconds, record
+from tests.bench.rivals import PEERS, ROOT, fetch, processor_seconds, record, settle
 from tests.netns.room import Process, Room
 
 PORTS = {"bootd": 7468, "nginx": 7480}
@@ -55,21 +55,13 @@ def start(room: Room, server: str, folder: Path, libraries: dict[str, str]) -> P
         command = [sys.executable, "-m", "tests.bench.serve_files", str(folder), "6901", str(PORTS[server])]
     process = room.start("lab", command, {"PYTHONPATH": str(ROOT), **libraries})
     limit = time.monotonic() + 20
-    probe = [
-        "curl",
-        "-s",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        "-I",
-        f"http://127.0.0.1:{PORTS[server]}/payload",
-    ]
-    for _ in range(20):  # every worker has started when as many have been answered
-        while room.run("lab", probe, check=False) != "200":
-            if time.monotonic() > limit or not process.running():
-                raise RuntimeError(f"{server} does not answer: {process.output[-500:]}")
-            time.sleep(0.05)
+    url = f"http://127.0.0.1:{PORTS[server]}/payload"
+    probe = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-I", url]
+    while room.run("lab", probe, check=False) != "200":
+        if time.monotonic() > limit or not process.running():
+            raise RuntimeError(f"{server} does not answer: {process.output[-500:]}")
+        time.sleep(0.05)
+    settle(process.pid)
     return process
 
 

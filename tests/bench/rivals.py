@@ -4,6 +4,7 @@ timed by the processor time of all their processes, and results as JSON lines.""
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def processor_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(word) for word in fields[11:15]) / _TICKS + sum(map(processor_seconds, children))
+
+
+def settle(pid: int) -> None:
+    """Wait until a server that has just begun to answer has started all of itself: it uses no processor time."""
+    limit, before, quiet = time.monotonic() + 20, processor_seconds(pid), 0
+    while quiet < 5 and time.monotonic() < limit:
+        time.sleep(0.1)
+        now = processor_seconds(pid)
+        before, quiet = now, quiet + 1 if now == before else 0
 
 
 def record(name: str, results: list[dict[str, Any]]) -> Path:

@@ -369,3 +369,70 @@ def test_losses_far_apart_never_add_up_to_a_long_wait() -> None:
         now += 0.0001
         assert transfer.receive(struct.pack("!HH", 4, block), now) == tftp.SendBlocks(block + 1, 1)
     assert max(waits) <= tftp.FIRST_TIMEOUT, waits
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("options", [{}, {"blksize": "8"}, {"blksize": "8", "rollover": "1"}, {"windowsize": "4"}])
+def test_the_short_way_leads_where_the_long_one_does(options: dict[str, str], seed: int) -> None:
+    chance = random.Random(seed)
+    size = 8 * 66_000 if seed == 0 and "blksize" in options else chance.randrange(20_000)
+    terms = tftp.negotiate(Request(Opcode.READ, "f", "octet", options), size, 1500)
+    short, long = Transfer(size, terms), Transfer(size, terms)
+    now, rare = 0.0, 0.001 if size > 20_000 else 0.1
+    action: tftp.Action | None = short.start(now)
+    assert long.start(now) == action
+    last, steps = ack(0), 0
+    while short.result is None:
+        if isinstance(action, SendBlocks):
+            last = struct.pack("!HH", 4, tftp.wire_number(action.first + action.blocks - 1, terms.rollover))
+        draw = chance.random()
+        if draw < rare:  # it was lost: both wait as long as the more patient one wants to
+            now = max(short.deadline, long.deadline)
+            action = short.tick(now)
+            assert long.tick(now) == action
+            continue
+        now += 0.0005
+        data = last
+        if draw < 2 * rare:
+            data = chance.choice((last + b"\0", ack(chance.randrange(1 << 16)), error(0, "enough"), b""))
+        known = short.step(data, now)
+        steps += known
+        try:
+            expected = long.receive(data, now)
+        except PeerProtocolError:
+            with pytest.raises(PeerProtocolError):
+                short.receive(data, now)
+            continue
+        action = short.current if known else short.receive(data, now)
+        assert action == expected
+    assert (short.result, short.detail, short.retransmissions) == (long.result, long.detail, long.retransmissions)
+    if short.result is Result.COMPLETE and size > 2_000 and "windowsize" not in options:
+        assert steps
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\4", ack(1) + b"\0", ack(2), b"\0\4\1\0"])
+def test_the_short_way_is_for_one_datagram_only(data: bytes) -> None:
+    transfer = Transfer(5000, Terms(512, 1, 4.0, {"tsize": "5000"}))
+    transfer.start(0.0)
+    assert not transfer.step(ack(0), 0.001)
+    assert transfer.receive(ack(0), 0.001) == SendBlocks(1, 1)
+    assert not transfer.step(data, 0.002)
+    assert transfer.step(ack(1), 0.002)
+    assert transfer.current == SendBlocks(2, 1)
+    assert not transfer.step(ack(1), 0.003)  # again
+
+
+def test_after_a_loss_the_short_way_waits_for_a_measurement() -> None:
+    transfer = Transfer(512 * 40, Terms(512, 1, 4.0, {}))
+    transfer.start(0.0)
+    transfer.receive(ack(1), 0.001)
+    assert transfer.step(ack(2), 0.002)
+    now = transfer.deadline
+    assert transfer.tick(now) == SendBlocks(3, 1)
+    assert not transfer.step(ack(3), now + 0.001)  # Karn: which of the two it answers is not known
+    assert transfer.receive(ack(3), now + 0.001) == SendBlocks(4, 1)
+    assert transfer.deadline - now > 0.15  # doubled still
+    assert not transfer.step(ack(4), now + 0.002)
+    assert transfer.receive(ack(4), now + 0.002) == SendBlocks(5, 1)
+    assert transfer.deadline - now < 0.15
+    assert transfer.step(ack(5), now + 0.003)

@@ -9,8 +9,10 @@ import pytest
 from bootd.drivers.tftp.content import CACHE_BYTES, RUN_BYTES, Cache, Packets
 
 
-def opened(path: Path, block: int, rollover: int = 0, cache: Cache | None = None) -> Packets:
-    return Packets(os.open(path, os.O_RDONLY), block, rollover, cache or Cache())
+def opened(
+    path: Path, block: int, rollover: int = 0, cache: Cache | None = None, lockstep: bool = False
+) -> Packets:
+    return Packets(os.open(path, os.O_RDONLY), block, rollover, cache or Cache(), lockstep=lockstep)
 
 
 def packet(content: bytes, number: int, block: int, rollover: int = 0) -> bytes:
@@ -33,9 +35,13 @@ def test_every_packet(tmp_path: Path, size: int, block: int) -> None:
     for first in range(1, blocks + 1, window):
         count = min(window, blocks - first + 1)
         assert b"".join(packets.pieces(first, count, 44)) == b"".join(expected[first - 1 : first - 1 + count])
-    for number in {1, blocks, blocks // 2 + 1}:
-        assert bytes(packets.one(number)) == expected[number - 1]
     packets.close()
+    packets.close()
+    packets = opened(tmp_path / "file", block, lockstep=True)
+    for number in {1, blocks, blocks // 2 + 1}:
+        row = list(packets.row(number))
+        assert row
+        assert row == expected[number - 1 : number - 1 + len(row)]
     packets.close()
 
 
@@ -43,10 +49,10 @@ def test_every_packet(tmp_path: Path, size: int, block: int) -> None:
 def test_numbers_after_the_last_one(tmp_path: Path, rollover: int) -> None:
     content = os.urandom(8 * 140_000)
     (tmp_path / "file").write_bytes(content)
-    packets = opened(tmp_path / "file", 8, rollover)
+    packets = opened(tmp_path / "file", 8, rollover, lockstep=True)
     for number in (65534, 65535, 65536, 65537, 131070, 131071, 131072, 140_001):
-        assert bytes(packets.one(number)) == packet(content, number, 8, rollover)
-    assert struct.unpack("!H", packets.one(65536)[2:4]) == (rollover,)
+        assert next(packets.row(number)) == packet(content, number, 8, rollover)
+    assert struct.unpack("!H", next(packets.row(65536))[2:4]) == (rollover,)
     packets.close()
 
 
@@ -60,25 +66,32 @@ def test_pieces_are_no_longer_than_asked(tmp_path: Path) -> None:
 def test_file_that_shrinks_is_an_error_and_never_filled_up(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(RUN_BYTES * 3))
-    packets = opened(path, 512)
+    packets = opened(path, 512, lockstep=True)
     os.truncate(path, RUN_BYTES + 5)
-    packets.one(1)
+    next(packets.row(1))
     with pytest.raises(OSError, match="changed"):
-        packets.one(RUN_BYTES // 512 + 1)
+        next(packets.row(RUN_BYTES // 512 + 1))
     packets.close()
 
 
-def test_one_reading_serves_all_and_memory_stays_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_one_reading_serves_all_and_memory_stays_bounded(tmp_path: Path, lockstep: bool) -> None:
     path = tmp_path / "file"
     os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 200 << 20)
     cache = Cache()
-    many = [opened(path, 1468, cache=cache) for _ in range(200)]
-    assert len({id(packets.one(1).obj) for packets in many}) == 1
+    many = [opened(path, 1468, cache=cache, lockstep=lockstep) for _ in range(200)]
+
+    def take(packets: Packets, number: int) -> None:
+        for _ in packets.row(number) if lockstep else packets.pieces(number, 64, 44):
+            pass
+
+    for packets in many:
+        take(packets, 1)
+    assert len({id(run) for packets in many for run in packets._held.values()}) == 1
     for place, packets in enumerate(many):  # now everybody is somewhere else
         for number in range(1 + place * 700, 64 * 3 + place * 700, 64):
-            for _ in packets.pieces(number, 64, 44):
-                pass
-        assert sum(len(run) for run in packets._held.values()) <= 3 * RUN_BYTES
+            take(packets, number)
+        assert sum(run.size for run in packets._held.values()) <= 3 * RUN_BYTES
     assert cache.bytes <= CACHE_BYTES
     for packets in many:
         packets.close()

@@ -9,6 +9,8 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 
 from bootd.netboot.files.tftp import Opcode, wire_number
 
@@ -16,7 +18,16 @@ RUN_BYTES = 1 << 17  # of file in one run, about
 CACHE_BYTES = 32 << 20  # runs kept for others, or for a transfer that comes back
 _HEADER = struct.Struct("!HH")
 
-Key = tuple[int, int, int, int, int, int, int]
+Key = tuple[int, int, int, int, int, int, bool, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Packets in a row: as one piece of memory to be cut up, or one by one (fewer places in memory for each)."""
+
+    size: int
+    whole: memoryview
+    packets: tuple[bytes, ...]
 
 
 class Cache:
@@ -24,21 +35,21 @@ class Cache:
 
     def __init__(self, most: int = CACHE_BYTES) -> None:
         self._most = most
-        self._runs: OrderedDict[Key, memoryview] = OrderedDict()
+        self._runs: OrderedDict[Key, Run] = OrderedDict()
         self.bytes = 0
 
-    def get(self, key: Key) -> memoryview | None:
+    def get(self, key: Key) -> Run | None:
         run = self._runs.get(key)
         if run is not None:
             self._runs.move_to_end(key)
         return run
 
-    def put(self, key: Key, run: memoryview) -> None:
+    def put(self, key: Key, run: Run) -> None:
         self._runs[key] = run
-        self.bytes += len(run)
+        self.bytes += run.size
         while self.bytes > self._most and len(self._runs) > 1:
             _, oldest = self._runs.popitem(last=False)
-            self.bytes -= len(oldest)
+            self.bytes -= oldest.size
 
 
 class Packets:
@@ -47,14 +58,17 @@ class Packets:
     Holds only the runs that the blocks asked for last are in: memory is bounded by the window.
     """
 
-    def __init__(self, descriptor: int, block: int, rollover: int, cache: Cache) -> None:
+    def __init__(self, descriptor: int, block: int, rollover: int, cache: Cache, *, lockstep: bool = False) -> None:
+        """``lockstep``: they are taken by `row`, else by `pieces`."""
         status = os.fstat(descriptor)
         self.size = status.st_size
         self._descriptor, self._block, self._rollover, self._cache = descriptor, block, rollover, cache
-        self._identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, block, rollover)
+        self._lockstep = lockstep
+        file = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        self._identity = (*file, block, rollover, lockstep)
         self._packet = block + _HEADER.size
         self._blocks = max(1, RUN_BYTES // block)  # in one run
-        self._held: dict[int, memoryview] = {}
+        self._held: dict[int, Run] = {}
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -63,13 +77,11 @@ class Packets:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def one(self, number: int) -> memoryview:
-        """The packet of block ``number``, counted from 1. `OSError` as in `pieces`."""
+    def row(self, number: int) -> Iterator[bytes]:
+        """The packet of block ``number``, counted from 1, and some of those behind it. `OSError` as in `pieces`."""
         index, place = divmod(number - 1, self._blocks)
-        run = self._held.get(index)
-        if run is None:
-            run = self._take(index, index)
-        return run[place * self._packet : (place + 1) * self._packet]
+        run = self._held.get(index) or self._take(index, index)
+        return islice(run.packets, place, None)
 
     def pieces(self, first: int, count: int, most: int) -> Iterator[memoryview]:
         """``count`` packets from block ``first`` on, in pieces of up to ``most`` packets.
@@ -84,10 +96,10 @@ class Packets:
             if run is None:
                 run = self._take(index, lowest)
             taken = min(end - number, self._blocks - place, most)
-            yield run[place * self._packet : (place + taken) * self._packet]
+            yield run.whole[place * self._packet : (place + taken) * self._packet]
             number += taken
 
-    def _take(self, index: int, lowest: int) -> memoryview:
+    def _take(self, index: int, lowest: int) -> Run:
         """The run ``index``, held from now on; those below ``lowest`` are let go."""
         key = (*self._identity, index)
         run = self._cache.get(key)
@@ -99,7 +111,7 @@ class Packets:
         self._held[index] = run
         return run
 
-    def _make(self, index: int) -> memoryview:
+    def _make(self, index: int) -> Run:
         block, start = self._block, index * self._blocks * self._block
         wanted = min(self._blocks * block, self.size - start)
         data = os.pread(self._descriptor, wanted, start) if wanted > 0 else b""
@@ -107,10 +119,12 @@ class Packets:
             raise OSError(errno.EIO, "the file has changed")
         # The block after the last whole one ends the file: it is short, perhaps empty.
         count = len(data) // block + 1 if start + len(data) == self.size else self._blocks
-        parts: list[bytes | memoryview] = []
-        whole = memoryview(data)
-        first = index * self._blocks + 1
-        for place in range(min(count, self._blocks)):
-            parts.append(_HEADER.pack(Opcode.DATA, wire_number(first + place, self._rollover)))
-            parts.append(whole[place * block : (place + 1) * block])
-        return memoryview(b"".join(parts))
+        whole, first = memoryview(data), index * self._blocks + 1
+        parts = [
+            (_HEADER.pack(Opcode.DATA, wire_number(first + place, self._rollover)), whole[start : start + block])
+            for place, start in enumerate(range(0, min(count, self._blocks) * block, block))
+        ]
+        size = sum(map(len, chain.from_iterable(parts)))
+        if self._lockstep:
+            return Run(size, memoryview(b""), tuple(map(b"".join, parts)))
+        return Run(size, memoryview(b"".join(chain.from_iterable(parts))), ())

@@ -19,6 +19,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from bootd.drivers.tftp.content import Cache, Packets
@@ -54,7 +55,10 @@ class Session:
         "packets",
         "per_send",
         "receive",
+        "step",
         "transfer",
+        "transmit",
+        "upcoming",
     )
 
     def __init__(self, order: dict[str, Any], descriptor: int, cache: Cache, now: float) -> None:
@@ -79,12 +83,14 @@ class Session:
             size = os.fstat(descriptor).st_size
             headers = tftp.HEADERS_IPV6 if six else tftp.HEADERS
             terms = tftp.negotiate(request, size, mtu, Cap(order["block"], order["window"]), headers)
-            self.packets = Packets(descriptor, terms.block, terms.rollover, cache)
+            self.packets = Packets(descriptor, terms.block, terms.rollover, cache, lockstep=terms.window == 1)
         except OSError:
             self.opened.close()
             raise
         self.transfer = Transfer(size, terms)
-        self.receive = self.opened.recv
+        self.receive, self.transmit = self.opened.recv, self.opened.send
+        self.step = self.transfer.step
+        self.upcoming: Iterator[bytes] = iter(())  # what follows the packet that was sent last
         self.per_send = 1
         if terms.window > 1:
             self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -102,8 +108,9 @@ class Session:
         try:
             if isinstance(action, SendOptions):
                 self.opened.send(action.packet)
-            elif action[1] == 1:
-                self.opened.send(self.packets.one(action[0]))
+            elif self.transfer.terms.window == 1:
+                self.upcoming = self.packets.row(action.first)
+                self.opened.send(next(self.upcoming))
             else:
                 for piece in self.packets.pieces(action.first, action.blocks, self.per_send):
                     self.opened.send(piece)
@@ -139,22 +146,23 @@ class Carrier:
 
     def run(self) -> None:
         """Until standard input or the control socket closes."""
-        sessions, control = self._sessions, self._control.fileno()
+        sessions, control, timers, receive = self._sessions, self._control.fileno(), self._timers, self._receive
+        now = time.monotonic()
         while True:
-            for descriptor, _ in self._poll.poll(self._patience(), _EVENTS):
+            patience = max(0.0, timers[0][0] - now) if timers else -1
+            ready = self._poll.poll(patience, _EVENTS)
+            now = time.monotonic()
+            for descriptor, _ in ready:
                 session = sessions.get(descriptor)
                 if session is not None:
-                    self._receive(session)
+                    receive(session, now)
                 elif descriptor == control:
                     if not self._orders():
                         return
                 elif descriptor == 0 and not os.read(0, 4096):
                     return
-            self._tick()
-
-    def _patience(self) -> float:
-        """Seconds until the next timer; -1 without one."""
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1
+            if timers and timers[0][0] <= now:
+                self._tick(now)
 
     def _orders(self) -> bool:
         for _ in range(_ORDERS):
@@ -189,8 +197,8 @@ class Carrier:
         self._poll.register(session.opened, select.EPOLLIN)
         self._act(session, session.transfer.start(now))
 
-    def _receive(self, session: Session) -> None:
-        """One datagram; the poll names the socket again if there are more."""
+    def _receive(self, session: Session, now: float) -> None:
+        """One datagram that came before ``now``; the poll names the socket again if there are more."""
         transfer = session.transfer
         try:
             data = session.receive(_LARGEST_ANSWER)
@@ -200,8 +208,14 @@ class Carrier:
             transfer.detail = f"client is gone: {error.strerror}"
             self._end(session, Result.UNCONFIRMED if transfer.last_under_way else Result.ABORTED)
             return
+        if session.step(data, now):
+            try:
+                session.transmit(next(session.upcoming))
+            except (StopIteration, OSError):
+                self._act(session, transfer.current)  # the next run of the file; or what is refused, told apart
+            return
         try:
-            action = transfer.receive(data, time.monotonic())
+            action = transfer.receive(data, now)
         except PeerProtocolError as error:
             self._count_malformed(session, str(error))
             return
@@ -232,8 +246,8 @@ class Carrier:
             self._order += 1
             heapq.heappush(self._timers, (session.armed, self._order, session))
 
-    def _tick(self) -> None:
-        timers, now = self._timers, time.monotonic()
+    def _tick(self, now: float) -> None:
+        timers = self._timers
         while timers and timers[0][0] <= now:
             when, _, session = heapq.heappop(timers)
             if session.over or when != session.armed:

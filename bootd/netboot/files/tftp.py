@@ -23,7 +23,6 @@ LARGEST_WINDOW = 64
 LARGEST_REQUEST = 1024
 FIRST_TIMEOUT = 0.25  # seconds: nothing is known of the client yet
 SMALLEST_TIMEOUT = 0.1
-SAMPLE_EVERY = 0.005  # seconds between two measurements of the round trip
 SMALLEST_PROBE = 0.01  # seconds until the last block of a window goes out again
 LARGEST_TIMEOUT = 4.0
 ATTEMPTS = 10  # sends of one window without an answer; with the back-off, about 25 s
@@ -171,6 +170,7 @@ class SendBlocks(NamedTuple):
 
 Action = SendOptions | SendBlocks
 _HEADER = struct.Struct("!HH")
+_pack = _HEADER.pack
 
 
 def wire_number(number: int, rollover: int) -> int:
@@ -187,6 +187,7 @@ class Transfer:
 
     ``start`` first; then ``receive`` for each datagram and ``tick`` when `deadline` has passed. Each returns what
     to send, possibly nothing. `result` is None until the transfer is over, and `detail` has the client's own words.
+    ``step`` before ``receive`` is the short way for what nearly every datagram of a client without windows is.
     """
 
     def __init__(self, size: int, terms: Terms) -> None:
@@ -198,18 +199,35 @@ class Transfer:
         self.result: Result | None = None
         self.detail = ""
         self.retransmissions = 0
-        self.deadline = 0.0
-        self._acknowledged = 0  # highest block that the client has confirmed
         self._sent = 0  # highest block of the window under way
+        self._under_way = 0  # blocks in it
         self._attempts = 0
         self._sent_at = 0.0
+        self._wait = 0.0  # seconds from then on
         self._resent = False  # Karn: no round-trip time from a window that was sent twice
+        self._is_stale = True  # the time-out has not been measured, or not since something was sent twice
         self._probe_due = False  # the deadline is that of the last block alone
-        self._awaited = -1  # what travels when the whole window is confirmed
-        self._sampled_at = float("-inf")
+        self._expected: bytes | None = None  # the one datagram that `step` understands
+        # With `step` up to here: the last block ends the transfer, and a rollover to 1 counts differently.
+        self._steps = 0 if terms.window > 1 else min(self.blocks, 1 << 16) if terms.rollover else self.blocks
         self._smoothed = 0.0
         self._variance = 0.0
         self._timeout = min(FIRST_TIMEOUT, terms.ceiling)
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` is due."""
+        return self._sent_at + self._wait
+
+    @property
+    def current(self) -> SendBlocks:
+        """What is under way, to be sent after a `step`."""
+        return SendBlocks(self._acknowledged + 1, self._under_way)
+
+    @property
+    def _acknowledged(self) -> int:
+        """The highest block that the client has confirmed."""
+        return self._sent - self._under_way
 
     @property
     def last_under_way(self) -> bool:
@@ -217,7 +235,21 @@ class Transfer:
         return self.state is State.SENDING and self._sent == self.blocks
 
     def start(self, now: float) -> Action:
-        return self._transmit(now)
+        return self._transmit(now, 0)
+
+    def step(self, data: bytes, now: float) -> bool:
+        """Whether ``data`` confirms the only block under way, sent once, and the next one is to be sent: the short
+        way for nearly every datagram of a client without windows. When not, nothing has changed: `receive` judges.
+        """
+        if data != self._expected:
+            return False
+        if not self._sent & 15:
+            self._measure(now)
+            self._wait = self._timeout
+        self._sent = number = self._sent + 1
+        self._expected = _pack(4, number & 0xFFFF) if number < self._steps else None
+        self._sent_at = now
+        return True
 
     def receive(self, data: bytes, now: float) -> Action | None:
         """A datagram of the client. Malformed ones raise `PeerProtocolError` and change nothing."""
@@ -226,9 +258,7 @@ class Transfer:
         if len(data) < 4:
             raise PeerProtocolError(f"TFTP packet of only {len(data)} bytes")
         opcode, value = _HEADER.unpack_from(data)
-        if opcode == 4:
-            if value == self._awaited:
-                return self._advance(self._sent, now)
+        if opcode == Opcode.ACK:
             return self._acknowledge(value, now)
         if opcode == Opcode.ERROR:
             self._client_error(value, data[4:].split(b"\0", 1)[0].decode("ascii", "replace")[:100])
@@ -244,7 +274,7 @@ class Transfer:
         if self._probe_due:
             # Whichever of the last blocks was lost, this one makes the client say so, long before a timeout may.
             self._probe_due, self._resent = False, True
-            self.deadline = max(now, self._sent_at + self._timeout)
+            self._wait = max(now - self._sent_at, self._timeout)
             self.retransmissions += 1
             return SendBlocks(self._sent, 1)
         last = self.last_under_way
@@ -253,30 +283,32 @@ class Transfer:
             return None
         self._timeout = min(self._timeout * 2, self.terms.ceiling)
         self.retransmissions += 1
-        return self._transmit(now, again=True)
+        return self._transmit(now, self._acknowledged, again=True)
 
-    def _transmit(self, now: float, again: bool = False) -> Action:
+    def _transmit(self, now: float, acknowledged: int, again: bool = False) -> Action:
+        """What follows block ``acknowledged``."""
         self._attempts = self._attempts + 1 if again else 1
         self._resent = again
+        self._is_stale |= again
         self._sent_at = now
         self._probe_due = False
-        self.deadline = now + self._timeout
+        self._wait = self._timeout
+        self._expected = None
         if self.state is State.AGREEING:
-            self._awaited = -1
             words = [word for pair in self.terms.options.items() for word in pair]
             return SendOptions(
                 struct.pack("!H", Opcode.OPTIONS) + b"".join(word.encode("ascii") + b"\0" for word in words)
             )
-        first = self._acknowledged + 1
-        count = min(self._window, self.blocks - self._acknowledged)
-        self._sent = self._acknowledged + count
-        self._awaited = wire_number(self._sent, self.terms.rollover)
+        count = min(self._window, self.blocks - acknowledged)
+        self._sent, self._under_way = acknowledged + count, count
+        if self._sent < self._steps and not self._is_stale:
+            self._expected = _pack(Opcode.ACK, self._sent & 0xFFFF)
         if count > 1 and not again and self._smoothed:
             probe = max(2 * self._smoothed + 4 * self._variance, SMALLEST_PROBE)
             self._probe_due = probe < self._timeout
             if self._probe_due:
-                self.deadline = now + probe
-        return SendBlocks(first, count)
+                self._wait = probe
+        return SendBlocks(acknowledged + 1, count)
 
     def _acknowledge(self, value: int, now: float) -> Action | None:
         if self.state is State.AGREEING:
@@ -284,7 +316,7 @@ class Transfer:
                 raise PeerProtocolError(f"ACK {value} for an OACK")
             self._measure(now)
             self.state = State.SENDING
-            return self._transmit(now)
+            return self._transmit(now, 0)
         if self.terms.rollover == 0:
             number = self._acknowledged + ((value - self._acknowledged) & 0xFFFF)
         else:
@@ -298,20 +330,11 @@ class Transfer:
 
     def _advance(self, number: int, now: float) -> Action | None:
         """Block ``number`` and all before it are confirmed."""
-        if now >= self._sampled_at + SAMPLE_EVERY:
-            self._measure(now)
-        self._acknowledged = number
+        self._measure(now)
         if number == self.blocks:
             self._end(Result.COMPLETE)
             return None
-        if self._window > 1:
-            return self._transmit(now)
-        # What `_transmit` does, in short: in lockstep this is the way of every packet.
-        self._sent = number = number + 1
-        self._awaited = wire_number(number, self.terms.rollover) if number > 0xFFFF else number
-        self._attempts, self._resent, self._sent_at = 1, False, now
-        self.deadline = now + self._timeout
-        return SendBlocks(number, 1)
+        return self._transmit(now, number)
 
     def _repeated(self, now: float) -> Action | None:
         """The same ACK again. Answering it with the same block would double every packet from here on (the
@@ -321,7 +344,7 @@ class Transfer:
         if now - self._sent_at < max(self._smoothed, SMALLEST_TIMEOUT / 10) or self._attempts >= ATTEMPTS:
             return None
         self.retransmissions += 1
-        return self._transmit(now, again=True)
+        return self._transmit(now, self._acknowledged, again=True)
 
     def _client_error(self, code: int, text: str) -> None:
         """EDK2 asks for the size, then aborts with code 8, or 0: not a failure, it comes back for the file."""
@@ -337,7 +360,7 @@ class Transfer:
         """
         if self._resent:
             return
-        self._sampled_at = now
+        self._is_stale = False
         sample = max(now - self._sent_at, 0.0)
         if self._smoothed:
             self._variance += (abs(self._smoothed - sample) - self._variance) / 4
@@ -348,6 +371,6 @@ class Transfer:
         self._timeout = min(wanted, self.terms.ceiling)
 
     def _end(self, result: Result) -> None:
-        self._awaited = -1
+        self._expected = None
         self.state = State.DONE
         self.result = result
