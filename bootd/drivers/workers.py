@@ -6,6 +6,7 @@ writes to standard error goes to the log line by line.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MAX_LINE = 4096  # bytes of one line of a worker's standard error; the rest of it is dropped
+NICENESS = 5  # of workers: they move bytes, and give way to the daemon, which has little to do but firmware waits
 _KEPT = 5  # last lines, for the reason of a death
 
 
@@ -63,6 +65,8 @@ class Worker:
             pass_fds=self._pass_fds,
             start_new_session=True,  # a Ctrl-C on the terminal is for the daemon, which ends its workers itself
         )
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         self._pump = asyncio.create_task(self._read_errors(), name=f"stderr of {self.name}")
         if self._process.stdin is not None and self._first_line:
             with contextlib.suppress(ConnectionError):

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from bootd.wire.errors import LocalProtocolError, PeerProtocolError
 
@@ -95,7 +95,7 @@ class Message:
     file: bytes = b""
     options: Mapping[int, bytes] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def message_type(self) -> MessageType | None:
         """None for plain BOOTP or a type that we do not know."""
         value = self.options.get(Option.MESSAGE_TYPE, b"")
@@ -103,7 +103,7 @@ class Message:
             return None
         return MessageType(value[0])
 
-    @property
+    @cached_property
     def mac(self) -> str:
         """Lower case with colons; "" when the hardware is neither Ethernet nor InfiniBand with a port GUID.
 

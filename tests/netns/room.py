@@ -38,7 +38,8 @@ class Process:
     def __init__(self, who: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.who = who
         self._changed = threading.Condition()
-        self._text = ""
+        self._pieces: list[str] = []  # joined when somebody looks
+        self._size = 0
         self._position = 0
         self._open = True
         self._popen = subprocess.Popen(
@@ -59,7 +60,7 @@ class Process:
     def output(self) -> str:
         """Everything printed so far."""
         with self._changed:
-            return self._text
+            return self._text()
 
     def running(self) -> bool:
         return self._popen.poll() is None
@@ -70,14 +71,14 @@ class Process:
         deadline = time.monotonic() + seconds
         with self._changed:
             while True:
-                found = compiled.search(self._text, self._position)
+                found = compiled.search(self._text(), self._position)
                 if found:
                     self._position = found.end()
                     return found
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._open:
                     why = f"nothing matched {pattern!r} in {seconds:.0f} s" if self._open else "it ended"
-                    raise RoomError(f"{self.who}: {why}; its output ends:\n{self._text[-2000:]}")
+                    raise RoomError(f"{self.who}: {why}; its output ends:\n{self._text()[-2000:]}")
                 self._changed.wait(left)
 
     def send(self, text: str) -> None:
@@ -112,15 +113,23 @@ class Process:
             if self._popen.stdin is not None:
                 self._popen.stdin.close()
 
+    def _text(self) -> str:
+        """The last `_KEPT` characters, with the lock held."""
+        text = "".join(self._pieces)
+        excess = max(0, len(text) - _KEPT)
+        self._pieces, self._size = [text[excess:]], len(text) - excess
+        self._position = max(0, self._position - excess)
+        return self._pieces[0]
+
     def _read(self) -> None:
         stream = self._popen.stdout
         while stream is not None and (piece := stream.read1(65536)):  # type: ignore[attr-defined]
             with self._changed:
-                self._text += piece.decode("utf-8", "replace")
-                excess = len(self._text) - _KEPT
-                if excess > 0:
-                    self._text = self._text[excess:]
-                    self._position = max(0, self._position - excess)
+                text = piece.decode("utf-8", "replace")
+                self._pieces.append(text)
+                self._size += len(text)
+                if self._size > 2 * _KEPT:
+                    self._text()
                 self._changed.notify_all()
         with self._changed:
             self._open = False

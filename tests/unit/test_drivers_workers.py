@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bootd.drivers.heads import Heads
-from bootd.drivers.workers import Backoff, Worker
+from bootd.drivers.workers import NICENESS, Backoff, Worker
 from bootd.session.effects import StartHead
 
 ECHO = "import sys; sys.stderr.write('got ' + sys.stdin.readline()); sys.stderr.flush(); sys.stdin.read()"
@@ -33,7 +33,8 @@ def test_it_gets_its_line_and_ends_when_its_input_closes() -> None:
         worker = Worker("w", python(ECHO), b"order")
         await worker.start()
         assert worker.running
-        assert worker.pid
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(own + NICENESS, 19)  # it gives way to the daemon
         await worker.stop()
         assert not worker.running
         assert await worker.wait() == "ended with status 0: got order"

@@ -28,7 +28,7 @@ from bootd.netboot.addresses.table import Binding, LeaseTable, State
 from bootd.netboot.dhcp import Message
 
 FILE_NAME = "leases.db"
-_OFFER_AFTER = 0.02  # seconds of a probe; on a wire, who is awake answers within a few milliseconds
+_OFFER_AFTER = 0.01  # seconds of a probe; on a wire, who is awake answers within a few milliseconds
 _CONFLICTS = 4  # addresses in use, found for one request; then the client is told nothing and asks again
 
 Answer = Callable[[Lease | Nak], None]

@@ -26,14 +26,15 @@ from bootd.drivers.dhcp.told import REPEAT_SECONDS, OnEvent, Told
 from bootd.drivers.links import Link, Links
 from bootd.errors import Exit, OperatorError
 from bootd.netboot import dhcp, offer
-from bootd.netboot.addresses.decision import Arrival, Nak, Silent
+from bootd.netboot.addresses.decision import Arrival, Nak
 from bootd.netboot.addresses.lease import Lease
 from bootd.netboot.dhcp import Message, MessageType
 from bootd.netboot.offer import Destination, Ignore, Interface, NodePolicy, Offer
 from bootd.netboot.refusal import refuse
 from bootd.wire.errors import PeerProtocolError
 
-_BATCH = 64  # datagrams per wake-up, so that a flood leaves time for everything else
+_BATCH = 16  # datagrams per wake-up, so that a flood leaves time for everything else, offers that are due above all
+_HELD_BACK = 64  # replies at most that wait for slow firmware
 _PORTS = (dhcp.SERVER_PORT, dhcp.PXE_PORT)
 
 
@@ -229,7 +230,7 @@ class DhcpServer:
             self._ignore(request.mac, datagram.source[0], "the settings say so")
             return
         if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
-            self._decide(name, port, request, datagram.source, None)
+            self._decide(name, port, request, datagram.source, policy=self._policy(request.mac))
             return
         policy = self._policy(request.mac)
         if policy.silence:
@@ -238,7 +239,7 @@ class DhcpServer:
 
         def answer(given: Lease | Nak) -> None:
             if isinstance(given, Lease):
-                self._decide(name, port, request, datagram.source, given)
+                self._decide(name, port, request, datagram.source, policy=policy, lease=given)
             else:
                 sent = self._transmit(name, port, *refuse(request, given), mac=request.mac, server=given.server)
                 metrics.DHCP_ANSWERS.labels("nak").inc(sent)
@@ -247,20 +248,26 @@ class DhcpServer:
         silence = self._leases.handle(request, arrival, name, answer)
         if silence is not None:
             metrics.count_ignored(silence.reason)
-            self._unaddressed(name, request, datagram.source, silence)
+            if silence.subnet is not None and not silence.subnet.size:
+                # Only reservations count here: another server may have an address for this client.
+                self._decide(name, port, request, datagram.source, policy=policy)
 
-    def _unaddressed(self, name: str, request: Message, source: tuple[str, int], silence: Silent) -> None:
-        """No address for this client: where only reservations count, another server may have one."""
-        if silence.subnet is not None and not silence.subnet.size:
-            self._decide(name, dhcp.SERVER_PORT, request, source, None)
-
-    def _decide(self, name: str, port: int, request: Message, source: tuple[str, int], lease: Lease | None) -> None:
+    def _decide(
+        self,
+        name: str,
+        port: int,
+        request: Message,
+        source: tuple[str, int],
+        *,
+        policy: NodePolicy,
+        lease: Lease | None = None,
+    ) -> None:
         """The boot decision, and its answer on the way."""
         served = self._served.get(name)
         if served is None or not served.interface.address:  # gone while the address was probed
             return
         interface = replace(served.interface, artefacts=self._artefacts())
-        decision = offer.decide(request, self._policy(request.mac), interface, port, source, lease=lease)
+        decision = offer.decide(request, policy, interface, port, source, lease=lease)
         if isinstance(decision, Ignore):
             if decision.network_boot:
                 self._ignore(decision.mac, source[0], decision.reason)
@@ -270,7 +277,7 @@ class DhcpServer:
         if decision.no_boot and decision.network_boot:
             self._ignore(decision.mac, source[0], f"an address only: {decision.no_boot}")
         server = lease.server if lease is not None else ""
-        if decision.delay and self._waiting < _BATCH:
+        if decision.delay and self._waiting < _HELD_BACK:
             self._waiting += 1
             asyncio.get_running_loop().call_later(
                 decision.delay, self._send_late, name, port, decision, source, server

@@ -99,6 +99,7 @@ class LeaseWriter:
             if await loop.run_in_executor(self._thread, self._write, batch):
                 for _, done in batch:
                     done()
+                    await asyncio.sleep(0)  # an offer that is due comes first: its client will not wait as long
 
     def close(self) -> None:
         """Write what still waits (releases, declines); nobody is answered any more."""
