@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def test_file_that_shrinks_is_an_error_and_never_filled_up(tmp_path: Path) -> No
     next(packets.row(1))
     with pytest.raises(OSError, match="changed"):
         next(packets.row(RUN_BYTES // 512 + 1))
+    packets.close()
+
+
+@pytest.mark.parametrize("block", [8, 512, 1468, 65464])
+def test_a_run_takes_the_memory_it_should(tmp_path: Path, block: int) -> None:
+    """Also where a client asks for the smallest packets, each an object of its own."""
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    packets = opened(tmp_path / "file", block, lockstep=True)
+    row = list(packets.row(1))
+    assert sum(map(sys.getsizeof, row)) + 8 * len(row) <= RUN_BYTES
     packets.close()
 
 

@@ -14,7 +14,8 @@ from itertools import chain, islice
 
 from bootd.netboot.files.tftp import Opcode, wire_number
 
-RUN_BYTES = 1 << 17  # of file in one run, about
+RUN_BYTES = 1 << 17  # of memory for one run, about
+_ASIDE = 64  # bytes of it for each packet: its header, and what it costs to be an object of its own
 CACHE_BYTES = 32 << 20  # runs kept for others, or for a transfer that comes back
 _HEADER = struct.Struct("!HH")
 
@@ -25,7 +26,7 @@ Key = tuple[int, int, int, int, int, int, bool, int]
 class Run:
     """Packets in a row: as one piece of memory to be cut up, or one by one (fewer places in memory for each)."""
 
-    size: int
+    size: int  # bytes of memory, about
     whole: memoryview
     packets: tuple[bytes, ...]
 
@@ -67,7 +68,7 @@ class Packets:
         file = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         self._identity = (*file, block, rollover, lockstep)
         self._packet = block + _HEADER.size
-        self._blocks = max(1, RUN_BYTES // block)  # in one run
+        self._blocks = max(1, RUN_BYTES // (block + _ASIDE))  # in one run
         self._held: dict[int, Run] = {}
 
     def close(self) -> None:
@@ -124,7 +125,7 @@ class Packets:
             (_HEADER.pack(Opcode.DATA, wire_number(first + place, self._rollover)), whole[start : start + block])
             for place, start in enumerate(range(0, min(count, self._blocks) * block, block))
         ]
-        size = sum(map(len, chain.from_iterable(parts)))
+        size = len(data) + len(parts) * _ASIDE
         if self._lockstep:
             return Run(size, memoryview(b""), tuple(map(b"".join, parts)))
         return Run(size, memoryview(b"".join(chain.from_iterable(parts))), ())
