@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bootd.errors import Exit
+from tests.namespaces import APART
 from tests.netns.daemon import ADDRESS, BOOTD
 from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.files_lab import MACS, Lab
@@ -168,6 +170,19 @@ def test_each_selector_means_exactly_one_other_disk(pair: Pair) -> None:
     assert pair.digests() == pair.before
 
 
+@contextmanager
+def mounted_unseen(device: str, folder: Path) -> Iterator[None]:
+    """In a namespace of its own: the node's list of what is mounted does not have it."""
+    script = 'mount -o ro "$0" "$1" && echo there && exec sleep 120'
+    with subprocess.Popen([*APART, "sh", "-c", script, device, str(folder)], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"there\n"
+            yield
+        finally:
+            holder.terminate()
+
+
 def test_a_second_disk_that_must_stay(pair: Pair) -> None:
     """Locked, protected, missing, without a name of its own, mounted, too small, not empty: the first stays too."""
     lab = pair.lab
@@ -198,11 +213,12 @@ def test_a_second_disk_that_must_stay(pair: Pair) -> None:
     assert pair.digests() == pair.before
     mount = lab.folder / "busy"
     mount.mkdir()
-    subprocess.run(["mount", "-o", "ro", pair.second.device, mount], check=True)
-    try:
+    with mounted_unseen(pair.second.device, mount):
         pair.deploy("--erase", SECOND, name="busy", expect=Exit.REFUSED)  # it was free when the node showed it
         lab.nodes["n1"].wait_for(f"refused disk {pair.second.name} .* cannot be opened alone")
         assert pair.digests() == pair.before
+    subprocess.run(["mount", "-o", "ro", pair.second.device, mount], check=True)
+    try:
         lab.nodes["n1"].stop()
         lab.boot("n1").wait_for("joined")
         pair.refused("no disk matches", "--erase", SECOND, name="mounted")
