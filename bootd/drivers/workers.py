@@ -65,7 +65,7 @@ class Worker:
             pass_fds=self._pass_fds,
             start_new_session=True,  # a Ctrl-C on the terminal is for the daemon, which ends its workers itself
         )
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it has ended already, or a sandbox forbids it: it runs all the same
             os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         self._pump = asyncio.create_task(self._read_errors(), name=f"stderr of {self.name}")
         if self._process.stdin is not None and self._first_line:
