@@ -24,7 +24,7 @@ from typing import Any
 
 from bootd.netboot import dhcp
 from bootd.netboot.dhcp import Message, MessageType, Operation
-from tests.bench.rivals import settle
+from tests.bench.rivals import record, settle
 from tests.netns.daemon import ADDRESS, Daemon
 from tests.netns.room import Room
 
@@ -139,12 +139,16 @@ def main() -> None:
     lines: dict[str, list[dict[str, Any]]] = {}
     for _ in range(arguments.runs):
         for way, line in one_round(arguments):
+            print(f"{way}: 99th percentile of offers {line['offer']['p99_ms']} ms", file=sys.stderr, flush=True)
             lines.setdefault(way, []).append(line)
+    results = []
     for way, several in lines.items():
         several.sort(key=lambda line: float(line["offer"]["p99_ms"]))
         shown = {"way": way, **several[len(several) // 2]}
         shown["runs"] = [line["offer"]["p99_ms"] for line in several]
-        print(json.dumps(shown), flush=True)
+        print(json.dumps(shown))
+        results.append(shown)
+    record("dhcp.jsonl", results)
 
 
 def one_round(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:

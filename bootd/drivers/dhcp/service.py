@@ -229,10 +229,10 @@ class DhcpServer:
         if request.mac in self._ignored:
             self._ignore(request.mac, datagram.source[0], "the settings say so")
             return
-        if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
-            self._decide(name, port, request, datagram.source, policy=self._policy(request.mac))
-            return
         policy = self._policy(request.mac)
+        if self._leases is None or port != dhcp.SERVER_PORT or request.operation is not dhcp.Operation.REQUEST:
+            self._decide(name, port, request, datagram.source, policy=policy)
+            return
         if policy.silence:
             self._ignore(request.mac, datagram.source[0], policy.silence)
             return

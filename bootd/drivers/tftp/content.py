@@ -1,23 +1,22 @@
 """Files as TFTP sends them: DATA packets in a row, made once for every transfer that wants the same ones.
 
-A run of blocks is read at once, and each gets its header in front. What goes out is a slice of such a run, so a
-block costs no copy, and a window is one piece of memory for the kernel to cut up (UDP_SEGMENT).
+A run of blocks is read at once, and each gets its header in front. What goes out is a slice of such a run, or in
+lockstep one packet of it, so a block costs no copy of its own, and a window is one piece of memory for the kernel
+to cut up (UDP_SEGMENT).
 """
 
 import errno
 import os
-import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from bootd.netboot.files.tftp import Opcode, wire_number
+from bootd.netboot.files.tftp import HEADER_BYTES, data_header
 
 RUN_BYTES = 1 << 17  # of memory for one run, about
 _ASIDE = 64  # bytes of it for each packet: its header, and what it costs to be an object of its own
 CACHE_BYTES = 32 << 20  # runs kept for others, or for a transfer that comes back
-_HEADER = struct.Struct("!HH")
 
 Key = tuple[int, int, int, int, int, int, bool, int]
 
@@ -67,7 +66,7 @@ class Packets:
         self._lockstep = lockstep
         file = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         self._identity = (*file, block, rollover, lockstep)
-        self._packet = block + _HEADER.size
+        self._packet = block + HEADER_BYTES
         self._blocks = max(1, RUN_BYTES // (block + _ASIDE))  # in one run
         self._held: dict[int, Run] = {}
 
@@ -122,7 +121,7 @@ class Packets:
         count = len(data) // block + 1 if start + len(data) == self.size else self._blocks
         whole, first = memoryview(data), index * self._blocks + 1
         parts = [
-            (_HEADER.pack(Opcode.DATA, wire_number(first + place, self._rollover)), whole[start : start + block])
+            (data_header(first + place, self._rollover), whole[start : start + block])
             for place, start in enumerate(range(0, min(count, self._blocks) * block, block))
         ]
         size = len(data) + len(parts) * _ASIDE

@@ -94,7 +94,7 @@ class Session:
         self.per_send = 1
         if terms.window > 1:
             self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            self._segment(terms.block + 4)
+            self._segment(terms.block + tftp.HEADER_BYTES)
 
     def _segment(self, size: int) -> None:
         try:

@@ -23,6 +23,7 @@ LARGEST_WINDOW = 64
 LARGEST_REQUEST = 1024
 FIRST_TIMEOUT = 0.25  # seconds: nothing is known of the client yet
 SMALLEST_TIMEOUT = 0.1
+SAMPLE_EVERY = 16  # blocks between two measurements of the round trip where each is a window
 SMALLEST_PROBE = 0.01  # seconds until the last block of a window goes out again
 LARGEST_TIMEOUT = 4.0
 ATTEMPTS = 10  # sends of one window without an answer; with the back-off, about 25 s
@@ -171,6 +172,7 @@ class SendBlocks(NamedTuple):
 Action = SendOptions | SendBlocks
 _HEADER = struct.Struct("!HH")
 _pack = _HEADER.pack
+HEADER_BYTES = _HEADER.size  # of DATA, before the block
 
 
 def wire_number(number: int, rollover: int) -> int:
@@ -179,7 +181,7 @@ def wire_number(number: int, rollover: int) -> int:
 
 
 def data_header(number: int, rollover: int = 0) -> bytes:
-    return struct.pack("!HH", Opcode.DATA, wire_number(number, rollover))
+    return _pack(Opcode.DATA, wire_number(number, rollover))
 
 
 class Transfer:
@@ -243,7 +245,7 @@ class Transfer:
         """
         if data != self._expected:
             return False
-        if not self._sent & 15:
+        if not self._sent % SAMPLE_EVERY:
             self._measure(now)
             self._wait = self._timeout
         self._sent = number = self._sent + 1
