@@ -70,6 +70,7 @@ AFTER_FAILURE = 5.0  # doubled every time
 AFTER_REFUSAL = 60.0
 MAX_RETURNS = 5  # after failures and refusals, in one boot; then only a person helps
 REBOOT_SECONDS = 10.0
+UNMADE_SECONDS = 10.0  # until nothing is left of a backup whose image is in the store
 
 
 class Coordinator(Protocol):
@@ -224,11 +225,13 @@ class Agent:
         if isinstance(message, Execute | StopCommand):
             self._commands.take(message)
             return
+        if isinstance(message, Sync) and self._capture is not None:
+            self._capture.join(UNMADE_SECONDS)  # no sync is ordered while a backup is at it: it is over
+        self._watch()  # the coordinator may know from the node's own reports what is not noted here yet
         if isinstance(message, Sync | StopSync):
             is_busy = self._situation.step not in (flow.Step.IDLE, flow.Step.ENDED)
             self._syncs.take(message, f"busy: {self._situation.step.value}" if is_busy else "")
             return
-        self._watch()  # the coordinator may know from the member's own report what is not noted here yet
         match flow.decide(self._situation, message):
             case flow.ShowWait(reason=reason):
                 self._console.once(f"waiting: {reason}")

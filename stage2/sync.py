@@ -49,7 +49,7 @@ class Station:
 
 
 class Syncs:
-    """Takes `Sync` and `StopSync`; `finished` gives each job once it has ended."""
+    """Takes `Sync` and `StopSync`; a job whose files are done makes room for the next while its end is told."""
 
     def __init__(self, station: Station) -> None:
         self._station = station
@@ -67,8 +67,11 @@ class Syncs:
         self._seen[message.task] = None
         while len(self._seen) > REMEMBERED:
             del self._seen[next(iter(self._seen))]
-        if self._job is not None:
-            busy = f"busy with sync {self._job.order.name}"
+        before = self._job
+        if before is not None and before.ended is None:
+            busy = f"busy with sync {before.order.name}"
+        elif before is not None and before.is_to_reboot:
+            busy = f"restarts after sync {before.order.name}"
         job = Job(message, self._station)
         if busy:
             job.refuse(busy)
@@ -77,7 +80,7 @@ class Syncs:
             job.start()
 
     def finished(self) -> "Job | None":
-        """The job that has ended since the last call."""
+        """The last job, once its end is told; each is given once."""
         job = self._job
         if job is None or job.is_alive():
             return None
@@ -96,7 +99,7 @@ class Job:
 
     def __init__(self, order: Sync, station: Station) -> None:
         self.order = order
-        self.ended: SyncReport | None = None
+        self.ended: SyncReport | None = None  # set before it is told: who hears of it may send the next order
         self._send, self._open_place, self._say = station.send, station.open_place, station.say
         self._rsync = Rsync(station.server, station.token, station.node, order.task)
         self._report = SyncReport(station.node, order.task, SyncState.RUNNING)
@@ -306,7 +309,7 @@ class Job:
 
     def _end(self, state: SyncState, reason: str) -> None:
         self._report = replace(self._timed(), state=state, reason=reason[:1000])
-        report = self._report
+        self.ended = report = self._report
         self._say(
             f"sync {self.order.name} {state.value}: {report.created} new, {report.changed} changed, "
             f"{report.attributes} attributes, {report.deleted} deleted{f': {reason}' if reason else ''}"
@@ -317,7 +320,6 @@ class Job:
                 break
             except OSError:
                 time.sleep(_TRY_SECONDS)
-        self.ended = report
 
     def _timed(self) -> SyncReport:
         return replace(self._report, milliseconds=int((time.monotonic() - self._began) * 1000))

@@ -366,6 +366,26 @@ def test_collect_brings_a_model_machine_to_the_server(place: Place) -> None:
         assert differences(look(root, *left), look(kept, *left)) == []
 
 
+def test_not_during_a_backup_but_right_after_it(place: Place) -> None:
+    with place.mounted("n1") as root:
+        (root / "home/large").write_bytes(os.urandom(12 << 20))
+    place.up("n1")
+    mac = NODES["n1"]
+    place.room.limit("server", 30)  # of what the node sends
+    text = place.command("backup", mac, "golden", "-m", "a test", "--raw", "--after", "stay", "--no-wait", "--json")
+    id_ = json.JSONDecoder().raw_decode(text)[0]["id"]
+
+    def state() -> str:
+        return str(json.loads(place.command("backups", "show", id_, "--json"))["state"])
+
+    until(lambda: state() == "reading", 20, "the backup is at it")
+    refused = place.sync("run", "srv", mac, "--yes", expect=Exit.REFUSED)
+    assert [(node["state"], node["reason"]) for node in refused["nodes"]] == [("refused", "a backup is at it")]
+    until(lambda: state() != "reading", 60, "the backup is over")
+    done = place.sync("run", "srv", mac, "--yes")
+    assert (state(), done["nodes"][0]["state"]) == ("done", "done"), done
+
+
 def test_two_nodes_with_a_cap(place: Place) -> None:
     """One after the other, or both at once; a node that fails leaves the other."""
     nodes = place.up("n1", "n2")
@@ -379,7 +399,8 @@ def test_two_nodes_with_a_cap(place: Place) -> None:
         most = 0
         while not (run := place.show(run["id"]))["ended"]:
             most = max(most, sum(node["state"] in ("sent", "running") for node in run["nodes"]))
-        assert [node["state"] for node in run["nodes"]] == ["done", "done"], run
+        ends = [(node["state"], node["reason"]) for node in run["nodes"]]
+        assert ends == [("done", ""), ("done", "")]
         return most
 
     assert most_at_once("1") == 1

@@ -154,6 +154,8 @@ class SyncKeeper:
             reason = reason or veto
         elif node is not None and node.session and self.engine.streams.listens(mac):
             reason = reason or "a session is at it"
+        elif self.engine.streams.listens(mac) and coordinator.captures.wanting(mac):
+            reason = reason or "a backup is at it"
         elif self.engine.streams.listens(mac) and node is not None:
             join = node.join
             choice = selector.choose(join.disks if join is not None else (), selector.parse(wanted.disk), 0)
