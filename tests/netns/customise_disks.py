@@ -73,8 +73,8 @@ def _mounted(one: Filesystem, folder: Path) -> Iterator[None]:
 
 
 def _unmount(folder: Path) -> None:
-    """Somebody may look at it for a moment (udev, a shell): again, for ten seconds."""
-    end = time.monotonic() + 10
+    """Somebody may look at it for a moment (udev, a shell): again, for a while."""
+    end = time.monotonic() + 30
     while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode:
         if time.monotonic() > end:
             raise AssertionError(f"{folder} stays mounted")

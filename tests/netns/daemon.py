@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.netns.room import Process, Room, RoomError
+from tests.netns.room import PATIENCE, Process, Room, RoomError
 
 BOOTD = str(Path(sys.executable).parent / "bootd")
 ADDRESS = "10.9.0.2"
@@ -36,7 +36,7 @@ class Daemon:
             ready.bind(str(path))
             ready.settimeout(0.2)
             process = self.start_unready({"NOTIFY_SOCKET": str(path)})
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + seconds * PATIENCE
             while time.monotonic() < deadline and process.running():
                 try:
                     if b"READY=1" in ready.recv(4096).split(b"\n"):
@@ -54,7 +54,7 @@ class Daemon:
             [BOOTD, "--socket", str(self.socket), *words],
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=seconds * PATIENCE,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "COLUMNS": "200"},
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room, RoomError
+from tests.netns.room import PATIENCE, Process, Room, RoomError
 from tests.netns.test_serve import CHUNK, numbered
 
 CHUNKS = 16
@@ -95,7 +95,7 @@ class Ring:
 
     def wait(self, expect: Exit, name: str = "room", seconds: float = 40.0) -> None:
         """Until the session has ended, with the exit code that `bootd wait` gives."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while not (view := self.session(name))["ended"]:
             if time.monotonic() > deadline:
                 raise RoomError(f"session {name} has not ended: {json.dumps(view)[:2000]}\n{self.outputs()}")

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,10 +26,18 @@ from tests.namespaces import Namespaces, inside
 
 _PREFIX = "bootd-test"
 _KEPT = 1 << 20  # characters of output kept per process
+PATIENCE = 3.0  # tests name what an idle machine takes; a shared one may take so many times as long
 
 
 class RoomError(AssertionError):
     """What the room could not do, with the last lines of the process concerned."""
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds * PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds * PATIENCE:g} s: {what}"
+        time.sleep(0.1)
 
 
 class Process:
@@ -68,7 +76,7 @@ class Process:
     def wait_for(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
         """The next match of ``pattern`` in the output, after the one waited for before."""
         compiled = re.compile(pattern)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         with self._changed:
             while True:
                 found = compiled.search(self._text(), self._position)
@@ -77,7 +85,7 @@ class Process:
                     return found
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._open:
-                    why = f"nothing matched {pattern!r} in {seconds:.0f} s" if self._open else "it ended"
+                    why = f"nothing matched {pattern!r} in {seconds * PATIENCE:g} s" if self._open else "it ended"
                     raise RoomError(f"{self.who}: {why}; its output ends:\n{self._text()[-2000:]}")
                 self._changed.wait(left)
 
@@ -90,11 +98,13 @@ class Process:
     def wait(self, seconds: float = 10.0) -> int:
         """Exit status, once it ends by itself and its output has been read."""
         try:
-            status = self._popen.wait(seconds)
+            status = self._popen.wait(seconds * PATIENCE)
         except subprocess.TimeoutExpired:
-            raise RoomError(f"{self.who}: still running after {seconds:.0f} s:\n{self.output[-2000:]}") from None
+            raise RoomError(
+                f"{self.who}: still running after {seconds * PATIENCE:g} s:\n{self.output[-2000:]}"
+            ) from None
         with self._changed:
-            self._changed.wait_for(lambda: not self._open, 5.0)
+            self._changed.wait_for(lambda: not self._open, 5.0 * PATIENCE)
         return status
 
     def signal(self, number: int) -> None:
@@ -204,7 +214,7 @@ class Room:
 
     def run(self, name: str, command: Sequence[str], seconds: float = 20.0, check: bool = True) -> str:
         """Standard output of a program that ends by itself, run in the namespace."""
-        return self._network.run(self._inside(name, command), seconds, check)
+        return self._network.run(self._inside(name, command), seconds * PATIENCE, check)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
         """A program in the namespace, ended with the room."""

@@ -15,7 +15,7 @@ import pytest
 
 from bootd.cli.client import Client
 from tests.netns.daemon import ADDRESS, Daemon
-from tests.netns.room import Room
+from tests.netns.room import PATIENCE, Room, until
 
 MAC = "52:54:00:00:00:21"
 SETTINGS = f"""
@@ -78,7 +78,7 @@ def boots(daemon: Daemon) -> list[dict[str, Any]]:
 
 def reached(daemon: Daemon, step: str) -> list[dict[str, Any]]:
     """The boots, once the last of them has this step: the word of it comes after the bytes."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * PATIENCE
     while not (found := boots(daemon)) or step not in [one["step"] for one in found[-1]["steps"]]:
         assert time.monotonic() < deadline, found
     return found
@@ -95,9 +95,12 @@ def test_each_step_is_seen_and_outlives_the_daemon(place: tuple[Daemon, Machine]
     assert [step["step"] for step in boot["steps"]] == steps
     assert (boot["state"], boot["label"], boot["offered"]) == ("under_way", "kamethod", "lpxelinux.0")
     # On disk within a second or so; then the daemon dies without a word.
-    deadline = time.monotonic() + 10
-    while b"initrd.img" not in b"".join(path.read_bytes() for path in daemon.folder.glob("state/timeline.db*")):
-        assert time.monotonic() < deadline
+    written = daemon.folder / "state"
+    until(
+        lambda: b"initrd.img" in b"".join(path.read_bytes() for path in written.glob("timeline.db*")),
+        10,
+        "it is on disk",
+    )
     process.signal(signal.SIGKILL)
     process.wait()
     daemon.start()

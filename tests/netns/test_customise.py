@@ -20,7 +20,7 @@ from stage2.made import Made
 from tests.lab import debian_tree
 from tests.namespaces import APART
 from tests.netns.customise_disks import knows_vfat, prepared
-from tests.netns.test_serve import until
+from tests.netns.room import until
 from tests.netns.volumes import disk, loop, mounted, run
 
 pytestmark = pytest.mark.long  # a whole Debian; `tests/vm/test_customise.py` boots one in every run

@@ -17,7 +17,7 @@ from bootd.wire.marks import NONE
 from stage2.marking import Owned, find_owners
 from stage2.source import Source
 from tests.netns import volumes
-from tests.netns.test_serve import until
+from tests.netns.room import until
 from tests.netns.test_source import inventory
 from tests.netns.volumes import MIB
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import numbered, until
+from tests.netns.room import Process, Room, until
+from tests.netns.test_serve import numbered
 
 KNOWN, STRANGER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 URL = f"http://{ADDRESS}:{HTTP_PORT}"

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bootd.drivers.boot_context import ARTEFACTS
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import numbered, until
+from tests.netns.room import Process, Room, until
+from tests.netns.test_serve import numbered
 
 NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02"}
 SETTINGS = '[dns]\nenabled = true\nzone = "room.example"\n'

@@ -14,7 +14,7 @@ import pytest
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, Daemon
-from tests.netns.room import Process, Room
+from tests.netns.room import PATIENCE, Process, Room
 
 BMC = "10.9.0.21"
 PASSWORD = "correct-horse-7"
@@ -114,7 +114,7 @@ set_working_mc 0x20
     words = ["-c", str(folder / "lan.conf"), "-f", str(folder / "sim.emu"), "-s", str(folder / "sim"), "-n"]
     (folder / "sim").mkdir()
     process = room.start("bmc", ["ipmi_sim", *words])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * PATIENCE
     while process.running() and time.monotonic() < deadline:  # it prints nothing
         if ":6230" in room.run("bmc", ["ss", "-lun"]):
             return process
@@ -154,7 +154,7 @@ def switched(daemon: Daemon, *words: str, expect: int = 0) -> list[dict[str, Any
 
 def until(daemon: Daemon, node: str, state: str) -> None:
     """A controller takes its time: up to 11 s in the emulator."""
-    deadline = time.monotonic() + 25
+    deadline = time.monotonic() + 25 * PATIENCE
     while time.monotonic() < deadline:
         if switched(daemon, "status", node)[0]["state"] == state:
             return

@@ -12,8 +12,8 @@ import pytest
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import CHUNK, numbered, until
+from tests.netns.room import Process, Room, until
+from tests.netns.test_serve import CHUNK, numbered
 
 NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02", "n3": "52:54:00:00:00:03"}
 MEGABITS = 80  # of each link: a transfer takes seconds

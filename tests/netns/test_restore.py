@@ -15,8 +15,7 @@ import pytest
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
 from tests.netns.disks import MIB, TEN, LoopDisk, add_partitions
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import until
+from tests.netns.room import Process, Room, until
 
 SIZE = 40 * MIB
 NODES = ("n1", "n2")

@@ -18,8 +18,8 @@ import pytest
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS
 from tests.netns.ring_lab import CHUNKS, OLD, SIZE, Ring
-from tests.netns.room import Room, RoomError
-from tests.netns.test_serve import CHUNK, children, until
+from tests.netns.room import Room, RoomError, until
+from tests.netns.test_serve import CHUNK, children
 
 NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
 

@@ -23,8 +23,7 @@ from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
 from tests.netns.disks import MIB, LoopDisk, add_partitions
 from tests.netns.files_lab import CHANGED
 from tests.netns.files_lab import LAYOUT as TARGET
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import until
+from tests.netns.room import Process, Room, until
 
 MAC, CLONE = "52:54:00:00:00:01", "52:54:00:00:00:02"
 LAYOUT = "label: gpt\nstart=1MiB, size=48MiB\nstart=50MiB, size=600MiB\n"

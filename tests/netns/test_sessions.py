@@ -17,8 +17,8 @@ import pytest
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import CHUNK, HEAD, children, numbered, until
+from tests.netns.room import Process, Room, until
+from tests.netns.test_serve import CHUNK, HEAD, children, numbered
 
 NODES = {f"n{number}": f"52:54:00:00:00:0{number}" for number in (1, 2, 3, 4)}
 
@@ -220,7 +220,7 @@ def test_delay_between_the_reboots(daemon: Daemon) -> None:
         one.wait_for("finished with", 40)
         times.append(time.monotonic())
     daemon.command("wait", "room", "--timeout", "30", expect=Exit.OK, seconds=40)
-    assert all(1.2 < later - earlier < 10 for earlier, later in itertools.pairwise(times)), times
+    assert all(0.5 < later - earlier < 20 for earlier, later in itertools.pairwise(times)), times
     for name in ("n1", "n2", "n3"):
         assert disk(daemon, name).read_bytes() == data
 

@@ -18,8 +18,7 @@ import pytest
 from bootd.errors import Exit
 from tests.netns import volumes
 from tests.netns.daemon import ADDRESS, BOOTD, HTTP_PORT, Daemon
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import until
+from tests.netns.room import Process, Room, until
 from tests.netns.trees import differences, look
 
 NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02"}

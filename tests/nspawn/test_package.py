@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bootd.drivers.workers import NICENESS
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, HTTP_PORT
-from tests.netns.room import Process, Room
-from tests.netns.test_serve import numbered, until
+from tests.netns.room import Process, Room, until
+from tests.netns.test_serve import numbered
 from tests.nspawn.container import Container, debian
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,10 @@ def set_up(machine: Container, room: Room) -> None:
     assert re.search(r"^CapBnd:\t0*2400$", status, re.MULTILINE), "CAP_NET_BIND_SERVICE, CAP_NET_RAW"
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
     assert machine.run("stat", "--format=%U", f"/proc/{pid}").strip() == "bootd"
+    workers = machine.run("sh", "-c", f"cat /proc/{pid}/task/*/children").split()
+    stats = [machine.run("cat", f"/proc/{worker}/stat").rpartition(")")[2].split() for worker in workers]
+    assert workers, "workers of HTTP"
+    assert {int(fields[16]) for fields in stats} == {NICENESS}, "they give way to offers: proc(5), field 19"
 
 
 def serve(machine: Container, room: Room, folder: Path) -> None:

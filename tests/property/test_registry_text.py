@@ -11,6 +11,9 @@ from tests.unit.session_room import mac
 from tests.unit.test_host_file import HOST
 
 CASES = 9_000
+MOST_SECONDS = (
+    10.0  # of processor time for one text; it takes less than a millisecond, or, were it a defect, for ever
+)
 PIECES = (
     *("lab", "[", "]", "1-9", "01-30", ",", "!", "@", "any", " ", "-", "a", "0", "999999", mac(1), "room2", "\t"),
     *(":", ";", "\n", '"', "\ufeff", "ü", "\x00", "mac", "name", "partition:", "sda5", "nvme0n1p3", "*", "="),
@@ -43,7 +46,7 @@ def test_host_sets() -> None:
         slowest = max(slowest, time.process_time() - begun)
     assert understood > CASES / 100
     assert all(reason.message and reason.hint for reason in reasons)
-    assert slowest < 0.5
+    assert slowest < MOST_SECONDS
 
 
 def test_tables_of_rooms() -> None:

@@ -20,8 +20,7 @@ from bootd.errors import Exit
 from stage2 import recipe
 from tests.netns.conftest import folder, room
 from tests.netns.daemon import Daemon
-from tests.netns.room import Room
-from tests.netns.test_serve import until
+from tests.netns.room import Room, until
 from tests.vm.test_layouts import INIT
 
 __all__ = ["folder", "room"]  # fixtures
