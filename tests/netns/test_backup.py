@@ -419,7 +419,7 @@ def test_quick_goes_on_after_the_death_of_the_daemon(bench: Bench) -> None:
         for number in range(5):
             (place / f"large{number}").write_bytes(random.Random(number + 50).randbytes(8 * MIB))
     left(part)
-    bench.room.limit("server", 80)
+    bench.room.limit("server", 40)
     id_ = bench.order("golden", "--after", "stay", "--quick")
     until(lambda: bench.show(id_)["sent"] > 10 * MIB, 60, "something is sent")
     killed_daemon(bench)

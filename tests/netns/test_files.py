@@ -254,11 +254,12 @@ def test_cancelled_while_it_unpacks_and_begun_anew(lab: Lab) -> None:
     """The node lets go of the disk, is there again, and its disk, not empty now, is erased only by name."""
     (lab.source / "large").write_bytes(os.urandom(60 << 20))
     lab.put("golden", "-x", "/tmp")
-    lab.room.limit("n1", 80)  # megabits a second
+    lab.room.limit("n1", 40)  # megabits a second
     lab.boot("n1").wait_for("joined")
     deploy(lab, nodes="n1")
     lab.nodes["n1"].wait_for("kainstall2", 60)
     lab.daemon.command("session", "cancel", "one", "--yes")
+    lab.room.limit("n1", 1000)
     lab.nodes["n1"].wait_for("cancelled", 30)
     lab.nodes["n1"].wait_for("joined", 30)
     assert "not unmounted" not in lab.nodes["n1"].output

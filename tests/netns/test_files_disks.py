@@ -283,13 +283,14 @@ def test_a_second_disk_that_is_another_one_when_it_is_opened(pair: Pair) -> None
 def test_a_retry_writes_the_same_two_disks(pair: Pair) -> None:
     """Half written, the daemon restarted: both are erased again without being named, or neither."""
     lab = pair.lab
-    (lab.source / "large").write_bytes(bytes(range(256)) * (60 << 12))
+    (lab.source / "large").write_bytes(os.urandom(60 << 20))
     lab.put("golden", "-x", "/tmp")
-    lab.room.limit("n1", 80)  # megabits a second
+    lab.room.limit("n1", 40)  # megabits a second
     lab.boot("n1").wait_for("joined")
     pair.daemon.command("deploy", *pair.words(), "--yes", "--name", "one")
     lab.nodes["n1"].wait_for("kainstall2", 60)
     pair.daemon.command("session", "cancel", "one", "--yes")
+    lab.room.limit("n1", 1000)
     lab.nodes["n1"].wait_for("cancelled", 30)
     lab.nodes["n1"].wait_for("joined", 30)
     assert SECOND in pair.deploy(name="two", expect=Exit.REFUSED), "a session of another order knows nothing of it"

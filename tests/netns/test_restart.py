@@ -16,7 +16,7 @@ from tests.netns.room import Process, Room, until
 from tests.netns.test_serve import CHUNK, numbered
 
 NODES = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02", "n3": "52:54:00:00:00:03"}
-MEGABITS = 80  # of each link: a transfer takes seconds
+MEGABITS = 25  # of each link: a transfer takes ten seconds
 
 
 @pytest.fixture

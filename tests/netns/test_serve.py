@@ -363,7 +363,7 @@ def start_slow_session(daemon: Daemon) -> tuple[bytes, dict[str, Process]]:
     image = daemon.folder / "image"
     data = numbered(image, 32)
     for name in NODES:
-        daemon.room.limit(name, 80)
+        daemon.room.limit(name, 20)
     daemon.command("label", "set-default", "kamethod")
     daemon.command("deploy", str(image), "any", "--disk", "only", "--expect", "3", "--name", "room", "--yes")
     return data, start_nodes(daemon.room, daemon.folder, len(data))
@@ -380,6 +380,8 @@ def test_a_node_killed_in_the_middle_leaves_the_others_cloned(room: Room, folder
     until(lambda: written() > 2 * CHUNK, 40, "the victim is being written")
     nodes["n2"].signal(signal.SIGKILL)
     assert written() < len(data)
+    for name in NODES:
+        daemon.room.limit(name, 1000)
     daemon.command("wait", "room", "--timeout", "60", expect=Exit.PARTLY, seconds=70)
     for name in ("n1", "n3"):
         assert nodes[name].wait(10) == 0

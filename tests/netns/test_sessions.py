@@ -159,7 +159,7 @@ def test_retry_clones_the_rest_of_it(daemon: Daemon) -> None:
 
 def test_start_at_a_time_survives_a_restart(daemon: Daemon) -> None:
     process, data = prepare(daemon, 4)
-    begin = time.time() + 20
+    begin = time.time() + 30
     moment = datetime.fromtimestamp(begin, UTC).isoformat()
     over = daemon.command(
         "deploy", str(daemon.folder / "image"), "any", "--disk", "only", "--at", "2020-01-01T00:00:00Z", "--yes",

@@ -314,7 +314,7 @@ def test_a_staged_sync_that_is_killed_leaves_the_old_tree(place: Place) -> None:
         before = look(root, "home")
     (place.source / "srv/large").write_bytes(os.urandom(6 << 20))
     nodes = place.up("n1")
-    place.room.limit("n1", 8)
+    place.room.limit("n1", 5)
     started = place.sync("run", "rooms", NODES["n1"], "--freeze", "--staged", "--yes", "--no-wait")
     nodes["n1"].wait_for("sync rooms", 20)
     until(lambda: place.show(started["id"])["nodes"][0]["changed"] > 0, 30, "the new tree is being made")
@@ -370,7 +370,7 @@ def test_not_during_a_backup_but_right_after_it(place: Place) -> None:
         (root / "home/large").write_bytes(os.urandom(12 << 20))
     place.up("n1")
     mac = NODES["n1"]
-    place.room.limit("server", 30)  # of what the node sends
+    place.room.limit("server", 8)  # of what the node sends
     text = place.command("backup", mac, "golden", "-m", "a test", "--raw", "--after", "stay", "--no-wait", "--json")
     id_ = json.JSONDecoder().raw_decode(text)[0]["id"]
 
@@ -380,6 +380,7 @@ def test_not_during_a_backup_but_right_after_it(place: Place) -> None:
     until(lambda: state() == "reading", 20, "the backup is at it")
     refused = place.sync("run", "srv", mac, "--yes", expect=Exit.REFUSED)
     assert [(node["state"], node["reason"]) for node in refused["nodes"]] == [("refused", "a backup is at it")]
+    place.room.limit("server", 1000)
     until(lambda: state() != "reading", 60, "the backup is over")
     done = place.sync("run", "srv", mac, "--yes")
     assert (state(), done["nodes"][0]["state"]) == ("done", "done"), done
@@ -390,7 +391,7 @@ def test_two_nodes_with_a_cap(place: Place) -> None:
     nodes = place.up("n1", "n2")
     (place.source / "srv/large").write_bytes(os.urandom(3 << 20))
     for name in NODES:
-        place.room.limit(name, 10)
+        place.room.limit(name, 5)
     both = ",".join(NODES.values())
 
     def most_at_once(cap: str) -> int:
@@ -537,7 +538,7 @@ def test_only_with_the_key_and_only_its_folder(running: Running) -> None:
     (place.source / "srv/out").symlink_to(secret)
     running.start()
     until(lambda: json.loads(place.command("sync", "agents", "--json"))[0]["up"], 20, "the agent is there")
-    (place.source / "srv/large").write_bytes(os.urandom(4 << 20))
+    (place.source / "srv/large").write_bytes(os.urandom(12 << 20))
     place.room.limit("n1", 4)
     run = place.sync("run", "live", running.mac, "--yes", "--no-wait")
     until(lambda: place.show(run["id"])["nodes"][0]["state"] == "running", 20, "it runs")
