@@ -136,7 +136,7 @@ def set_up(machine: Container, room: Room) -> None:
     assert re.search(r"^CapBnd:\t0*2400$", status, re.MULTILINE), "CAP_NET_BIND_SERVICE, CAP_NET_RAW"
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
     assert machine.run("stat", "--format=%U", f"/proc/{pid}").strip() == "bootd"
-    workers = machine.run("sh", "-c", f"cat /proc/{pid}/task/*/children").split()
+    workers = machine.run("cat", f"/proc/{pid}/task/{pid}/children").split()
     stats = [machine.run("cat", f"/proc/{worker}/stat").rpartition(")")[2].split() for worker in workers]
     assert workers, "workers of HTTP"
     assert {int(fields[16]) for fields in stats} == {NICENESS}, "they give way to offers: proc(5), field 19"
