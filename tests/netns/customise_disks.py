@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from stage2.made import SWAP, Filesystem, Made
 from tests.lab import debian_tree
+from tests.netns.room import until
 from tests.netns.volumes import disk, run
 
 MIB = 1 << 20
@@ -74,11 +74,10 @@ def _mounted(one: Filesystem, folder: Path) -> Iterator[None]:
 
 def _unmount(folder: Path) -> None:
     """Somebody may look at it for a moment (udev, a shell): again, for a while."""
-    end = time.monotonic() + 30
-    while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode:
-        if time.monotonic() > end:
-            raise AssertionError(f"{folder} stays mounted")
-        time.sleep(0.2)
+    words = ["umount", str(folder)]
+    until(
+        lambda: not subprocess.run(words, capture_output=True, check=False).returncode, 10, f"{folder} is unmounted"
+    )
 
 
 def knows_vfat() -> bool:

@@ -221,11 +221,9 @@ def test_boot_service_does_not_wait_for_the_store(bench: Bench) -> None:
     probe.stop()
     assert done["state"] == "done", str(done)
     assert len(times) > 20
-    late = times[len(times) * 99 // 100]  # the longest of all may be the machine's own pause
-    median = times[len(times) // 2]
-    print(f"{len(times)} requests: median {median:.4f} s, 99 % within {late:.4f} s, all within {times[-1]:.4f} s")
-    assert median < 0.1
-    assert late < 1.0
+    print(f"{len(times)} requests: median {times[len(times) // 2]:.4f} s, longest {times[-1]:.4f} s")
+    assert times[len(times) // 2] < 0.1
+    assert times[-1] < 1.0
 
 
 def killed_node(bench: Bench) -> None:

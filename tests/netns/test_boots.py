@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from bootd.cli.client import Client
 from tests.netns.daemon import ADDRESS, Daemon
-from tests.netns.room import PATIENCE, Room, until
+from tests.netns.room import Room, until
 
 MAC = "52:54:00:00:00:21"
 SETTINGS = f"""
@@ -78,10 +77,12 @@ def boots(daemon: Daemon) -> list[dict[str, Any]]:
 
 def reached(daemon: Daemon, step: str) -> list[dict[str, Any]]:
     """The boots, once the last of them has this step: the word of it comes after the bytes."""
-    deadline = time.monotonic() + 10 * PATIENCE
-    while not (found := boots(daemon)) or step not in [one["step"] for one in found[-1]["steps"]]:
-        assert time.monotonic() < deadline, found
-    return found
+
+    def is_known() -> bool:
+        return step in [one["step"] for last in boots(daemon)[-1:] for one in last["steps"]]
+
+    until(is_known, 10, f"{step} is known")
+    return boots(daemon)
 
 
 def test_each_step_is_seen_and_outlives_the_daemon(place: tuple[Daemon, Machine]) -> None:

@@ -4,7 +4,6 @@ OpenIPMI's simulator. None of them shares a line with bootd."""
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from bootd.errors import Exit
 from tests.netns.daemon import ADDRESS, Daemon
-from tests.netns.room import PATIENCE, Process, Room
+from tests.netns.room import Process, Room, until
 
 BMC = "10.9.0.21"
 PASSWORD = "correct-horse-7"
@@ -114,11 +113,10 @@ set_working_mc 0x20
     words = ["-c", str(folder / "lan.conf"), "-f", str(folder / "sim.emu"), "-s", str(folder / "sim"), "-n"]
     (folder / "sim").mkdir()
     process = room.start("bmc", ["ipmi_sim", *words])
-    deadline = time.monotonic() + 10 * PATIENCE
-    while process.running() and time.monotonic() < deadline:  # it prints nothing
-        if ":6230" in room.run("bmc", ["ss", "-lun"]):
-            return process
-    raise AssertionError(process.output)
+    # It prints nothing.
+    until(lambda: not process.running() or ":6230" in room.run("bmc", ["ss", "-lun"]), 10, "it listens")
+    assert process.running(), process.output
+    return process
 
 
 def settings(folder: Path, fingerprint: str) -> str:
@@ -152,13 +150,9 @@ def switched(daemon: Daemon, *words: str, expect: int = 0) -> list[dict[str, Any
     return value
 
 
-def until(daemon: Daemon, node: str, state: str) -> None:
+def await_state(daemon: Daemon, node: str, state: str) -> None:
     """A controller takes its time: up to 11 s in the emulator."""
-    deadline = time.monotonic() + 25 * PATIENCE
-    while time.monotonic() < deadline:
-        if switched(daemon, "status", node)[0]["state"] == state:
-            return
-    raise AssertionError(f"{node} is not {state}")
+    until(lambda: switched(daemon, "status", node)[0]["state"] == state, 25, f"{node} is {state}")
 
 
 @pytest.mark.netns
@@ -196,15 +190,15 @@ def test_redfish(room: Room, folder: Path) -> None:
     ]
     assert switched(daemon, "off", "lab1", "--yes")[0]["text"] == "is off already"
     assert switched(daemon, "on", "lab1")[0]["text"] == "On is accepted"
-    until(daemon, "lab1", "on")
+    await_state(daemon, "lab1", "on")
     assert switched(daemon, "on", "lab1")[0]["text"] == "is on already"
     assert switched(daemon, "pxe", "lab1")[0]["ok"]
     system = ["curl", "-sk", "-u", f"admin:{PASSWORD}", f"https://{BMC}:8443/redfish/v1/Systems/{UUID}"]
     assert json.loads(room.run("n1", system))["Boot"]["BootSourceOverrideTarget"] == "Pxe"
     assert switched(daemon, "off", "lab1", "--yes")[0]["text"] == "ForceOff is accepted"
-    until(daemon, "lab1", "off")
+    await_state(daemon, "lab1", "off")
     assert switched(daemon, "cycle", "lab1", "--yes")[0]["text"] == "On is accepted", "off is half of a cycle"
-    until(daemon, "lab1", "on")
+    await_state(daemon, "lab1", "on")
     assert switched(daemon, "reset", "lab1", "--yes")[0]["text"] == "ForceRestart is accepted"
     emulator.wait_for('power state set to "ForceRestart"')
     wrong = switched(daemon, "status", "lab[4-6]", expect=Exit.ERROR)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from random import Random
@@ -79,8 +80,10 @@ def test_ready_then_ends_cleanly_without_orphans(room: Room, folder: Path) -> No
     workers = children(process.pid)
     for module in (BULK, "bootd.drivers.tftp.worker", HEAD):
         assert children(process.pid, module), module
+    begun = time.monotonic()
     process.signal(signal.SIGTERM)
     assert process.wait(10) == Exit.OK
+    assert time.monotonic() - begun < 6
     assert all(gone(pid) for pid in workers)
     assert not daemon.socket.exists()
     process = daemon.start()  # the state that it left is taken over, and the session goes on with another head

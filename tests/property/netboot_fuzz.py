@@ -23,7 +23,7 @@ from bootd.netboot.offer import Interface, NodePolicy
 from bootd.wire.errors import PeerProtocolError
 from tests.property.test_netboot_mutants import DISCOVER, READ
 
-MAX_SECONDS = 0.02
+MAX_SECONDS = 0.005
 _INTERFACE = Interface("eth0", "10.9.0.2", 7467, artefacts=loaders.ARTEFACTS)
 _HOSTS = [zone.Host("pc1", "10.9.0.11"), zone.Host("pc2", "10.9.0.12")]
 _ZONE = zone.build("lab.test", "pc", "10.9.0.2", _HOSTS, 1)

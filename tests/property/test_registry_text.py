@@ -1,6 +1,7 @@
 """What operators write: any text is understood or refused with a reason, and quickly; nothing else happens."""
 
 import time
+from contextlib import suppress
 from random import Random
 
 from bootd.cli import node_file
@@ -11,9 +12,6 @@ from tests.unit.session_room import mac
 from tests.unit.test_host_file import HOST
 
 CASES = 9_000
-MOST_SECONDS = (
-    10.0  # of processor time for one text; it takes less than a millisecond, or, were it a defect, for ever
-)
 PIECES = (
     *("lab", "[", "]", "1-9", "01-30", ",", "!", "@", "any", " ", "-", "a", "0", "999999", mac(1), "room2", "\t"),
     *(":", ";", "\n", '"', "\ufeff", "ü", "\x00", "mac", "name", "partition:", "sda5", "nvme0n1p3", "*", "="),
@@ -25,13 +23,24 @@ def written(random: Random) -> str:
     return "".join(random.choice(PIECES) for _ in range(random.randint(0, 24)))
 
 
+def cost(text: str) -> float:
+    """CPU seconds of reading it: the least of three, for a collection of garbage may fall into one."""
+    times = []
+    for _ in range(3):
+        begun = time.thread_time()
+        with suppress(OperatorError):
+            parse(text)
+        times.append(time.thread_time() - begun)
+    return min(times)
+
+
 def test_host_sets() -> None:
     """Everything that is understood names at most so many, each of them once and plainly."""
     random, understood, slowest = Random(1), 0, 0.0
     reasons: list[OperatorError] = []
     for _ in range(CASES):
         text = written(random)
-        begun = time.process_time()
+        slowest = max(slowest, cost(text))
         try:
             found = parse(text)
         except OperatorError as error:
@@ -43,10 +52,9 @@ def test_host_sets() -> None:
             for side in (found.names or (), found.without):
                 assert len(set(side)) == len(side)
             assert not any(character in name for name in names for character in "[]!, ")
-        slowest = max(slowest, time.process_time() - begun)
     assert understood > CASES / 100
     assert all(reason.message and reason.hint for reason in reasons)
-    assert slowest < MOST_SECONDS
+    assert slowest < 0.5
 
 
 def test_tables_of_rooms() -> None:

@@ -148,15 +148,16 @@ class SyncKeeper:
         except OperatorError as error:
             reason = f"{error.message}: {error.hint}"
         locks = coordinator.admission.locks_for(mac, now)
+        in_stage2 = self.engine.streams.listens(mac)
         if not self.is_up(mac):
             reason = reason or "it is neither in stage2 nor running with an agent"
         elif not options.collect and (veto := coordinator.admission.veto(mac, is_any=False)):
             reason = reason or veto
-        elif node is not None and node.session and self.engine.streams.listens(mac):
+        elif in_stage2 and node is not None and node.session:
             reason = reason or "a session is at it"
-        elif self.engine.streams.listens(mac) and coordinator.captures.wanting(mac):
+        elif in_stage2 and coordinator.captures.wanting(mac):
             reason = reason or "a backup is at it"
-        elif self.engine.streams.listens(mac) and node is not None:
+        elif in_stage2 and node is not None:
             join = node.join
             choice = selector.choose(join.disks if join is not None else (), selector.parse(wanted.disk), 0)
             if join is not None and SYNC not in join.abilities:
